@@ -31,6 +31,8 @@ class Guess:
     """The guess in words: "guessing the commonest class"."""
     note: str
     """Why and what is guessed, in a sentence."""
+    knows_examples: bool = True
+    """Whether it is made from known examples; chance needs none."""
 
 
 def guess_class(known: Iterable[int], expected: Any, labels: Sequence[str]) -> Guess:
@@ -115,7 +117,7 @@ def guess_answer(pairs: int) -> Guess:
     """Guess which answer of each pair is the chosen one: half of the time this is right."""
     note = f"{_NO_HEAD}chance, which ranks half of the pairs correctly."
     scores = ExampleScores("accuracy", np.full(pairs, 0.5), np.ones(pairs))
-    return Guess((scores,), "chance", note)
+    return Guess((scores,), "chance", note, knows_examples=False)
 
 
 def guess_vote(known: Iterable[int], expected: Any) -> Guess:

@@ -17,7 +17,7 @@ from lorakit.data.splits import load_splits, load_validation
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import reporting_disk_errors
-from lorakit.inference.loaded import locate_adapter
+from lorakit.inference.loaded import TASKS_WITH_LABELS, locate_adapter
 from lorakit.injection import Injection, add_adapter, disable_adapters, set_adapter
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
@@ -210,7 +210,9 @@ def _require_label_names(recipe: Recipe, adapter: Path, settings: InferenceSetti
 
     The order in which labels are found in the data may be another.
     """
-    if settings.labels is None and task_of(recipe).label_column(recipe) is not None:
+    if settings.labels is not None or recipe.task not in TASKS_WITH_LABELS:
+        return
+    if task_of(recipe).label_column(recipe) is not None:
         raise ConfigError(
             f"The adapter at '{adapter}' does not say which output of its head is which class: got "
             "no labels in lorakit.json, expected their names in the order of the outputs. Write "

@@ -140,7 +140,7 @@ class _Judge:
         guess = setup.task.guess(setup.model, known, examples, setup.labels or ())
         if guess is not None:
             self._notes.append(guess.note)
-            if self._known is not None:
+            if self._known is not None and guess.knows_examples:
                 self._notes.append("The guess is made from the same examples.")
             return guess.scores, guess.baseline
         wanted = setup.recipe.evaluation.examples_in_prompt

@@ -35,7 +35,7 @@ def test_the_last_turn_may_be_all_that_counts(prepare_preferences, tiny_llama_di
         ids = zip(example["input_ids"], example["labels"], strict=True)
         counted[turns] = made.tokenizer.decode([i for i, label in ids if label != -100])
     assert "yes" in counted["all"] and "no" in counted["all"]
-    assert "yes" not in counted["last"] and " green" in counted["last"]
+    assert "yes" not in counted["last"] and "green" in counted["last"]
     assert counted["last"].split("<|end|>")[0] in counted["all"]
     with pytest.raises(ConfigError, match="Only conversations have turns"):
         prepare_preferences(tiny_llama_dir, PAIRS, turns="last")
