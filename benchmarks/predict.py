@@ -123,10 +123,11 @@ def _classes(
     from transformers import pipeline
 
     run = make_run(folder, shape, "SEQ_CLS", common["r"], options.device)
+    tokenizer: Any = run.loaded.tokenizer
     pipe: Any = pipeline(
         "text-classification",
         model=run.loaded.model,
-        tokenizer=run.loaded.tokenizer,
+        tokenizer=tokenizer,
         truncation=True,
         max_length=run.loaded.max_length,
     )

@@ -68,7 +68,8 @@ class RewardStep(Step):
         """Return the summed loss of a batch, and what is measured, without a graph."""
         share = self.share(model, batch, 1)
         loss, scores = in_float64(share.loss), share.outputs.logits.view(-1, 2)
-        examples = right_answers(scores[:, 0] > scores[:, 1], share.counted)
+        counted: Any = share.counted
+        examples = right_answers(scores[:, 0] > scores[:, 1], counted)
         return Evaluated(loss, share.counted.labels, None, None, examples, share.measures)
 
     def mean_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

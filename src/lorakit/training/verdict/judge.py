@@ -200,7 +200,7 @@ class _Judge:
 
     def _losses(self, examples: Dataset, *, use_base: bool) -> ExampleScores | None:
         """Return the loss of each example, which may differ from the run's."""
-        trainer = self._trainer
+        trainer: Any = self._trainer
         with ExitStack() as held:
             held.enter_context(trainer.evaluating_apart())
             held.enter_context(trainer.as_language_model())

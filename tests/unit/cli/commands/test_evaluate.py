@@ -118,6 +118,7 @@ def test_an_adapter_of_another_tool_has_to_name_its_classes(cli, cls_run, tmp_pa
     named, own = cli(*given), cli("evaluate", cls_run)
     assert named.exit_code == 0, named.stderr
     tables = [
-        [line for line in one.stdout.split("\n") if "accuracy" in line] for one in (named, own)
+        [line.split() for line in one.stdout.split("\n") if "accuracy" in line]
+        for one in (named, own)
     ]
     assert tables[0] == tables[1] != []
