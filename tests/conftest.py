@@ -18,6 +18,7 @@ _CACHE = tempfile.mkdtemp(prefix="lorakit-tests-")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_CACHE"] = _CACHE
+os.environ["LORAKIT_CACHE"] = os.path.join(_CACHE, "lorakit")
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
