@@ -14,6 +14,7 @@ BENCHMARKS = (
     "preferences",
     "frozen_part",
     "predict",
+    "together",
     "layer_kinds",
     "busy_machine",
     "loading",

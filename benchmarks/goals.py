@@ -22,6 +22,7 @@ from benchmarks import (
     serving_mixed,
     serving_steps,
     switching,
+    together,
 )
 from benchmarks.goal import NOT_MEASURED, Goal, Verdict
 from benchmarks.results import NO_BF16, Row, matching, newest
@@ -262,38 +263,6 @@ _FROZEN_PARTS = tuple(
     )
 )
 
-_PREDICTIONS = tuple(
-    Goal(
-        what,
-        {
-            "benchmark": "predict",
-            "measure": measure,
-            "shape": predict.SHAPE,
-            "setting": setting,
-            "variant": predict.PREDICT,
-            "ratio_to": reference,
-            **_FLOAT32,
-        },
-        must,
-    )
-    for what, measure, setting, reference, must in (
-        (
-            "classifying a file / the pipeline at its best batch size",
-            predict.CLASSES,
-            predict.texts_setting(predict.TEXT_COUNT),
-            predict.PIPELINE,
-            1.00,
-        ),
-        (
-            "generating for a file / one prompt at a time",
-            predict.TEXTS,
-            predict.prompts_setting(predict.PROMPT_COUNT),
-            predict.LINE_BY_LINE,
-            0.33,
-        ),
-    )
-)
-
 
 def _large_data(measure: str, kind: str, must: float, unit: str) -> Goal:
     setting = f"{data_at_scale.SIZES[kind]:,} {kind}"
@@ -370,7 +339,8 @@ GOALS = (
     *_MAGNITUDES,
     *_PREFERENCES,
     *_FROZEN_PARTS,
-    *_PREDICTIONS,
+    *predict.GOALS,
+    *together.GOALS,
     *_QUALITY,
     *_SERVED,
 )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import lorakit
+from benchmarks.goal import Goal
 from benchmarks.measure import TIME, Sample, Stopwatch
 from benchmarks.models import Shape, save_with_tokenizer
 from benchmarks.options import Options, options_of, options_parser
@@ -40,6 +41,40 @@ _BATCHES = (1, 8, 32, 128)
 _WORDS = (4, 120)
 _LONGEST_PROMPT = 60
 """Words of the longest prompt, which leaves the model room to answer."""
+
+GOALS = tuple(
+    Goal(
+        what,
+        {
+            "benchmark": "predict",
+            "measure": measure,
+            "shape": SHAPE,
+            "setting": setting,
+            "variant": PREDICT,
+            "ratio_to": reference,
+            "dtype": "float32",
+            "dropout": 0.0,
+            "r": 8,
+        },
+        must,
+    )
+    for what, measure, setting, reference, must in (
+        (
+            "classifying a file / the pipeline at its best batch size",
+            CLASSES,
+            texts_setting(TEXT_COUNT),
+            PIPELINE,
+            1.00,
+        ),
+        (
+            "generating for a file / one prompt at a time",
+            TEXTS,
+            prompts_setting(PROMPT_COUNT),
+            LINE_BY_LINE,
+            0.33,
+        ),
+    )
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:

@@ -113,6 +113,13 @@ SECTIONS = (
         tables.dropout_table,
     ),
     Section(
+        "Many runs at once",
+        "A step of several runs on one base, their batches computed in one pass and one after "
+        "another; the peak of memory of whole runs, in one process and in one for each.",
+        "together",
+        tables.settings_table,
+    ),
+    Section(
         "Other kinds of layers",
         "One layer alone, forward and backward, its input's gradient included. For the fused "
         "matrix the updates are those of two parts of three, and of the whole matrix.",

@@ -20,7 +20,8 @@ from lorakit.analysis.example_scores import Metric
 from lorakit.training.losses.counted_labels import CountedLabels, count_labels, split_batch
 from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.losses.losses_by_text import losses_by_text, losses_from_logits
-from lorakit.training.losses.output_loss import OutputLoss, TokenLoss
+from lorakit.training.losses.output_loss import OutputLoss
+from lorakit.training.losses.token_loss import TokenLoss
 
 if TYPE_CHECKING:
     from transformers.trainer_pt_utils import LabelSmoother

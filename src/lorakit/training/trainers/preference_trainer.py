@@ -13,7 +13,8 @@ from transformers import DataCollatorForTokenClassification, Trainer
 
 from lorakit.data.tokenize_examples import probe_tokens
 from lorakit.errors import ConfigError
-from lorakit.training.losses.output_loss import OutputLoss, find_output_loss
+from lorakit.training.losses.find_output_loss import find_output_loss
+from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.objectives import Objective
 from lorakit.training.objectives.preference_step import PreferenceStep
 from lorakit.training.objectives.reference import disable_base_dropout
