@@ -42,40 +42,6 @@ _WORDS = (4, 120)
 _LONGEST_PROMPT = 60
 """Words of the longest prompt, which leaves the model room to answer."""
 
-GOALS = tuple(
-    Goal(
-        what,
-        {
-            "benchmark": "predict",
-            "measure": measure,
-            "shape": SHAPE,
-            "setting": setting,
-            "variant": PREDICT,
-            "ratio_to": reference,
-            "dtype": "float32",
-            "dropout": 0.0,
-            "r": 8,
-        },
-        must,
-    )
-    for what, measure, setting, reference, must in (
-        (
-            "classifying a file / the pipeline at its best batch size",
-            CLASSES,
-            texts_setting(TEXT_COUNT),
-            PIPELINE,
-            1.00,
-        ),
-        (
-            "generating for a file / one prompt at a time",
-            TEXTS,
-            prompts_setting(PROMPT_COUNT),
-            LINE_BY_LINE,
-            0.33,
-        ),
-    )
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
@@ -121,6 +87,41 @@ def texts_setting(texts: int) -> str:
 def prompts_setting(prompts: int) -> str:
     """Return what rows call a number of prompts."""
     return f"{prompts} prompts, {NEW_TOKENS} new tokens"
+
+
+GOALS = tuple(
+    Goal(
+        what,
+        {
+            "benchmark": "predict",
+            "measure": measure,
+            "shape": SHAPE,
+            "setting": setting,
+            "variant": PREDICT,
+            "ratio_to": reference,
+            "dtype": "float32",
+            "dropout": 0.0,
+            "r": 8,
+        },
+        must,
+    )
+    for what, measure, setting, reference, must in (
+        (
+            "classifying a file / the pipeline at its best batch size",
+            CLASSES,
+            texts_setting(TEXT_COUNT),
+            PIPELINE,
+            1.00,
+        ),
+        (
+            "generating for a file / one prompt at a time",
+            TEXTS,
+            prompts_setting(PROMPT_COUNT),
+            LINE_BY_LINE,
+            0.33,
+        ),
+    )
+)
 
 
 def make_texts(count: int, seed: int = 0, most: int = _WORDS[1]) -> list[str]:
