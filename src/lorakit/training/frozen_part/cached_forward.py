@@ -8,10 +8,10 @@ Otherwise the frozen blocks run without gradients, and their result is kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,20 @@ from torch import Tensor, nn
 from lorakit.ops.compute_dtype import autocast_dtype
 from lorakit.training.frozen_part.block_output import BlockOutput
 from lorakit.training.frozen_part.blocks import FrozenBlocks
-from lorakit.training.frozen_part.store import HiddenStates
 
 _NOT_INPUTS = ("labels", "num_items_in_batch")
+
+
+class Store(Protocol):
+    """Keeps hidden states, (tokens, hidden), by key."""
+
+    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, Tensor]:
+        """Return what is known for some keys."""
+        ...
+
+    def put(self, states: Mapping[bytes, Tensor]) -> None:
+        """Keep hidden states under their keys."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class _Row:
 def caching_frozen_part(
     model: nn.Module,
     blocks: FrozenBlocks,
-    store: HiddenStates,
+    store: Store,
     output: BlockOutput | None = None,
 ) -> Iterator[CachedForward]:
     """Let a model take the output of its frozen blocks from a store, and put it there.
@@ -75,14 +86,14 @@ def caching_frozen_part(
 class CachedForward:
     """The state of one call of the model."""
 
-    def __init__(self, store: HiddenStates, output: BlockOutput):
+    def __init__(self, store: Store, output: BlockOutput):
         self.examples = 0
         """Number of examples, in all calls so far, that were read or kept."""
         self._store = store
         self._output = output
         self._rows: list[_Row] | None = None
         """The examples of the batch; None where its blocks run as without a cache."""
-        self._known: dict[bytes, Tensor] = {}
+        self._known: Mapping[bytes, Tensor] = {}
 
     # ---- around the model ----
 
@@ -140,7 +151,7 @@ class CachedForward:
             if row.key not in self._known:
                 new.setdefault(row.key, hidden_states[k, row.begin : row.end])
         self._store.put(new)
-        self._known = self._known | new
+        self._known = {**self._known, **new}
 
     def _kept(self, like: Tensor, rows: list[_Row]) -> Tensor:
         """Return the kept hidden states of a batch, (batch, tokens, hidden); zero where padded."""

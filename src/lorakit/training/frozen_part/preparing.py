@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.training.frozen_part.block_output import BlockOutput
@@ -102,10 +102,8 @@ def _keep(
         return f"the blocks of this {type(model).__name__} do not return hidden states first"
     if any(form.hidden_states(output).requires_grad for output in outputs):
         return "what is trained outside the blocks changes their output"
-    with ExitStack() as kept:
-        store = HiddenStates(_directory(config), name, config.cache_bytes)
-        kept.callback(store.close)
-        forward = kept.enter_context(caching_frozen_part(model, blocks, store, form))
+    # What is tried is not kept: a run would read what another batch than its own has computed.
+    with caching_frozen_part(model, blocks, _InMemory(), form) as forward:
         try:
             losses = [_loss(trainer, batch) for _ in ("computed", "kept")]
         except torch.OutOfMemoryError:
@@ -114,14 +112,29 @@ def _keep(
             return (
                 f"this {type(model).__name__} needs them to run ({type(error).__name__}: {error})"
             )
-        if store.problem is not None:
-            return f"they cannot be kept in {_directory(config)} ({store.problem})"
-        if forward.examples != len(losses) * tried_examples:
-            return "a batch does not have one row of token ids for each example"
-        if not all(math.isclose(loss, expected, rel_tol=_TOLERANCE) for loss in losses):
-            return f"this {type(model).__name__} gives another loss with kept outputs"
-        held.enter_context(kept.pop_all())
+    if forward.examples != len(losses) * tried_examples:
+        return "a batch does not have one row of token ids for each example"
+    if not all(math.isclose(loss, expected, rel_tol=_TOLERANCE) for loss in losses):
+        return f"this {type(model).__name__} gives another loss with kept outputs"
+    store = HiddenStates(_directory(config), name, config.cache_bytes)
+    held.callback(store.close)
+    if store.problem is not None:
+        return f"they cannot be kept in {_directory(config)} ({store.problem})"
+    held.enter_context(caching_frozen_part(model, blocks, store, form))
     return ""
+
+
+class _InMemory:
+    """Keeps hidden states in memory."""
+
+    def __init__(self) -> None:
+        self._states: dict[bytes, Tensor] = {}
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
+        return self._states
+
+    def put(self, states: Mapping[bytes, Tensor]) -> None:
+        self._states.update(states)
 
 
 @contextmanager
