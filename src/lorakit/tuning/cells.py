@@ -11,7 +11,6 @@ from typing import Any
 from lorakit.recipes.search_sections import Distribution
 from lorakit.tuning.target_sets import TargetSet
 
-
 _LAYERS = "lora.layers_to_transform"
 
 
