@@ -32,9 +32,9 @@ def run(recipe, tmp_path):
 def computed(monkeypatch):
     """Return the number of batches whose frozen blocks ran."""
     made = []
-    put = cached_forward.HiddenStates.put
+    put = preparing.HiddenStates.put
     monkeypatch.setattr(
-        cached_forward.HiddenStates,
+        preparing.HiddenStates,
         "put",
         lambda self, states: made.append(len(states)) or put(self, states),
     )
