@@ -16,9 +16,10 @@ BENCHMARKS = (
     "layer_kinds",
     "busy_machine",
     "loading",
+    "data_at_scale",
     "search_memory",
     "memory_plan",
-    "batches_of_like_length",
+    "same_quality",
     "serving",
 )
 """The modules that measure, in the order they are run in."""

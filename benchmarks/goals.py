@@ -1,11 +1,12 @@
 """What lorakit is meant to reach, and whether the rows say that it does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from benchmarks import (
+    data_at_scale,
     dora,
     frozen_part,
     latency,
@@ -13,6 +14,7 @@ from benchmarks import (
     preferences,
     qlora,
     rows,
+    same_quality,
     search_memory,
     serving,
     serving_clients,
@@ -20,6 +22,7 @@ from benchmarks import (
     serving_steps,
     switching,
 )
+from benchmarks.goal import NOT_MEASURED, Goal, Verdict
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED, TOTAL
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
@@ -30,51 +33,6 @@ _FLOAT32 = {"dtype": "float32", "dropout": 0.0, "r": 8}
 _FLOAT32_DROPOUT = {"dtype": "float32", "dropout": 0.05, "r": 8}
 _BFLOAT16 = {"dtype": "bfloat16", "dropout": 0.0, "r": 8}
 _BFLOAT16_DROPOUT = {"dtype": "bfloat16", "dropout": 0.05, "r": 16}
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One number to reach.
-
-    Attributes:
-        what: What the table calls it.
-        where: Fields of the row it is read from. Without `ratio_to` the row's median counts, in
-            its unit; with it the median of the ratio.
-        must: What has to be reached.
-        aim: What is hoped for, or None where that is the same.
-        at_least: Whether more is better.
-        unit: That of the row, where no ratio is read.
-    """
-
-    what: str
-    where: dict[str, object]
-    must: float
-    aim: float | None = None
-    at_least: bool = False
-    unit: str = "s"
-
-
-NOT_MEASURED = "not measured: "
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was reached of a goal.
-
-    Attributes:
-        row: The row that says so, or None where there is none.
-        reached: The number, or None.
-        text: "met", "met, with the aim", "missed" or "not measured: <reason>".
-    """
-
-    row: Row | None
-    reached: float | None
-    text: str
-
-    @property
-    def is_met(self) -> bool:
-        """Whether a number says that the goal is reached."""
-        return self.text.startswith("met")
 
 
 def _step(
@@ -235,7 +193,8 @@ _MAGNITUDES = tuple(
             "ratio_to": dora.LORA,
             **column,
         },
-        1.35,
+        1.04,
+        1.02,
     )
     for column in (_FLOAT32, _FLOAT32_DROPOUT)
 )
@@ -261,6 +220,27 @@ _PREFERENCES = tuple(
     for variant in (preferences.KNOWN, preferences.IN_STEP)
 )
 
+_QUALITY = tuple(
+    Goal(
+        f"{variant}: {measure}",
+        {
+            "benchmark": same_quality.NAME,
+            "measure": measure,
+            "shape": same_quality.SHAPE,
+            "setting": same_quality.SETTING,
+            "variant": variant,
+            "dtype": way.dtype,
+            "dropout": 0.0,
+            "r": same_quality.RANK,
+        },
+        same_quality.STANDARD_ERROR_POINTS,
+        unit=same_quality.POINTS,
+    )
+    for variant, way in same_quality.WAYS.items()
+    if way.compared_with
+    for measure in (same_quality.LOST.format(way.compared_with),)
+)
+
 _FROZEN_PARTS = tuple(
     Goal(
         f"{share} adapted, a later epoch's step / {reference}",
@@ -278,6 +258,23 @@ _FROZEN_PARTS = tuple(
     for share, reference, must in (
         ("upper half", frozen_part.computed("upper half"), 0.70),
         ("upper quarter", frozen_part.ALL, 0.30),
+    )
+)
+
+
+def _large_data(measure: str, kind: str, must: float, unit: str) -> Goal:
+    setting = f"{data_at_scale.SIZES[kind]:,} {kind}"
+    where = {"benchmark": "data_at_scale", "measure": measure, "variant": data_at_scale.FIRST}
+    where |= {"shape": data_at_scale.SHAPE, "setting": setting, **_FLOAT32}
+    return Goal(f"{setting}: {measure}", where, must, unit=unit)
+
+
+_LARGE_DATA = tuple(
+    _large_data(measure, kind, must, unit)
+    for kind in (data_at_scale.CLASSES, data_at_scale.COMPLETIONS)
+    for measure, must, unit in (
+        (data_at_scale.TO_FIRST_STEP, 90.0, "s"),
+        (data_at_scale.PEAK, 2e9, "B"),
     )
 )
 
@@ -323,6 +320,7 @@ GOALS = (
     _adapters("switching", "256 adapters", 1e-3, measure=switching.SWITCH),
     *_QUANTIZED,
     *_PLANS,
+    *_LARGE_DATA,
     Goal(
         f"{search_memory.AT_ONCE}: memory / {search_memory.BOUND}",
         {
@@ -339,6 +337,7 @@ GOALS = (
     *_MAGNITUDES,
     *_PREFERENCES,
     *_FROZEN_PARTS,
+    *_QUALITY,
     *_SERVED,
 )
 

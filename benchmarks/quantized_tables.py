@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks import decode_4bit, loading, qlora, search_memory, thin_products
+from benchmarks import data_at_scale, decode_4bit, loading, qlora, search_memory, thin_products
 from benchmarks.options import quantity_text
 from benchmarks.results import Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED
@@ -66,6 +66,21 @@ def loading_table(device_rows: Sequence[Row]) -> str:
             header = ("", "libraries alone", "model", "peak", "peak - model - shard")
             parts += [f"**{shape}, {setting}, the largest {largest}**", table(header, lines)]
     return "\n\n".join(parts)
+
+
+def data_table(device_rows: Sequence[Row]) -> str:
+    """Return the seconds to the first step on large data, and the memory."""
+    lines = []
+    for setting, group in grouped(device_rows, lambda row: row.setting):
+        for variant in (data_at_scale.FIRST, data_at_scale.AGAIN, data_at_scale.STREAMED):
+            cells = [
+                median_of(group, measure=measure, variant=variant)
+                for measure in data_at_scale.MEASURES
+            ]
+            if any(cells):
+                lines.append((setting, variant, *cells))
+    header = ("", "", "to the first step", "of all processors", "peak memory")
+    return table(header, lines) if lines else ""
 
 
 def search_table(device_rows: Sequence[Row]) -> str:

@@ -232,19 +232,6 @@ def busy_table(measured: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def like_length_table(measured: Sequence[Row]) -> str:
-    """Return a line for each quantity and a column for each order, with its spread over seeds."""
-    parts = []
-    for (shape, setting), group in grouped(measured, lambda row: (row.shape, row.setting)):
-        names = dict.fromkeys(row.variant for row in group)
-        lines = [
-            (what, *(_time_and_ratio(matching(group, measure=what), name) for name in names))
-            for what in dict.fromkeys(row.measure for row in group)
-        ]
-        parts.append(table((f"{shape}, {setting}", *names), lines))
-    return "\n\n".join(parts)
-
-
 def _by_variant(
     header: Sequence[str],
     measured: Sequence[Row],

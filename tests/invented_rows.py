@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks import batches_of_like_length as like
 from benchmarks import (
     bracketing,
     busy_machine,
+    data_at_scale,
     decode_4bit,
     dora,
     dropout_ways,
@@ -25,6 +25,7 @@ from benchmarks import (
     switching,
     thin_products,
 )
+from benchmarks import same_quality as quality
 from benchmarks.models import shape_named
 from benchmarks.options import parse
 from benchmarks.results import Origin, Row, compared, row
@@ -86,11 +87,12 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_on_a_busy_machine(make),
         *_quantized(make),
         *_loading(make),
+        *_large_data(make),
         *_thin(make),
         *_decoding_in_4_bits(make),
         *_searching(make),
         *_plans(make, origin),
-        *_orders(make),
+        *_ways_to_train(origin),
         *serving_rows(make),
     ]
 
@@ -210,7 +212,7 @@ def _dropping(make: Make) -> list[Row]:
 
 
 def _magnitudes(make: Make) -> list[Row]:
-    values = {dora.LORA: 1.0, dora.DORA: 1.1, dora.PEFT_DORA: 1.9}
+    values = {dora.LORA: 1.0, dora.DORA: 1.03, dora.PEFT_DORA: 1.9}
     where = ("dora", FORWARD_BACKWARD, "llama-69m:4")
     made = []
     for dropout in dora.DROPOUTS:
@@ -290,20 +292,26 @@ def _searching(make: Make) -> list[Row]:
     return made + make(name, search_memory.BASE_BYTES, shape, {"base": 1.2e9}, **common)
 
 
-def _orders(make: Make) -> list[Row]:
-    """Batches of like length that are as accurate as random ones, in two thirds of the time."""
-    where = {"setting": "2400 examples, 5 epochs", "r": 16}
+def _ways_to_train(origin: Origin) -> list[Row]:
+    """Ways that are as accurate as the one they differ from; the seeds are a point apart."""
+    common: dict[str, Any] = {"benchmark": quality.NAME, "shape": quality.SHAPE, "r": quality.RANK}
     made = []
-    for what, at_random, alike in (
-        (like.ACCURACY, 80.0, 80.0),
-        (like.LOSS, 0.6, 0.6),
-        (like.PADDING, 40.0, 10.0),
-        (like.CPU_TIME, 300.0, 200.0),
-    ):
-        values = {like.RANDOM: at_random, like.LIKE_LENGTH: alike}
-        made += make(
-            like.NAME, what, like.SHAPE, values, like.RANDOM, unit=like.UNITS[what], **where
-        )
+    for variant, way in quality.WAYS.items():
+        where = {**common, "variant": variant, "dtype": getattr(torch, way.dtype)}
+        values = {quality.ACCURACY: 80.0, quality.LOSS: 0.7, quality.PADDING: 58.0}
+        values[quality.CPU_TIME] = 300.0
+        for seed in quality.SEEDS:
+            setting = quality.setting_text(2400, 5, f"seed {seed}")
+            for what, value in values.items():
+                unit = quality.UNITS[what]
+                numbers = [value + seed * (what == quality.ACCURACY)]
+                made.append(row(origin, numbers, measure=what, setting=setting, unit=unit, **where))
+        if way.compared_with:
+            lost = {"measure": quality.LOST.format(way.compared_with), "unit": quality.POINTS}
+            made.append(row(origin, [0.5, 0.0, -0.5], setting=quality.SETTING, **lost, **where))
+    for name, seconds in (("float32", 0.4), (quality.CHOSEN.format("bfloat16"), 0.2)):
+        where = {**common, "variant": name, "unit": "s"}
+        made.append(row(origin, [seconds], measure=quality.STEP, **where))
     return made
 
 
@@ -349,6 +357,20 @@ def _loading(make: Make) -> list[Row]:
     for measure, size in sizes.items():
         who = ("checkpoint",) if measure == loading.SHARD else (loading.LORAKIT_4, loading.DENSE)
         made += make("loading", measure, "llama-1b", dict.fromkeys(who, size), **common)
+    return made
+
+
+def _large_data(make: Make) -> list[Row]:
+    made = []
+    for kind, size in data_at_scale.SIZES.items():
+        for measure, value, unit in (
+            (data_at_scale.TO_FIRST_STEP, 60.0, "s"),
+            (data_at_scale.OF_PROCESSORS, 100.0, "s"),
+            (data_at_scale.PEAK, 1.5e9, "B"),
+        ):
+            values = {data_at_scale.FIRST: value, data_at_scale.AGAIN: value / 2}
+            common = {"setting": f"{size:,} {kind}", "unit": unit}
+            made += make("data_at_scale", measure, "quickstart", values, **common)
     return made
 
 

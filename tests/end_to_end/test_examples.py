@@ -32,7 +32,7 @@ def stand_ins(tmp_path, request):
         if stem == "answer-questions-bloom":
             rows = [{"prompt": "what colour is the sky?", "completion": " blue"}] * 16
             return request.getfixturevalue("tiny_bloom_dir"), write_jsonl(path, rows)
-        if stem in ("chat-llama", "chat-llama-4bit"):
+        if stem in ("chat-llama", "chat-llama-4bit", "stream-chats-llama"):
             turns = [{"role": "user", "content": "tell me"}, {"role": "assistant", "content": "no"}]
             return request.getfixturevalue("tiny_llama_dir"), write_jsonl(
                 path, [{"messages": turns}] * 16
@@ -59,6 +59,7 @@ def test_a_recipe_trains_on_its_stand_in(recipe_path, stand_ins, tmp_path):
         f"output={tmp_path / 'run'}",
         *LOCAL_STEPS,
     ]
+    overrides += ["data.max_validation_rows=4"] if "streaming" in written["data"] else []
     overrides += ["data.subset=null"] if "subset" in written["data"] else []
     overrides += ["lora.r=8"] if written["lora"]["r"] > 16 else []
     if "start_from" in written:

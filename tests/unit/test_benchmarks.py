@@ -58,8 +58,8 @@ def test_a_step_is_measured_against_all_its_peers(tmp_path, capsys):
     "benchmark",
     [bracketing, busy_machine, decode_4bit, latency, preferences, qlora, serving, thin_products],
 )
-def test_others_run(benchmark, tmp_path, monkeypatch, python_of_forks):
-    monkeypatch.setattr(sys, "executable", python_of_forks)  # for those that start processes
+@pytest.mark.usefixtures("forked_commands")  # for those that start processes
+def test_others_run(benchmark, tmp_path):
     rows = benchmark.main(["--quick", "--rounds", "1", "--output", str(tmp_path)])
     name = benchmark.__name__.rpartition(".")[2]
     assert rows

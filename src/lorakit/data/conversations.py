@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Json
 
 from lorakit.data import Place, describe_examples
+from lorakit.data.chunks import Batch, over_chunks
 from lorakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -303,13 +304,20 @@ def check_conversations(dataset: Dataset, columns: Sequence[str], where: Place |
         DataError: Lists the examples of each problem.
     """
     read = [name for name in (*columns, TOOLS, TEMPLATE_VARIABLES) if name in dataset.column_names]
+
+    def problems_of(batch: Batch, numbers: Sequence[int]) -> list[tuple[str, int]]:
+        found = []
+        for number, values in zip(numbers, zip(*batch.values(), strict=True), strict=True):
+            try:
+                parse_conversation(dict(zip(batch, values, strict=True)), *columns)
+            except MalformedConversationError as problem:
+                found.append((str(problem), number))
+        return found
+
     wrong: dict[str, list[int]] = {}
-    examples: Any = dataset.select_columns(read)
-    for number, example in enumerate(examples):
-        try:
-            parse_conversation(example, *columns)
-        except MalformedConversationError as problem:
-            wrong.setdefault(str(problem), []).append(number)
+    for found in over_chunks(dataset.select_columns(read), problems_of, "Checking"):
+        for problem, number in found:
+            wrong.setdefault(problem, []).append(number)
     if wrong:
         problems = "; ".join(f"{describe_examples(at, where)}: {why}" for why, at in wrong.items())
         raise DataError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset
 
+from lorakit.data.chunks import column_values
 from lorakit.data.reading.columns import is_missing
 from lorakit.data.reading.positions import Place, describe_examples
 from lorakit.errors import DataError, first_few
@@ -33,7 +34,7 @@ def label_names(dataset: Dataset, column: str, where: Place | str) -> list[str]:
     Raises:
         DataError: An example has no label, or a value that is not a class.
     """
-    values: list[Any] = dataset[column][:]
+    values: list[Any] = column_values(dataset, column)
     feature = dataset.features[column]
     known = feature.names if isinstance(feature, ClassLabel) else None
     empty = [

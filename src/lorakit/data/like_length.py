@@ -42,10 +42,13 @@ def _list_lengths(examples: Any, column: str) -> Tensor | None:
             return None
         # Arrow stores where each list begins, so that no list needs to be read.
         table: Any = examples.select_columns([column]).with_format("arrow")[:]
-        lists = table[column].combine_chunks()
-        if not hasattr(lists, "value_lengths") or pa.types.is_floating(lists.type.value_type):
+        lists = table[column]
+        is_list = pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)
+        if not is_list or pa.types.is_floating(lists.type.value_type):
             return None  # one label, or numbers that are no sequence
-        return torch.from_numpy(lists.value_lengths().to_numpy().astype(np.int64))
+        lengths = [np.array([], dtype=np.int64)]
+        lengths += [chunk.value_lengths().to_numpy().astype(np.int64) for chunk in lists.chunks]
+        return torch.from_numpy(np.concatenate(lengths))
     values = [example.get(column) for example in examples]
     if not all(isinstance(value, list) or getattr(value, "ndim", 0) for value in values):
         return None

@@ -12,15 +12,17 @@ from datasets import Dataset, DatasetDict
 from lorakit.data.mixture import Mixture
 from lorakit.data.overlap import overlap_note
 from lorakit.data.reading.columns import hiding_progress_bars, require_columns
+from lorakit.data.reading.files import no_examples
 from lorakit.data.reading.positions import Place
 from lorakit.data.reading.sources import (
     FileExamples,
-    no_examples,
     pick_split,
     read_source,
     read_sources,
 )
 from lorakit.data.stratified import hold_out, keep_labels, read_labels
+from lorakit.data.stream import SET_ASIDE, ExampleStream
+from lorakit.data.table_cache import TableCache
 from lorakit.data.targets import split_texts
 from lorakit.errors import ConfigError, DataError, first_few
 from lorakit.recipes.data_names import TEXT_TABLES
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 
 _STAND_INS = 32
+_SAMPLE = 1000
+"""Number of streamed examples that are read before the first step, to see what they are."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Splits:
     """How often an epoch has each training example; None is once."""
     only_validation: bool = False
     """Whether the training examples were not read; `train` is then a few validation examples."""
+    stream: ExampleStream | None = None
+    """The training examples that are read when they are needed; `train` has the first of them."""
 
     @property
     def labelled(self) -> Dataset:
@@ -115,11 +121,15 @@ def load_splits(
         ConfigError: `data.delimiter` is set and no csv file is named.
     """
     _check_delimiter(data)
+    if data.streaming:
+        return _streamed(data, seed, columns or {})
     notes: list[str] = []
+    cache = TableCache.of(data)
     with hiding_progress_bars():
-        source, mixture = _read_training(data)
+        source, mixture = _read_training(data, cache)
         found = pick_split(source, data.train_split, data.train_name, "data.train_split")
-        named = _find_validation(data, source)
+        named = _find_validation(data, source, cache)
+    notes += cache.notes
     notes += found.notes
     where = f"'{data.train_name}' (data.train)"
     train = replace(_split(found, "training", data, where), mixture=mixture)
@@ -144,16 +154,52 @@ def load_splits(
     )
 
 
-def _read_training(data: DataConfig) -> tuple[FileExamples | DatasetDict, Mixture | None]:
+def _streamed(data: DataConfig, seed: int, columns: Mapping[str, str]) -> Splits:
+    """Return a sample of the training examples, the stream of all, and validation examples."""
+    stream = ExampleStream.of(data, seed)
+    notes: list[str] = []
+    held_out: FileExamples | None = None
+    if data.validation is not None:
+        cache = TableCache.of(data)
+        held_out = _find_validation(data, DatasetDict(), cache)
+        notes += cache.notes
+    elif data.validation_fraction > 0:
+        stream = stream.setting_aside(data.max_validation_rows or SET_ASIDE)
+        held_out = stream.set_aside()
+        notes.append(
+            f"The first {len(held_out.dataset):,} examples were taken for validation "
+            "(data.max_validation_rows)."
+        )
+    train = _split(stream.sample(_SAMPLE), "training", data, f"'{data.train_name}' (data.train)")
+    require_columns(train.examples, columns, train.place)
+    notes.append(
+        "Training examples are read when they are needed, in an order drawn from a buffer of "
+        f"{data.shuffle_buffer:,} (data.streaming, data.shuffle_buffer)."
+    )
+    if held_out is None:
+        return Splits(train.examples, None, tuple(notes), train.place, stream=stream)
+    where = f"'{data.validation or data.train_name}' (validation split)"
+    validation = _split(held_out, "validation", data, where)
+    validation = _limit(validation, data.max_validation_rows, seed, "validation", notes)
+    return Splits(
+        *(train.examples, validation.examples, tuple(notes)),
+        *(train.place, validation.place),
+        stream=stream,
+    )
+
+
+def _read_training(
+    data: DataConfig, cache: TableCache
+) -> tuple[FileExamples | DatasetDict, Mixture | None]:
     """Return the training data, and the mixture of sources if their weights differ from 1."""
     if isinstance(data.train, str):
-        return read_source(data.train, data.subset, "data.train", data.delimiter), None
+        return read_source(data.train, data.subset, "data.train", data.delimiter, cache), None
     if data.subset is not None:
         raise ConfigError(
             f"Sources have their own subsets: got data.subset='{data.subset}' beside a list in "
             "data.train, expected it in the sources of hub datasets. Move it there."
         )
-    found, mixture = read_sources(data.train, data)
+    found, mixture = read_sources(data.train, data, cache)
     return found, mixture if any(weight != 1 for weight in mixture.weights) else None
 
 
@@ -179,13 +225,14 @@ def load_validation(
     """
     _check_delimiter(data)
     with hiding_progress_bars():
-        found = _find_validation(data, DatasetDict())
+        cache = TableCache.of(data)
+        found = _find_validation(data, DatasetDict(), cache)
     if found is None:
         raise ConfigError(
             "There are no examples to read: got no data.validation, expected a file or a dataset. "
             "Name one."
         )
-    notes = [*found.notes]
+    notes = [*cache.notes, *found.notes]
     split = _split(found, "validation", data, f"'{data.validation}' (data.validation)")
     require_columns(split.examples, columns or {}, split.place)
     split = _limit(split, data.max_validation_rows, seed, "validation", notes)
@@ -223,11 +270,14 @@ def _place(kind: str, data: DataConfig) -> Place:
     return Place(f"the {kind} examples of '{source}'")
 
 
-def _find_validation(data: DataConfig, source: FileExamples | DatasetDict) -> FileExamples | None:
+def _find_validation(
+    data: DataConfig, source: FileExamples | DatasetDict, cache: TableCache
+) -> FileExamples | None:
     """Return the validation examples that the recipe names or the dataset has, if any."""
     key = "data.validation_split"
     if data.validation is not None:
-        other = read_source(data.validation, data.subset, "data.validation", data.delimiter)
+        key_of_file = "data.validation"
+        other = read_source(data.validation, data.subset, key_of_file, data.delimiter, cache)
         if isinstance(other, DatasetDict) and data.validation_split is None and len(other) == 1:
             return FileExamples(next(iter(other.values())))
         return pick_split(other, data.validation_split or "validation", data.validation, key)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from lorakit.data.chunks import column_values
 from lorakit.data.labels import are_measurements
 
 _LABEL_TYPES = (str, int, bool)
@@ -32,7 +33,7 @@ def read_labels(examples: Dataset, column: str | None) -> Labels | None:
     """
     if column is None or column not in examples.column_names:
         return None
-    values: list[Any] = examples[column][:]
+    values: list[Any] = column_values(examples, column)
     if values and all(isinstance(value, _LABEL_TYPES) for value in values):
         if are_measurements(values):
             return None

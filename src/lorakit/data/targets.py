@@ -9,6 +9,7 @@ from typing import Any, cast
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
 from lorakit.config import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ProblemType
+from lorakit.data.chunks import column_values
 from lorakit.data.labels import (
     are_measurements,
     class_name,
@@ -43,7 +44,7 @@ def problem_type_of(examples: Dataset, column: str, where: Place | str) -> Probl
     """
     if column not in examples.column_names or isinstance(examples.features[column], ClassLabel):
         return SINGLE_LABEL
-    values = [value for value in examples[column][:] if value is not None]
+    values = [value for value in column_values(examples, column) if value is not None]
     if any(isinstance(value, list) for value in values):
         items = [item for value in values if isinstance(value, list) for item in value]
         are_numbers = any(isinstance(item, float) for item in items) or are_measurements(items)
@@ -94,7 +95,7 @@ def label_sets(examples: Dataset, column: str, where: Place | str) -> list[list[
     Raises:
         DataError: A value is not a list of texts, integers or booleans, or labels look alike.
     """
-    values: list[Any] = examples[column][:]
+    values: list[Any] = column_values(examples, column)
     known = known_labels(examples, column)
     if known is not None:
         values = [
@@ -138,7 +139,7 @@ def numbers_of(examples: Dataset, column: str, where: Place | str) -> list[list[
     Raises:
         DataError: A value is not a finite number, or lists have different lengths.
     """
-    values: list[Any] = examples[column][:]
+    values: list[Any] = column_values(examples, column)
     read = [_numbers(value) for value in values]
     wrong = [number for number, found in enumerate(read) if found is None]
     if wrong:
@@ -229,7 +230,7 @@ def split_texts(examples: Dataset, column: str, separator: str) -> Dataset:
         return examples
     lists = [
         [part.strip() for part in text.split(separator)] if text and text.strip() else []
-        for text in examples[column][:]
+        for text in column_values(examples, column)
     ]
     made = Dataset.from_dict({column: lists}, features=Features({column: List(Value("string"))}))
     order = examples.column_names

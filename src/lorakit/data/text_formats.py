@@ -187,6 +187,32 @@ def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: 
     return CountedIds(ids, [position >= start for position in range(len(ids))])
 
 
+def completions_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    *,
+    counts_prompts: bool = False,
+) -> list[CountedIds]:
+    """Tokenize many prompts and completions at once, each as `completion_ids` does.
+
+    Args:
+        tokenizer: The base model's tokenizer.
+        prompts: The prompts.
+        completions: The completion of each.
+        counts_prompts: Whether prompts count too.
+    """
+    whole = [prompt + answer for prompt, answer in zip(prompts, completions, strict=True)]
+    both = [list(prompts), whole]
+    alone, made = (batch_columns(tokenizer, texts, verbose=False)["input_ids"] for texts in both)
+    found = []
+    for before, given in zip(alone, made, strict=True):
+        ids = with_end(tokenizer, list(given))
+        start = 0 if counts_prompts else common_prefix_length(before, ids)
+        found.append(CountedIds(ids, [False] * start + [True] * (len(ids) - start)))
+    return found
+
+
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Return the number of leading ids that two sequences share.
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from itertools import compress
 from typing import Any
-from uuid import uuid4
 
+import pyarrow as pa
 import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data import Place, describe_examples, hiding_progress_bars, is_missing
+from lorakit.data import Place, describe_examples, is_missing
+from lorakit.data.chunks import Batch, column_values, digest_of, is_large, over_chunks
+from lorakit.data.reading.table import in_memory_dataset
+from lorakit.data.table_cache import Kept, Spool, TableCache, preparing_code
 from lorakit.data.tokenizers import batch_columns, decode, token_pieces
 from lorakit.errors import DataError
 
 IDS = List(Value("int32"))
 """The feature of an example's token ids or labels."""
 
-_EXAMPLES_EACH = 20_000
-"""Fewest examples for a process, whose start takes about as long as tokenizing some thousand."""
-_MOST_PROCESSES = 16
 _PROBE_TOKENS = 16
 _MOST_PARTS = 8
 """Most tokens to read as parts of the same characters."""
@@ -30,61 +28,42 @@ _MOST_PARTS = 8
 
 def map_examples(
     dataset: Dataset,
-    function: Callable[[dict[str, list[Any]]], dict[str, list[Any]]],
+    function: Callable[[Batch, Sequence[int]], tuple[Batch, tuple[int, ...]]],
     features: Mapping[str, Any],
-) -> Dataset:
-    """Map batches of examples to new columns, in memory and without a cache.
-
-    A cached result may come from another version of this code, and its file would be written
-    beside the user's data.
+    identity: Callable[[], str],
+    cache: TableCache,
+) -> tuple[Dataset, tuple[int, ...]]:
+    """Map chunks of examples to new columns; the result of large data is mapped from disk.
 
     Args:
         dataset: The examples.
-        function: Takes the columns of a batch and returns the new columns.
-        features: The new columns and their types; all old columns are dropped.
+        function: Takes the columns of a chunk and the numbers of its examples; returns the new
+            columns, and some counts. See `over_chunks`.
+        features: The new columns and their types.
+        identity: Says everything that the function's result depends on besides the examples; it
+            is asked for large data alone.
+        cache: Where the result of large data is kept, by that and the examples' content.
+
+    Returns: The new columns, and the sums of the counts.
     """
-    with hiding_progress_bars():
-        return dataset.map(
-            function,
-            batched=True,
-            remove_columns=dataset.column_names,
-            features=Features(features),
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            new_fingerprint=uuid4().hex,
-        )
+    schema = Features(features).arrow_schema.remove_metadata()
+    large = is_large(dataset)
+    key = digest_of(dataset, preparing_code(), identity()) if large else ""
+    kept = cache.get(key) if large else None
+    if kept is None:
+        spool, tables, counts = Spool(), [schema.empty_table()], list[tuple[int, ...]]()
 
+        def encode(batch: Batch, numbers: Sequence[int]) -> tuple[pa.Table, tuple[int, ...]]:
+            columns, counts = function(batch, numbers)
+            return pa.table({name: columns[name] for name in schema.names}, schema), counts
 
-def map_in_processes(
-    dataset: Dataset,
-    function: Callable[[dict[str, list[Any]], Sequence[int]], dict[str, list[Any]]],
-    features: Mapping[str, Any],
-) -> Dataset:
-    """Map batches of examples to new columns, those of large data on all processors.
-
-    A progress bar is shown while processes work, where the terminal shows any.
-
-    Args:
-        dataset: The examples.
-        function: Takes the columns of a batch and the numbers of its examples, and returns the new
-            columns; it keeps nothing between calls, as these may be in other processes.
-        features: The new columns and their types; all old columns are dropped.
-    """
-    wanted = min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, len(dataset) // _EXAMPLES_EACH)
-    processes = wanted if wanted > 1 else None
-    with nullcontext() if processes else hiding_progress_bars():
-        return dataset.map(
-            function,
-            batched=True,
-            with_indices=True,
-            num_proc=processes,
-            desc="Tokenizing",
-            remove_columns=dataset.column_names,
-            features=Features(features),
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            new_fingerprint=uuid4().hex,
-        )
+        for table, some in over_chunks(dataset, encode, "Tokenizing"):
+            tables.append(spool.keep(table) if large else table)
+            counts.append(some)
+        sums = [sum(some) for some in zip(*counts, strict=True)]
+        made = {"examples": pa.concat_tables(tables)}
+        kept = cache.put(key, made, {"counts": sums}) if large else Kept(made, {"counts": sums})
+    return in_memory_dataset(kept.tables["examples"], features), tuple(kept.facts["counts"])
 
 
 def require_texts(dataset: Dataset, columns: Mapping[str, str], where: Place | str) -> None:
@@ -100,7 +79,7 @@ def require_texts(dataset: Dataset, columns: Mapping[str, str], where: Place | s
     """
     problems = []
     for key, column in columns.items():
-        values: list[Any] = dataset[column][:]
+        values = column_values(dataset, column)
         empty = [number for number, value in enumerate(values) if is_missing(value)]
         if empty:
             problems.append(f"'{column}' ({key}) is empty in {describe_examples(empty, where)}")

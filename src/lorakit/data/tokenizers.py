@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
+from uuid import uuid4
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -11,7 +14,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of a text, untruncated, with the special tokens the tokenizer adds."""
     ids = list(_untyped(tokenizer)(text, verbose=False)["input_ids"])
-    return ids[_span_without_doubled_ends(tokenizer, ids)]
+    return ids[_spans_without_doubled_ends(tokenizer, [ids])[0]]
 
 
 def batch_columns(
@@ -22,7 +25,7 @@ def batch_columns(
     A special token that a text already has where the tokenizer adds it appears once.
     """
     made = _untyped(tokenizer)(*texts, **options)
-    spans = [_span_without_doubled_ends(tokenizer, ids) for ids in made["input_ids"]]
+    spans = _spans_without_doubled_ends(tokenizer, made["input_ids"])
     return {name: _cut_to(values, spans) for name, values in made.items()}
 
 
@@ -40,9 +43,29 @@ def word_columns(
         truncation=True,
         max_length=max_length,
     )
-    spans = [_span_without_doubled_ends(tokenizer, ids) for ids in made["input_ids"]]
+    spans = _spans_without_doubled_ends(tokenizer, made["input_ids"])
     words = [made.word_ids(index) for index in range(len(spans))]
     return {name: _cut_to(values, spans) for name, values in made.items()}, _cut_to(words, spans)
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a digest of all that the ids of texts and conversations depend on.
+
+    A tokenizer whose rules cannot be read, as they are Python code, has another one at each call.
+    """
+    known = _untyped(tokenizer)
+    backend = getattr(known, "backend_tokenizer", None)
+    rules = uuid4().hex if backend is None else backend.to_str()
+    facts = (
+        type(known).__qualname__,
+        sorted((name, str(token)) for name, token in known.special_tokens_map.items()),
+        known.chat_template,
+        known.truncation_side,
+        known.model_input_names,
+        rules,
+        *map(version, ("jinja2", "tokenizers", "transformers", "trl")),
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def pad_batch(
@@ -56,22 +79,25 @@ def _cut_to(values: Sequence[list[Any]], spans: Sequence[slice]) -> list[list[An
     return [value[span] for value, span in zip(values, spans, strict=True)]
 
 
-def _span_without_doubled_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> slice:
-    """Return the slice of a text's ids that has one beginning and one end token.
+def _spans_without_doubled_ends(
+    tokenizer: PreTrainedTokenizerBase, many: Sequence[Sequence[int]]
+) -> list[slice]:
+    """Return the slice of each text's ids that has one beginning and one end token.
 
     A rendered text often has both already, and the tokenizer adds them again.
     """
     known = _untyped(tokenizer)
-    start, stop = 0, len(ids)
-    begins, ends = (
-        (known.bos_token_id, known.cls_token_id),
-        (known.eos_token_id, known.sep_token_id),
-    )
-    while start + 1 < stop and ids[start] in begins and ids[start + 1] == ids[start]:
-        start += 1
-    while stop - 2 >= start and ids[stop - 1] in ends and ids[stop - 2] == ids[stop - 1]:
-        stop -= 1
-    return slice(start, stop)
+    begins = (known.bos_token_id, known.cls_token_id)
+    ends = (known.eos_token_id, known.sep_token_id)
+    spans = []
+    for ids in many:
+        start, stop = 0, len(ids)
+        while start + 1 < stop and ids[start] in begins and ids[start + 1] == ids[start]:
+            start += 1
+        while stop - 2 >= start and ids[stop - 1] in ends and ids[stop - 2] == ids[stop - 1]:
+            stop -= 1
+        spans.append(slice(start, stop))
+    return spans
 
 
 def chat_columns(

@@ -19,7 +19,7 @@ from datasets import Dataset
 
 from lorakit.adapters.inference_settings import SETTINGS_FILE
 from lorakit.config import REGRESSION
-from lorakit.data.reading.sources import ENDINGS, TEXT_TABLES, read_source
+from lorakit.data.reading.sources import read_source
 from lorakit.data.reading.table import FileExamples
 from lorakit.errors import ConfigError, DataError, did_you_mean, escaped, first_few
 from lorakit.files.atomic import replacing_file
@@ -27,6 +27,7 @@ from lorakit.inference.input_columns import InputColumns, find_input_columns
 from lorakit.inference.loaded import LoadedModel
 from lorakit.inference.prediction import Classification, LabelSet, Numbers
 from lorakit.inference.predictions import predict
+from lorakit.recipes.data_names import ENDINGS, TEXT_TABLES
 from lorakit.recipes.recipe import DataConfig
 
 _BATCHES_AT_ONCE = {True: 32, False: 4}

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import LowRankTerm
 from lorakit.ops.quantized import Weight
-from lorakit.ops.row_scale import row_norms, squared_row_norms
+from lorakit.ops.row_scale import row_norms
 
 
 class RowNorms:
@@ -49,8 +49,7 @@ class RowNorms:
         A, B = term.A.detach(), term.B.detach()
 
         def computed() -> Tensor:
-            W0 = base_weight()
-            return row_norms(W0, squared_row_norms(W0), A, B, term.scaling)
+            return row_norms(base_weight(), A, B, term.scaling)
 
         if torch.is_grad_enabled() or not all(_is_comparable(one) for one in (A, B, stored)):
             self._by_update.pop(update, None)

@@ -62,7 +62,8 @@ def low_rank_linear_per_row(
     h = _product(x, W0, None, rows)
     if scales is not None:
         # c - 1 in float32 at least: c rounded to 16 bits would lose small changes by training.
-        h = h + h * rows.along_tokens(scales.sub(1), h)
+        excess = rows.along_tokens(scales.sub(1), h)
+        h = torch.addcmul(h, h, excess) if torch.is_grad_enabled() else h.addcmul_(h, excess)
     if rows.biases:
         return h + rows.along_tokens(rows.row_biases(bias), h)
     return h if bias is None else h + bias.to(h.dtype)

@@ -25,7 +25,7 @@ with u and dL/du: the two bracketings of RunLoRA (Cherniuk et al. 2023, arXiv:23
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ from lorakit.ops.operands import (
     TermGradients,
 )
 from lorakit.ops.quantized import dense, linear
-from lorakit.ops.row_scale import lengths_gradient, scale_gradient, scaled
+from lorakit.ops.row_scale import factors, may_write_over, up_scaled, up_scaled_backward
 
 
 class _Stack(NamedTuple):
@@ -103,22 +103,41 @@ def infer(x: Tensor, layer: LinearOperands) -> Tensor:
         flat = h.view(-1, h.shape[-1])
         for A, B, scaling, p, seed, _ in layer.terms:
             skinny.add_(flat, x2d, A, B, scaling, p, seed)
-    return h if scale is None else scaled(h, scale, bias)
+    return h if scale is None else up_scaled(h, factors(scale), bias, over=True)
 
 
-def forward(x2d: Tensor, layers: Sequence[LinearOperands]) -> tuple[list[Tensor], list[Tensor]]:
-    """Compute every layer's sum v, and u for the gradients.
+class Outputs(NamedTuple):
+    """What `forward` returns."""
+
+    hs: list[Tensor]
+    """h of each layer, (tokens, out)."""
+    vs: list[Tensor | None]
+    """The sum v of each layer whose rows are scaled; None where h is v, or was written over it."""
+    us: list[Tensor]
+    """u of each stack of terms, (tokens, sum of r)."""
+
+
+def forward(
+    x2d: Tensor,
+    layers: Sequence[LinearOperands],
+    dtype: torch.dtype | None = None,
+    *,
+    writes_over: bool = False,
+) -> Outputs:
+    """Compute every layer's output, and what the gradients need.
 
     Args:
         x2d: x, (tokens, in), in the compute dtype.
         layers: The layers that read it.
-
-    Returns: v of each layer, (tokens, out), with its bias unless its rows are scaled; and u for
-        each stack of terms, (tokens, sum of r). `outputs` gives the outputs.
+        dtype: dtype of the outputs; None for that of x.
+        writes_over: Whether nobody else will change the outputs, so that scaled rows may be
+            written over their sums.
     """
+    dtype = dtype or x2d.dtype
     merged = merges(x2d.shape[0], layers, x2d.dtype, trains=True)
-    vs = [_base_product(x2d, layer, merged) for layer in layers]
+    sums = [_base_product(x2d, layer, merged) for layer in layers]
     us: list[Tensor] = []
+    scaled_terms: dict[int, tuple[Tensor, Tensor, float]] = {}
     for stack in _stacks(layers):
         u = skinny.down(x2d, stack.A, stack.drop_probability, stack.seed)
         us.append(u)
@@ -126,25 +145,29 @@ def forward(x2d: Tensor, layers: Sequence[LinearOperands]) -> tuple[list[Tensor]
             continue
         for (layer, term), share in _shares(stack, u):
             B, scaling = layers[layer].terms[term].B, layers[layer].terms[term].scaling
-            skinny.up_(vs[layer], share, B, scaling)
-    return vs, us
+            if layers[layer].row_scale is not None:
+                scaled_terms[layer] = (share, B, scaling)
+            else:
+                skinny.up_(sums[layer], share, B, scaling)
+    hs: list[Tensor] = []
+    vs: list[Tensor | None] = []
+    for index, (v, layer) in enumerate(zip(sums, layers, strict=True)):
+        if layer.row_scale is None:
+            hs.append(v.to(dtype))
+            vs.append(None)
+            continue
+        over = writes_over and dtype == v.dtype and may_write_over(v, layer)
+        c = factors(layer.row_scale, invertible=over)
+        hs.append(up_scaled(v, c, layer.bias, scaled_terms.get(index), dtype=dtype, over=over))
+        vs.append(None if over else v)
+    return Outputs(hs, vs, us)
 
 
-def outputs(
-    vs: Sequence[Tensor], layers: Sequence[LinearOperands], dtype: torch.dtype | None = None
-) -> list[Tensor]:
-    """Return h of each layer from what `forward` returned: v itself where no rows are scaled.
-
-    Args:
-        vs: The first result of forward.
-        layers: As in forward.
-        dtype: dtype of the outputs; None for that of v.
-    """
-    hs = [v if dtype is None else v.to(dtype) for v in vs]
-    return [
-        h if layer.row_scale is None else scaled(h, layer.row_scale, layer.bias)
-        for h, layer in zip(hs, layers, strict=True)
-    ]
+def output_of(v: Tensor, layer: LinearOperands) -> Tensor:
+    """Return h of a layer whose rows are scaled from the sum v that `forward` returned."""
+    if layer.row_scale is None:
+        return v
+    return up_scaled(v, factors(layer.row_scale), layer.bias)
 
 
 def _base_product(x2d: Tensor, layer: LinearOperands, merged: bool) -> Tensor:
@@ -173,19 +196,20 @@ def backward(
     gs: Sequence[Tensor | None],
     needs_x: bool,
     needs: Sequence[LinearNeeds],
-    overwrites: bool = False,
+    written_over: Sequence[bool] | None = None,
 ) -> tuple[Tensor | None, list[LinearGradients]]:
-    """Compute the gradients of `outputs` of `forward`.
+    """Compute the gradients of `forward`.
 
     Args:
         x2d: As in forward; None if no A and no W0 needs a gradient.
         layers: As in forward.
-        us: The second result of forward.
-        vs: The first result of forward; read where lengths of rows need a gradient.
+        us: As forward returned them; empty if no B needs a gradient.
+        vs: v of each layer whose rows are scaled, or h where that was written over v; read where
+            the lengths of rows need a gradient.
         gs: dL/dh of each layer, (tokens, out); None if it has no gradient.
         needs_x: Whether dL/dx is needed.
         needs: The gradients that each layer needs.
-        overwrites: Whether gs may be written over, which saves a pass where rows are scaled.
+        written_over: Which of vs are outputs; then gs may be written over too. None for none.
 
     Returns: dL/dx, (tokens, in), and the gradients of each layer; those of factors in their dtypes.
     """
@@ -194,40 +218,32 @@ def backward(
         nothing = [LinearGradients(None, None, [TermGradients()] * len(la.terms)) for la in layers]
         return None, nothing
     merged = merges(given.shape[0], layers, given.dtype, trains=True)
-    pairs = list(zip(layers, gs, needs, strict=True))
     biases = [
         g.sum(0).to(layer.bias.dtype)
         if need.bias and not (g is None or layer.bias is None)
         else None
-        for layer, g, need in pairs
+        for layer, g, need in zip(layers, gs, needs, strict=True)
     ]
-    lengths = [
-        lengths_gradient(g, v, layer.row_scale)
-        if not (g is None or v is None or layer.row_scale is None) and need.terms[0].lengths
-        else None
-        for (layer, g, need), v in zip(pairs, vs, strict=True)
+    through = _Through(layers, [*gs], [*vs], needs, written_over)
+    stacks = [*_stacks(layers)]
+    grads_u = [
+        through.stack(stack, us[position] if us else None) for position, stack in enumerate(stacks)
     ]
-    scaled_gs = [
-        g
-        if g is None or layer.row_scale is None
-        else scale_gradient(g, layer.row_scale, overwrites)
-        for layer, g, _ in pairs
-    ]
-    grad_x = _base_grad_x(layers, scaled_gs, merged) if needs_x else None
-    factors: dict[tuple[int, int], tuple[Tensor | None, Tensor | None]] = {}
-    for position, stack in enumerate(_stacks(layers)):
-        u = us[position] if us else None
-        _stack_backward(
-            stack, x2d, u, layers, scaled_gs, grad_x, needs, merged=merged, gradients=factors
+    grad_x = _base_grad_x(layers, through.gs, merged) if needs_x else None
+    grads_A: dict[tuple[int, int], Tensor] = {}
+    for stack, grad_u in zip(stacks, grads_u, strict=True):
+        grads_A |= _down_backward(
+            stack, x2d, grad_u, layers, through.gs, None if merged else grad_x, needs
         )
     gradients: list[LinearGradients] = []
-    for index, (layer, _, need) in enumerate(pairs):
-        terms = [TermGradients(*factors.get((index, i), ())) for i in range(len(layer.terms))]
-        grad_W0, g = None, scaled_gs[index]
+    for index, (layer, need) in enumerate(zip(layers, needs, strict=True)):
+        keys = [(index, number) for number in range(len(layer.terms))]
+        terms = [TermGradients(grads_A.get(key), through.grads_B.get(key)) for key in keys]
+        grad_W0, g = None, through.gs[index]
         if need.W0 and x2d is not None and g is not None and isinstance(layer.W0, Tensor):
             grad_W0 = (g.t() @ x2d).to(layer.W0.dtype)
-        if lengths[index] is not None:
-            terms = [terms[0]._replace(lengths=lengths[index])]
+        if index in through.lengths:
+            terms = [terms[0]._replace(lengths=through.lengths[index])]
         gradients.append(LinearGradients(grad_W0, biases[index], terms))
     return grad_x, gradients
 
@@ -245,51 +261,94 @@ def _base_grad_x(
     return grad_x
 
 
-def _stack_backward(
+class _Through:
+    """Gradients on their way through row scales and up-projections.
+
+    Attributes:
+        gs: dL/dv of each layer, once the stacks are through.
+        lengths: Gradient of the lengths, by layer.
+        grads_B: Gradient of B, by (layer, term).
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LinearOperands],
+        gs: list[Tensor | None],
+        vs: Sequence[Tensor | None],
+        needs: Sequence[LinearNeeds],
+        written_over: Sequence[bool] | None,
+    ):
+        self.gs = gs
+        self.lengths: dict[int, Tensor | None] = {}
+        self.grads_B: dict[tuple[int, int], Tensor | None] = {}
+        self._layers, self._vs, self._needs = layers, vs, needs
+        self._over = written_over
+
+    def stack(self, stack: _Stack, u: Tensor | None) -> Tensor:
+        """Return dL/du of a stack, (tokens, sum of r)."""
+        like = next(g for g in self.gs if g is not None)
+        u = u if u is not None else like.new_empty(like.shape[0], sum(stack.ranks))
+        grad_u = torch.empty_like(u)
+        shares = zip(u.split(stack.ranks, 1), grad_u.split(stack.ranks, 1), strict=True)
+        for (layer, term), (share, grad_share) in zip(stack.members, shares, strict=True):
+            g, (_, B, scaling, *_) = self.gs[layer], self._layers[layer].terms[term]
+            if g is None:
+                grad_share.zero_()
+                continue
+            needs_B = self._needs[layer].terms[term].B
+            if self._layers[layer].row_scale is None:
+                grad_B = skinny.up_backward(g, share, B, scaling, grad_share, needs_B)
+            else:
+                grad_B = self._scaled(layer, g, (share, B, scaling), grad_share, needs_B)
+            self.grads_B[layer, term] = None if grad_B is None else grad_B.to(B.dtype)
+        return grad_u
+
+    def _scaled(
+        self,
+        layer: int,
+        g: Tensor,
+        term: tuple[Tensor, Tensor, float],
+        grad_u: Tensor,
+        needs_B: bool,
+    ) -> Tensor | None:
+        scale, lengths = self._layers[layer].row_scale, self._needs[layer].terms[0].lengths
+        found = up_scaled_backward(
+            g,
+            self._vs[layer] if lengths else None,
+            scale,  # type: ignore[arg-type]
+            term,
+            grad_u,
+            needs_B=needs_B,
+            overwrites=self._over is not None,
+            is_output=self._over is not None and self._over[layer],
+        )
+        self.gs[layer], self.lengths[layer] = found.g, found.lengths
+        return found.B
+
+
+def _down_backward(
     stack: _Stack,
     x2d: Tensor | None,
-    u: Tensor | None,
+    grad_u: Tensor,
     layers: Sequence[LinearOperands],
     gs: Sequence[Tensor | None],
     grad_x: Tensor | None,
     needs: Sequence[LinearNeeds],
-    *,
-    merged: bool,
-    gradients: dict[tuple[int, int], tuple[Tensor | None, Tensor | None]],
-) -> None:
-    """Store the factors' gradients of one stack in `gradients`, and add its term to dL/dx."""
+) -> dict[tuple[int, int], Tensor]:
+    """Return the gradients of A of one stack, and add its term to dL/dx, if that is given."""
     needs_A = [needs[layer].terms[term].A for layer, term in stack.members]
-    adds_to_x = grad_x is not None and not merged
-    like = next(g for g in gs if g is not None)
-    u = u if u is not None else like.new_empty(like.shape[0], sum(stack.ranks))
-    grad_u = torch.empty_like(u)
-    grads_B: list[Tensor | None] = []
-    shares = zip(u.split(stack.ranks, 1), grad_u.split(stack.ranks, 1), strict=True)
-    for (layer, term), (share, grad_share) in zip(stack.members, shares, strict=True):
-        g, (_, B, scaling, *_) = gs[layer], layers[layer].terms[term]
-        if g is None:
-            grad_share.zero_()
-            grads_B.append(None)
-            continue
-        needs_B = needs[layer].terms[term].B
-        grad_B = skinny.up_backward(g, share, B, scaling, grad_share, needs_B)
-        grads_B.append(None if grad_B is None else grad_B.to(B.dtype))
-    grad_A = None
-    if any(needs_A) and x2d is not None:
-        grad_A = skinny.down_backward_(
-            *(x2d, stack.A, grad_u, stack.drop_probability, stack.seed),
-            grad_x if adds_to_x else None,
-            True,
-        )
-    elif adds_to_x:
-        skinny.down_backward_(
-            *(grad_x, stack.A, grad_u, stack.drop_probability, stack.seed, grad_x, False)  # type: ignore[arg-type]
-        )
-    grads_A = [None] * len(stack.members) if grad_A is None else grad_A.split(stack.ranks)
-    for key, wants, share, grad_B in zip(stack.members, needs_A, grads_A, grads_B, strict=True):
-        dtype = layers[key[0]].terms[key[1]].A.dtype
-        is_wanted = wants and gs[key[0]] is not None
-        gradients[key] = (share.to(dtype) if is_wanted and share is not None else None, grad_B)
+    given = (stack.A, grad_u, stack.drop_probability, stack.seed)
+    if not any(needs_A) or x2d is None:
+        if grad_x is not None:
+            skinny.down_backward_(grad_x, *given, grad_x, False)
+        return {}
+    grad_A = skinny.down_backward_(x2d, *given, grad_x, True)
+    shares: Any = () if grad_A is None else grad_A.split(stack.ranks)
+    return {
+        key: share.to(layers[key[0]].terms[key[1]].A.dtype)
+        for key, wants, share in zip(stack.members, needs_A, shares, strict=True)
+        if wants and gs[key[0]] is not None
+    }
 
 
 def _stacks(layers: Sequence[LinearOperands]) -> Iterator[_Stack]:

@@ -123,12 +123,9 @@ class _LowRankLinears(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         layers = unflatten(spec, tensors)
         x2d: Tensor = flattened(x, compute_dtype)  # type: ignore[assignment]
-        vs, us = linear_group.forward(x2d, layers)
+        hs, vs, us = linear_group.forward(x2d, layers, out_dtype)
         # Not views for autograd, so that later operations may change them in place.
-        outputs = [
-            torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1]))
-            for h in linear_group.outputs(vs, layers, out_dtype)
-        ]
+        outputs = [torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])) for h in hs]
         needs = needs_of(spec, ctx.needs_input_grad[4:])
         terms = [term for need in needs for term in need.terms]
         reads_x = any(need.W0 for need in needs) or any(term.A for term in terms)

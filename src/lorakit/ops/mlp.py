@@ -43,7 +43,7 @@ def low_rank_mlp(
         ShapeError: A weight, A and B do not fit; names the shapes.
         DtypeError: x and a weight differ in dtype outside autocast.
 
-    Memory: saves the inner layers' sums, a (tokens, r) tensor for each stack of terms, and x
+    Memory: saves the inner layers' outputs, a (tokens, r) tensor for each stack of terms, and x
         unless every inner A is frozen; neither act(gate) nor the input of `down`, which plain
         layers save, the latter for the gradient of its lora_A.
     """
@@ -78,17 +78,20 @@ class _LowRankMlp(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> Tensor:
         *inner, down = unflatten(spec, tensors)
-        vs, us = linear_group.forward(x.reshape(-1, x.shape[-1]).to(dtype), inner)
-        z = _inputs_of_down(linear_group.outputs(vs, inner), activation)[1]
-        down_vs, down_us = linear_group.forward(z, [down])
-        (output,) = linear_group.outputs(down_vs, [down], out_dtype)
+        hs, vs, us = linear_group.forward(
+            x.reshape(-1, x.shape[-1]).to(dtype), inner, writes_over=True
+        )
+        kept = [h if v is None else v for h, v in zip(hs, vs, strict=True)]
+        z = _inputs_of_down(hs, activation)[1]
+        (output,), down_vs, down_us = linear_group.forward(z, [down], out_dtype)
         *needs, needs_down = needs_of(spec, ctx.needs_input_grad[5:])
         reads_x = any(need.W0 or any(term.A for term in need.terms) for need in needs)
         if not any(term.lengths for term in needs_down.terms):
             down_vs = [None]
-        ctx.save_for_backward(x if reads_x else None, *tensors, *vs, *us, *down_us, *down_vs)
+        ctx.save_for_backward(x if reads_x else None, *tensors, *kept, *us, *down_us, *down_vs)
         ctx.spec, ctx.dtype, ctx.activation = spec, dtype, activation
-        ctx.counts = (len(tensors), len(vs), len(us), len(down_us))
+        ctx.counts = (len(tensors), len(kept), len(us), len(down_us))
+        ctx.written_over = [v is None for v in vs]
         ctx.shape, ctx.x_dtype = x.shape, x.dtype
         return torch.ops.aten._unsafe_view(output, (*x.shape[:-1], output.shape[-1]))
 
@@ -106,7 +109,7 @@ class _LowRankMlp(torch.autograd.Function):
         g: Tensor,
         x: Tensor | None,
         tensors: list[Tensor],
-        vs: list[Tensor],
+        kept: list[Tensor],
         us: list[Tensor],
         down_us: list[Tensor],
         down_vs: list[Tensor],
@@ -114,7 +117,10 @@ class _LowRankMlp(torch.autograd.Function):
         *inner, down = unflatten(ctx.spec, tensors)
         needs_x, _, _, _, _, *flags = ctx.needs_input_grad
         *needs_inner, needs_down = needs_of(ctx.spec, flags)
-        hs = linear_group.outputs(vs, inner)
+        hs = [
+            one if is_output else linear_group.output_of(one, layer)
+            for one, layer, is_output in zip(kept, inner, ctx.written_over, strict=True)
+        ]
         acted, z = _inputs_of_down(hs, ctx.activation, keeps_acted=True)
         grad_z, down_gradients = linear_group.backward(
             z, [down], down_us, down_vs, [g], True, [needs_down]
@@ -127,7 +133,7 @@ class _LowRankMlp(torch.autograd.Function):
         elif grad_z is not None:
             gs = [_act_backward(grad_z, hs[0], ctx.activation)]
         grad_x, gradients = linear_group.backward(
-            flattened(x, ctx.dtype), inner, us, vs, gs, needs_x, needs_inner, overwrites=True
+            flattened(x, ctx.dtype), inner, us, kept, gs, needs_x, needs_inner, ctx.written_over
         )
         if grad_x is not None:
             grad_x = grad_x.to(ctx.x_dtype).view(ctx.shape)

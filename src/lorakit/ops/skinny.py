@@ -14,6 +14,7 @@ in between, above all no dropped copy of x. On a CPU they run in C
 the others, those under torch.compile or in other dtypes, and all if neither is available, are torch
 operations. So are products of larger ranks: a matrix library is then faster than the C, which keeps
 sums of eight ranks in registers, by more than a second pass over x for dropout costs.
+`row_scale.py` has those that also scale h.
 """
 
 from functools import cache
@@ -41,6 +42,11 @@ def _kernels(x: Tensor, product: str, width: int, drops: bool = False) -> Any:
     if isinstance(kernels, CpuKernels) and width > _WIDEST[product + " dropped" * drops]:
         return kernels if x.dtype == torch.bfloat16 and not _multiplies_bfloat16() else None
     return kernels
+
+
+def runs_in_c(x: Tensor, product: str, r: int) -> bool:
+    """Return whether a product of a rank is computed in C: "up" or "up_backward"."""
+    return isinstance(_kernels(x, product, r), CpuKernels)
 
 
 @cache

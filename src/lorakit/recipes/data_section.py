@@ -190,6 +190,23 @@ class DataConfig(StrictConfig):
     max_validation_rows: Count | None = None
     """Largest number of validation examples; None takes all."""
 
+    streaming: bool = False
+    """Whether training examples are read when they are needed, for files larger than the disk or
+    the memory, or a run of few steps. It needs `training.max_steps`, task CAUSAL_LM and csv, jsonl
+    or parquet files. Validation examples are `validation`, or the first `max_validation_rows`
+    (1,000) of `train`. The `weight` of a source is then its share of the examples, not of an
+    epoch."""
+
+    shuffle_buffer: Count = 10_000
+    """Number of examples of each source among which a stream draws the next one."""
+
+    cache_bytes: int = Field(20_000_000_000, ge=0)
+    """Largest size of all prepared data that is kept on disk for later runs, of all recipes: large
+    files as they were read, and their tokens. 0 keeps nothing."""
+
+    cache_directory: str | None = None
+    """Directory of the prepared data; None takes lorakit/data in the user's cache."""
+
     @field_validator("train")
     @classmethod
     def _require_sources(

@@ -103,12 +103,45 @@ class Recipe(StrictConfig):
         if self.task is not TaskType.CAUSAL_LM and self.data.given_chat_keys:
             keys = " and ".join(self.data.given_chat_keys)
             raise ValueError(f"{keys} is for task CAUSAL_LM only; leave it out")
+        if self.data.streaming:
+            self._require_streamable()
         if self.objective is not None and self.data.turns != "all":
             raise ValueError(
                 "data.turns is for conversations without `objective`, which compares whole "
                 "answers; leave it out"
             )
         return self
+
+    def _require_streamable(self) -> None:
+        """Refuse what needs all training examples before the first step."""
+        given: Any = self.training  # while the section is validated, an object
+        training: dict[str, Any] = (
+            cast(dict[str, Any], given)
+            if isinstance(given, dict)
+            else given.model_dump(exclude_unset=True)
+        )
+        if not (training.get("max_steps") or 0) > 0:
+            raise ValueError(
+                "data.streaming=true needs training.max_steps, as a stream has no end; set it, or "
+                "leave data.streaming out"
+            )
+        needs_all: dict[str, Any] = {
+            f"task {self.task}": self.task is not TaskType.CAUSAL_LM,
+            "objective": self.objective is not None,
+            "data.max_train_rows": self.data.max_train_rows is not None,
+            "training.packing": training.get("packing"),
+            "training.train_sampling_strategy=group_by_length": (
+                training.get("train_sampling_strategy") == "group_by_length"
+            ),
+            "training.dataloader_num_workers": training.get("dataloader_num_workers"),
+            "search": self.search is not None,
+            "study": self.study is not None,
+        }
+        refused = [name for name, is_given in needs_all.items() if is_given]
+        if refused:
+            raise ValueError(
+                f"data.streaming=true cannot go with {' and '.join(refused)}; leave one of them out"
+            )
 
     @field_serializer("lora", mode="wrap")
     def _dump_lora(self, lora: LoraConfig, dump: SerializerFunctionWrapHandler) -> Any:

@@ -62,7 +62,9 @@ def resolve_training(
         "num_train_epochs": 3,
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 1,
-        "train_sampling_strategy": "random" if pads_nothing(given) else GROUP_BY_LENGTH,
+        "train_sampling_strategy": (
+            "random" if pads_nothing(given) or recipe.data.streaming else GROUP_BY_LENGTH
+        ),
         "bf16": False,
         "activation_checkpointing": False,
         "logging_steps": 0,

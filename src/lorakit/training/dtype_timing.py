@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lorakit.data.like_length import token_lengths
 from lorakit.distributed.processes import run_on_main
 from lorakit.files.atomic import scratch_directory
 from lorakit.training.dtype_choice import Precision
@@ -69,7 +70,7 @@ def batch_of(encoded: Encoded, collator: Any, rows: int) -> dict[str, Tensor]:
         rows: Examples of a batch in training; fewer are taken of long ones.
     """
     dataset: Any = encoded.train
-    lengths = [len(ids) for ids in dataset["input_ids"]]
+    lengths = token_lengths(dataset)[:, 0].tolist()
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     before = list(accumulate(lengths[index] for index in order))
     middle = bisect_left(before, before[-1] / 2)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from lorakit.data.mixture import Mixture
+    from lorakit.data.stream import EncodedStream
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Encoded:
     """Index of each training example among those given, if some were left out."""
     mixture: Mixture | None = None
     """How often an epoch has each training example; None is once."""
+    stream: EncodedStream | None = None
+    """The examples to train on where they are read when needed; `train` has the first of them."""
 
     @property
     def epoch_examples(self) -> int:

@@ -26,7 +26,8 @@ class DryRun:
     parameter_count: ParameterCount
     dtypes: dict[str, str]
     """dtypes of "base" (the adapted weights), "adapter" (its factors) and "compute" (products)."""
-    train_examples: int
+    train_examples: int | None
+    """None if they are read when they are needed."""
     validation_examples: int
     steps: int
     """Optimizer steps of the whole run."""
@@ -58,7 +59,7 @@ def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
         injection=setup.injection,
         parameter_count=count_parameters(setup.model),
         dtypes=_dtypes(setup),
-        train_examples=len(setup.encoded.train),
+        train_examples=None if setup.encoded.stream is not None else len(setup.encoded.train),
         validation_examples=0 if validation is None else len(validation),
         steps=optimizer_steps(setup.arguments, setup.encoded.epoch_examples),
         labels=setup.labels,

@@ -11,7 +11,8 @@ from datasets import ClassLabel, Dataset
 from lorakit.config import TaskType
 from lorakit.data import Place, Splits
 from lorakit.data.conversations import check_conversations, is_conversation
-from lorakit.data.reading.sources import no_examples, pick_split, read_source
+from lorakit.data.reading.files import no_examples
+from lorakit.data.reading.sources import pick_split, read_source
 from lorakit.data.targets import describe_labels
 from lorakit.data.text_formats import (
     ALPACA,

@@ -59,7 +59,8 @@ class RunFacts:
     recipe: Recipe
     injection: Injection
     parameter_count: ParameterCount
-    train_examples: int
+    train_examples: int | None
+    """None if they were read when they were needed."""
     validation_examples: int
     notes: tuple[str, ...]
     metrics: dict[str, float]
@@ -110,7 +111,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         "## Data",
         table(
             ("split", "examples"),
-            [("training", facts.train_examples), ("validation", facts.validation_examples)],
+            [("training", _count(facts.train_examples)), ("validation", facts.validation_examples)],
         ),
         "\n".join(f"- {plain(note)}" for note in facts.notes),
         "## What was trained",
@@ -132,6 +133,10 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
 def _start(recipe: Recipe) -> str:
     start = recipe.start_from
     return "" if start is None else f", starting from the adapter {code(start)}"
+
+
+def _count(examples: int | None) -> int | str:
+    return "read when needed" if examples is None else examples
 
 
 def _result_table(run: RunDirectory, facts: RunFacts) -> str:

@@ -111,8 +111,8 @@ def train(
         on_event: Called as `on_event(name, payload)` with
             "dtype" {note} if the recipe has `dtype: auto`,
             "injected" {injection, parameter_count},
-            "data" {train_examples, validation_examples, notes, task_type, labels (class names or
-            None)},
+            "data" {train_examples (None if they are streamed), validation_examples, notes,
+            task_type, labels (class names or None)},
             "run_opened" {path, resumed_from (checkpoint path or None), removed (the reason, by
             path, for each incomplete checkpoint or other file that was deleted), note},
             "notes" {notes} if there is something to know about the training,
@@ -184,7 +184,9 @@ def _fit(
         recorder.measure = lambda: _measured(trainer, peak)
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
-        padding = padding_notes(setup.encoded.train, setup.arguments)
+        padding: tuple[str, ...] = ()
+        if setup.encoded.stream is None:
+            padding = padding_notes(setup.encoded.train, setup.arguments)
         keep_predictions(setup, trainer)
         with frozen_part_once(trainer, setup.recipe.frozen_part, setup.encoded.train) as frozen:
             own = getattr(trainer, "notes", ())
@@ -210,7 +212,7 @@ def _fit(
         recipe=setup.recipe,
         injection=with_current_ranks(setup.injection, setup.model),
         parameter_count=count_parameters(setup.model),
-        train_examples=len(setup.splits.train),
+        train_examples=None if setup.encoded.stream is not None else len(setup.splits.train),
         validation_examples=_length(setup.splits.validation),
         notes=(*setup.splits.notes, *setup.encoded.notes, *trainer_notes, *unreached_notes),
         metrics=metrics,

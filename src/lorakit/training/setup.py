@@ -175,7 +175,7 @@ def prepare(
     else:  # it was encoded for a model in another dtype
         settings = {**encoded.settings, **base_settings(recipe, model)}
         encoded = replace(encoded, settings=settings)
-    if attach is None and start is None:
+    if attach is None and start is None and encoded.stream is None:
         require_new_tokens_in_examples(encoded.train, tokenizer, recipe)
     emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
     return Setup(
@@ -263,8 +263,9 @@ def _data_event(splits: Splits, encoded: Encoded) -> dict[str, Any]:
     notes = (*splits.notes, *encoded.notes)
     if splits.only_validation:  # the stand-ins are no training examples
         notes = tuple(note for note in notes if " training " not in note)
+    count = None if encoded.stream is not None else len(splits.train)
     return {
-        "train_examples": 0 if splits.only_validation else len(splits.train),
+        "train_examples": 0 if splits.only_validation else count,
         "validation_examples": 0 if splits.validation is None else len(splits.validation),
         "notes": notes,
     }

@@ -77,6 +77,11 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_examples: int) ->
         settings: Settings of the search or study.
         train_examples: Number of training examples.
     """
+    if recipe.data.streaming:
+        raise ConfigError(
+            "Trials run for epochs, which a stream does not have: got data.streaming=true, "
+            "expected false. Leave it out."
+        )
     training = {
         key: value
         for key, value in recipe.training.items()

@@ -70,7 +70,7 @@ def test_a_busy_machine_has_a_column_for_each_load(page):
 def test_the_page_says_how_it_was_measured(page):
     how = section(page, ORIGIN.device)
     assert "torch 2.13.0, transformers 5.23.0, peft 0.21.2, lorakit 0.1.0; commit abc1234" in how
-    assert "2026-01-02, 7 rounds." in how
+    assert "2026-01-02, 3 and 7 rounds." in how
     for name in BENCHMARKS:
         assert f"\npython -m benchmarks.{name}\n" in how
 
@@ -122,6 +122,8 @@ def test_quantised_bases_and_thin_products(page):
     assert lines[0].endswith("| 105 MiB | 1.05 | 0.79 | 105 MiB | 4.00 bits |")
     [line] = lines_of(section(page, "Memory while loading"), "lorakit, 4 bits")
     assert line.endswith("| 572 MiB | 763 MiB | 1.86 GiB | 668 MiB |")
+    [line] = lines_of(section(page, "Large data"), "1,000,000 short texts to classify", "run again")
+    assert line.endswith("| 30.0 s | 50.0 s | 715 MiB |")
     lines = lines_of(section(page, "Thin products"), "down", "512 to 2048")
     assert "| 0.20 (0.20–0.20) | 0.40 (" in lines[0]
 
@@ -132,6 +134,15 @@ def test_decoding_in_4_bits(page):
     assert len(lines) == 4  # two models, two dtypes
     assert "| 160 tokens/s | 80.0 tokens/s | 400 tokens/s | 2.52 (" in lines[0]
     assert "| 5.05 (" in lines[0]
+
+
+def test_ways_to_train_have_their_spread_over_the_seeds(page):
+    text = section(page, "Equal quality")
+    [line] = lines_of(text, "accuracy")
+    assert line.startswith("| accuracy | 81 ± 1 % (80, 81, 82) | 81 ± 1 % (")
+    [line] = lines_of(text, "accuracy lost to random batches, float32")
+    assert line.split(" | ")[1:] == ["", "0 points (-0.3 to 0.3)", " |"]
+    assert "bfloat16, which dtype: auto takes: 200 ms." in text
 
 
 def test_growth_is_in_the_order_of_its_values(page):

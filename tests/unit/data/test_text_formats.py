@@ -3,6 +3,7 @@ from transformers import AutoTokenizer
 
 from lorakit.data.text_formats import (
     completion_ids,
+    completions_ids,
     detect_format,
     require_end_token,
     text_ids,
@@ -91,3 +92,16 @@ def test_texts_are_encoded_at_once_as_one_by_one(tiny_llama_dir):
     texts = ["good film", "", "the cat</s>", "a dog " * 5]
 
     assert texts_ids(tokenizer, texts) == [text_ids(tokenizer, text) for text in texts]
+
+
+def test_prompts_at_once_are_encoded_as_one_by_one(tiny_llama_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
+    prompts = ["the sky is", "", "the c", "<s>who? ", "a dog " * 5]
+    answers = [" blue", "good", "at</s>", "Anna</s></s>", ""]
+    pairs = list(zip(prompts, answers, strict=True))
+
+    one_by_one = [completion_ids(tokenizer, prompt, answer) for prompt, answer in pairs]
+    assert completions_ids(tokenizer, prompts, answers) == one_by_one
+    whole = completions_ids(tokenizer, prompts, answers, counts_prompts=True)
+    assert [one.ids for one in whole] == [one.ids for one in one_by_one]
+    assert all(all(one.counted) for one in whole)

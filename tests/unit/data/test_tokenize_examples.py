@@ -4,7 +4,8 @@ import pytest
 from datasets import Dataset, Value
 from transformers import AutoTokenizer
 
-from lorakit.data import tokenize_examples
+from lorakit.data import chunks
+from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     cut_note,
     map_examples,
@@ -37,12 +38,14 @@ def test_examples_that_were_cut_are_counted(tiny_bert_dir):
     assert cut_note(0, 3, 7, "training") == []
 
 
-def test_mapped_examples_have_the_new_columns_alone_and_no_cache():
+def test_mapped_examples_have_the_new_columns_alone_and_no_cache(tmp_path):
     examples = Dataset.from_dict({"text": ["a", "bc"]})
-    function = lambda batch: {"n": [len(text) for text in batch["text"]]}  # noqa: E731
+    function = lambda batch, numbers: ({"n": [len(t) for t in batch["text"]]}, (1,))  # noqa: E731
+    cache = TableCache(tmp_path, 10**9)
 
-    made = map_examples(examples, function, {"n": Value("int32")})
+    made, counts = map_examples(examples, function, {"n": Value("int32")}, str, cache)
 
+    assert counts == (1,) and not list(tmp_path.iterdir())
     assert made.to_list() == [{"n": 1}, {"n": 2}] and made.features == {"n": Value("int32")}
     assert made.cache_files == []
     assert probe_tokens([{"ids": list(range(40))}], "ids").tolist() == [list(range(16))]
@@ -74,17 +77,56 @@ def test_tokens_that_are_parts_of_a_character_are_shown_as_the_character(tiny_gp
     assert readable(tokenizer, ids[:-1])[-2:] == pieces[-3:-1]  # the character is incomplete
 
 
-def test_large_data_is_mapped_in_processes_with_the_same_result(monkeypatch):
-    examples = Dataset.from_dict({"text": [str(number) for number in range(50)]})
+@pytest.fixture
+def all_is_large(monkeypatch):
+    """Work through any data in two processes, a few examples at a time."""
+    monkeypatch.setattr(chunks, "_LARGE_EXAMPLES", 10)
+    monkeypatch.setattr(chunks, "_CHUNK_EXAMPLES", 7)
+    monkeypatch.setattr(chunks.os, "sched_getaffinity", lambda _: {0, 1})
 
-    def function(batch, numbers):
-        return {"n": [int(text) * 2 for text in batch["text"]], "at": list(numbers)}
 
-    features = {"n": Value("int64"), "at": Value("int64")}
-    one = tokenize_examples.map_in_processes(examples, function, features)
-    monkeypatch.setattr(tokenize_examples, "_EXAMPLES_EACH", 10)
-    monkeypatch.setattr(tokenize_examples.os, "sched_getaffinity", lambda _: {0, 1})
-    several = tokenize_examples.map_in_processes(examples, function, features)
+def _doubled(batch, numbers):
+    some = [number for number in numbers if number % 10]
+    texts = [text for text, number in zip(batch["text"], numbers, strict=True) if number % 10]
+    return {"n": [int(text) * 2 for text in texts], "at": some}, (len(numbers) - len(some),)
 
-    assert one["at"][:] == several["at"][:] == list(range(50))
+
+_NUMBERS = {"n": Value("int64"), "at": Value("int64")}
+
+
+def _double(cache, examples=None, identity="x", function=_doubled):
+    examples = examples or Dataset.from_dict({"text": [str(number) for number in range(50)]})
+    return map_examples(examples, function, _NUMBERS, lambda: identity, cache)
+
+
+def test_large_data_is_mapped_in_processes_with_the_same_result(tmp_path, request):
+    cache = TableCache(tmp_path / "kept", 10**9)
+    one, (left_out,) = _double(cache)
+    assert not cache.directory.exists()  # small data is not kept
+    request.getfixturevalue("all_is_large")
+    several, (left_out_here,) = _double(cache)
+
+    assert one["at"][:] == several["at"][:] == [n for n in range(50) if n % 10]
     assert one["n"][:] == several["n"][:]
+    assert left_out == left_out_here == 5
+    assert one.features == several.features
+
+
+def test_what_is_kept_is_found_by_content_and_rules(tmp_path, all_is_large):
+    cache = TableCache(tmp_path / "kept", 10**9)
+    first, _ = _double(cache)
+
+    def refused(batch, numbers):
+        raise DataError("This is computed again.")
+
+    again, (left_out,) = _double(cache, function=refused)
+    assert again.to_list() == first.to_list() and left_out == 5
+    with pytest.raises(DataError, match="computed again"):
+        _double(cache, function=refused, identity="y")
+    other = Dataset.from_dict({"text": [str(number) for number in range(1, 51)]})
+    with pytest.raises(DataError, match="computed again"):
+        _double(cache, other, function=refused)
+    # The same examples, chosen from more.
+    more = Dataset.from_dict({"text": [str(number - 20) for number in range(90)]})
+    chosen, _ = _double(cache, more.select(range(20, 70)), function=refused)
+    assert chosen.to_list() == first.to_list()

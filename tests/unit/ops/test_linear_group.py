@@ -369,10 +369,10 @@ def test_operands_of_a_later_layer_that_do_not_fit_are_named():
 
 def test_backward_computes_nothing_unasked_and_gives_factors_their_own_dtype():
     x, layers = operands("two terms in one layer", dtype=torch.float32, factor_dtype=torch.float64)
-    hs, us = linear_group.forward(x, layers)
+    hs, vs, us = linear_group.forward(x, layers)
     nothing = [LinearNeeds(False, False, [TermNeeds(False, False)] * len(t)) for *_, t in layers]
     one = [nothing[0]._replace(terms=[TermNeeds(True, False), TermNeeds(False, True)]), nothing[1]]
-    grad_x, (first, second) = linear_group.backward(x, layers, us, hs, hs, False, one)
+    grad_x, (first, second) = linear_group.backward(x, layers, us, vs, hs, False, one)
     assert grad_x is first.W0 is first.bias is second.W0 is second.bias is None
     (A, no_B, _), (no_A, B, _) = first.terms
     assert no_B is no_A is None and second.terms == [TermGradients()]

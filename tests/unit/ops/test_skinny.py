@@ -251,7 +251,9 @@ def test_nothing_is_written_between_strided_rows(kernels, r, dtype, p):
 
 DRIVER = r"""
 #include <stdio.h>
+#include "row_norms.c"
 #include "skinny.c"
+#include "up_backward.c"
 
 /* Every buffer is exactly as large as the contract says, so that one step beyond it is seen. */
 static void *buffer(long bytes) { return memset(malloc(bytes), 0, bytes); }
@@ -283,6 +285,21 @@ static void run(long tokens, long width, int r, int is_half, int is_on, int n) {
   of_A->gradient = of_B->gradient = NULL;
   failed |= lorakit_up_backward(&h, of_B, n, u, u_stride, grad_u, u_stride);
   failed |= lorakit_down_backward(&x, of_A, n, grad_u, u_stride, &grad_x);
+  /* Scaled rows; the first time with the low-rank term, apart, then in place without it. */
+  float *of_columns = buffer(4 * width), *of_rows = buffer(4 * tokens), *gram = buffer(4 * r * r);
+  float *up = buffer(4 * r * tokens);
+  group all = {0, tokens, B, grad, 0, r, 0.5f, mask};
+  row_scale scaled = {of_columns, of_columns, out};
+  row_scale_backward back = {of_columns, of_columns, x, out};
+  for (int i = 0; i < 2; i++) {
+    failed |= lorakit_up_scaled(&h, &all, u, u_stride, &scaled);
+    failed |= lorakit_up_scaled_backward(&h, &all, u, u_stride, grad_u, u_stride, &back);
+    scaled.bias = NULL, scaled.h = h, back.dots = NULL, back.out = h;
+    all.r = 0, all.gradient = NULL;
+  }
+  group rows_of_A = {0, tokens, A, NULL, 0, r, 0.5f, mask};
+  failed |= lorakit_squared_row_norms(&x, &rows_of_A, up, gram, of_rows);
+  free(of_columns), free(of_rows), free(gram), free(up);
   /* The same factors in 16 bits, in buffers of half the size. */
   void *half_A = buffer(2 * r * width), *half_B = buffer(2 * r * width);
   for (int i = 0; i < 3; i++) {

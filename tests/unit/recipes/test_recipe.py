@@ -130,7 +130,7 @@ def test_wrong_values_are_reported(write, line, message):
     assert message in refusal(write(MINIMAL + line + "\n"))
 
 
-@pytest.mark.parametrize("word", ["streaming", "string", "int8", "float_rank", "boolean"])
+@pytest.mark.parametrize("word", ["stream", "string", "int8", "float_rank", "boolean"])
 def test_an_unknown_key_in_a_section_is_named_in_full(write, word):
     text = MINIMAL.replace("text: sentence", f"{word}: 1")
 

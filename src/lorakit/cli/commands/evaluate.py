@@ -20,6 +20,7 @@ from lorakit.cli.views.console import (
     shell_quote,
     table,
 )
+from lorakit.cli.views.progress import showing_data_progress
 from lorakit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def evaluate(
             for note in payload["notes"]:
                 say(f"  {note}")
 
-    made = measure(location, loaded, data=data, max_rows=rows, with_base=base, on_event=listen)
+    options: dict[str, Any] = {"data": data, "max_rows": rows, "with_base": base}
+    with showing_data_progress():
+        made = measure(location, loaded, **options, on_event=listen)
     found = {"adapter": made.metrics}
     if made.base_metrics is not None:
         found["base alone"] = made.base_metrics

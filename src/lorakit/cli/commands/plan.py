@@ -11,6 +11,7 @@ import typer
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.shared_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import closing, say, shell_quote
+from lorakit.cli.views.progress import showing_data_progress
 
 if TYPE_CHECKING:
     from lorakit.planning import MemoryPlan
@@ -67,7 +68,8 @@ def plan(
     from lorakit.training.tasks import task_of
 
     options: dict[str, Any] = {"device": device, "memory": memory, "processes": processes}
-    options["sources"] = find_sources(loaded, task_of(loaded))
+    with showing_data_progress():
+        options["sources"] = find_sources(loaded, task_of(loaded))
     planned = plan_memory(loaded, **options)
     if as_json:
         typer.echo(json.dumps(_as_json(loaded, planned, options, measure, plot), indent=2))

@@ -28,6 +28,7 @@ from lorakit.cli.views.console import (
     shell_quote,
     silence_stdout,
 )
+from lorakit.cli.views.progress import showing_data_progress
 from lorakit.cli.views.training import RunView
 from lorakit.errors import ConfigError, LorakitError, StoppedError
 
@@ -84,7 +85,9 @@ def train(
         from lorakit.cli.views.dry_run import show_dry_run
         from lorakit.training.preview import dry_run as preview
 
-        show_dry_run(preview(loaded))
+        with showing_data_progress():
+            previewed = preview(loaded)
+        show_dry_run(previewed)
         closing([], {command: "trains"})
         return
     trainer = None
@@ -92,7 +95,8 @@ def train(
         command += f" --ray {ray}" + (f" --address {shell_quote(address)}" if address else "")
         trainer = partial(_train_on_ray, workers=ray, address=address)
     if not resume:
-        planned = plan_first(loaded, command, force=force, processes=ray)
+        with showing_data_progress():
+            planned = plan_first(loaded, command, force=force, processes=ray)
         if planned is not None and trainer is None:
             trainer = partial(_train_here, planned_bytes=planned.measurable_bytes)
     with ending.raising_interrupt() if ray is not None else nullcontext():
@@ -160,7 +164,7 @@ def train_with_progress(
         trainer: Function to call instead of `lorakit.train`.
     """
     train_adapter = trainer or _train_here
-    with RunView() as view, stopping_on_signals(view, command) as stop:
+    with RunView() as view, stopping_on_signals(view, command) as stop, showing_data_progress():
         result = train_adapter(recipe, resume=resume, on_event=view, stop=stop)
     show_result(result)
     return result

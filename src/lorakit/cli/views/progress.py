@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -156,3 +156,27 @@ def counting(noun: str) -> Iterator[Callable[[int, int], None]]:
             screen.print(f"{done:,} of {total:,} {noun}", soft_wrap=True)
 
     yield show
+
+
+@contextmanager
+def showing_data_progress() -> Iterator[None]:
+    """Show on stderr how far large data has been read and tokenized, inside the block."""
+    from lorakit.data.progress import Progress as DataProgress
+    from lorakit.data.progress import reporting_progress
+
+    with ExitStack() as shown:
+        current: tuple[str, Callable[[int, int], None]] | None = None
+
+        def show(progress: DataProgress) -> None:
+            nonlocal current
+            if current is None or current[0] != progress.what:
+                shown.close()
+                noun = f"{progress.unit} ({escaped(progress.what)})"
+                current = (progress.what, shown.enter_context(counting(noun)))
+            current[1](progress.done, progress.total)
+            if progress.done >= progress.total:
+                shown.close()
+                current = None
+
+        with reporting_progress(show):
+            yield

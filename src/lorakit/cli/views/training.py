@@ -56,9 +56,10 @@ class RunView:
 def show_data(payload: Mapping[str, Any]) -> None:
     """Print the number of examples, and notes on how they were changed."""
     heading("Data")
+    count = payload["train_examples"]
     pairs(
         {
-            "training examples": number_text(payload["train_examples"]),
+            "training examples": "read when needed" if count is None else number_text(count),
             "validation examples": number_text(payload["validation_examples"] or "none"),
         }
     )

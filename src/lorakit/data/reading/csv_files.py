@@ -17,19 +17,24 @@ from lorakit.data.reading.file_text import open_text
 from lorakit.data.reading.table import (
     CHUNK_EXAMPLES,
     FileExamples,
+    Keep,
     in_memory_dataset,
+    keep_in_memory,
     require_names,
 )
 from lorakit.errors import DataError, escaped, first_few
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_TABS = {".tsv": "\t"}
 _SAMPLE_CHARACTERS = 1 << 16
 _SAMPLE_RECORDS = 50
 _LONGEST_CELL = 2**31 - 1
 """In characters; Python's default limit is 131,072, less than some documents have."""
 
 
-def read_csv(path: Path, key: str, delimiter: str | None = None) -> FileExamples:
+def read_csv(
+    path: Path, key: str, delimiter: str | None = None, keep: Keep = keep_in_memory
+) -> FileExamples:
     """Read a csv file whose first record names the columns.
 
     Cells are text: `007` stays `007`, `true` stays `true`, and "NA" is text too. An empty cell is a
@@ -39,22 +44,39 @@ def read_csv(path: Path, key: str, delimiter: str | None = None) -> FileExamples
         path: The file.
         key: The recipe key that names it.
         delimiter: Separator of the cells; None takes tabs for .tsv and detects it otherwise.
+        keep: Keeps each part of the table.
 
     Raises:
         DataError: Names the lines with more or fewer cells than the header, an unclosed quote,
             columns of the same name, or bytes that are not UTF-8.
     """
-    if delimiter is None and path.suffix.lower() == ".tsv":
-        delimiter = "\t"
     with open_text(path, key) as stream, _long_cells():
         notes = []
-        found = delimiter or _delimiter(stream)
-        if delimiter is None and found != ",":
+        found = delimiter or _delimiter(path, stream)
+        if delimiter is None and found not in (",", _TABS.get(path.suffix.lower())):
             notes.append(f"'{path}' is read as separated by {_DELIMITERS[found]} (data.delimiter).")
-        table, lines, spaced = _read(stream, found, f"{key}: got '{path}'")
-        if spaced:
+        tables, lines = [], []
+        header, parts = _parts(stream, found, f"{key}: got '{path}'", CHUNK_EXAMPLES)
+        for table, some in parts:
+            tables.append(keep(table))
+            lines.append(some)
+        if any(name != name.strip() for name in header):
             notes.append(f"Spaces around the column names of '{path}' were removed.")
-    return FileExamples(in_memory_dataset(table), lines, tuple(notes))
+    return FileExamples(
+        in_memory_dataset(pa.concat_tables(tables)), np.concatenate(lines), tuple(notes)
+    )
+
+
+def csv_parts(
+    path: Path, key: str, delimiter: str | None, examples_each: int
+) -> Iterator[FileExamples]:
+    """Yield the examples of a csv file in parts, reading no more than is needed; see `read_csv`."""
+    with open_text(path, key, reports=False) as stream, _long_cells():
+        found = delimiter or _delimiter(path, stream)
+        where = f"{key}: got '{path}'"
+        for table, lines in _parts(stream, found, where, examples_each, reads_on=False)[1]:
+            if len(table):
+                yield FileExamples(in_memory_dataset(table), lines)
 
 
 @contextmanager
@@ -66,8 +88,10 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _delimiter(stream: TextIO) -> str:
+def _delimiter(path: Path, stream: TextIO) -> str:
     """Return the delimiter: the first that gives every record as many cells as the header."""
+    if path.suffix.lower() in _TABS:
+        return _TABS[path.suffix.lower()]
     sample = stream.read(_SAMPLE_CHARACTERS)
     stream.seek(0)
     lines = sample.splitlines(keepends=True)
@@ -87,33 +111,40 @@ def _widths(lines: Sequence[str], delimiter: str) -> list[int]:
         return []
 
 
-def _read(stream: TextIO, delimiter: str, where: str) -> tuple[pa.Table, np.ndarray, bool]:
-    """Return the table, the line of each example, and whether column names were stripped."""
+def _parts(
+    stream: TextIO, delimiter: str, where: str, examples_each: int, *, reads_on: bool = True
+) -> tuple[list[str], Iterator[tuple[pa.Table, np.ndarray]]]:
+    """Return the column names as written, and tables with the line of each example.
+
+    The first table is empty. If records have more or fewer cells than the header, the file is read
+    to its end to list them all, unless `reads_on` is false.
+    """
     records = _records(stream, delimiter, where)
     first = next(records, None)
     if first is None:
-        return pa.table({}), np.array([], dtype=np.int64), False
+        return [], iter([(pa.table({}), np.array([], dtype=np.int64))])
     written = first[1]
     header = _column_names(written, where)
-    chunks: list[list[pa.Array]] = []
-    lines: list[int] = []
-    ragged: dict[int, list[int]] = {}
-    while chunk := list(islice(records, CHUNK_EXAMPLES)):
-        for line, cells in chunk:
-            if len(cells) != len(header):
-                ragged.setdefault(len(cells), []).append(line)
-        if not ragged:
-            lines += [line for line, _ in chunk]
-            columns = zip(*(cells for _, cells in chunk), strict=True)
-            chunks.append([pa.array([c or None for c in cells], pa.string()) for cells in columns])
-    if ragged:
-        raise DataError(_ragged(ragged, len(header), delimiter, where))
-    columns = [
-        pa.chunked_array([chunk[index] for chunk in chunks], pa.string())
-        for index in range(len(header))
-    ]
-    spaced = any(name != name.strip() for name in written)
-    return pa.table(columns, names=header), np.array(lines, dtype=np.int64), spaced
+    schema = pa.schema([(name, pa.string()) for name in header])
+
+    def parts() -> Iterator[tuple[pa.Table, np.ndarray]]:
+        yield schema.empty_table(), np.array([], dtype=np.int64)
+        ragged: dict[int, list[int]] = {}
+        while chunk := list(islice(records, examples_each)):
+            for line, cells in chunk:
+                if len(cells) != len(header):
+                    ragged.setdefault(len(cells), []).append(line)
+            if not ragged:
+                columns = zip(*(cells for _, cells in chunk), strict=True)
+                arrays = [pa.array([c or None for c in cells], pa.string()) for cells in columns]
+                lines = np.array([line for line, _ in chunk], dtype=np.int64)
+                yield pa.table(arrays, schema), lines
+            elif not reads_on:
+                break
+        if ragged:
+            raise DataError(_ragged(ragged, len(header), delimiter, where))
+
+    return written, parts()
 
 
 def _records(stream: TextIO, delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, FileIO, TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from lorakit.data.progress import report_progress
+from lorakit.data.reading.table import LARGE_FILE_BYTES
 from lorakit.errors import DataError, escaped
 
+_BUFFER_BYTES = 1 << 20
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is its beginning
@@ -34,13 +38,30 @@ _BINARY_FORMATS = (
 )
 
 
+class _ReportingFile(FileIO):
+    """A file that can report how far it has been read, if it is large."""
+
+    def __init__(self, path: Path, reports: bool):
+        super().__init__(path)
+        self._what, self._size = f"Reading {path.name}", path.stat().st_size
+        self._reports = reports and self._size >= LARGE_FILE_BYTES
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read into a buffer."""
+        count = super().readinto(buffer)
+        if self._reports:
+            report_progress(self._what, min(self.tell(), self._size), self._size, "bytes")
+        return count
+
+
 @contextmanager
-def open_text(path: Path, key: str) -> Iterator[TextIO]:
+def open_text(path: Path, key: str, *, reports: bool = True) -> Iterator[TextIO]:
     """Open a data file as text, with line endings unchanged.
 
     Args:
         path: The file, in UTF-8 or the encoding of its byte order mark.
         key: The recipe key that names it.
+        reports: Whether to report how far a large file has been read.
 
     Raises:
         DataError: It is compressed or binary, or not in UTF-8; names the line of the first wrong
@@ -56,7 +77,10 @@ def open_text(path: Path, key: str) -> Iterator[TextIO]:
             )
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
     try:
-        with path.open(encoding=encoding, newline="") as stream:
+        with (
+            _ReportingFile(path, reports) as file,
+            TextIOWrapper(BufferedReader(file, _BUFFER_BYTES), encoding, newline="") as stream,
+        ):
             yield stream
     except UnicodeEncodeError:  # not from reading
         raise

@@ -15,7 +15,9 @@ from datasets import Features, Json
 from lorakit.data.reading.table import (
     CHUNK_EXAMPLES,
     FileExamples,
+    Keep,
     in_memory_dataset,
+    keep_in_memory,
     require_names,
 )
 from lorakit.errors import DataError, escaped
@@ -48,7 +50,10 @@ class WrittenJson(Json):
 
 
 def columns_from_objects(
-    records: Iterable[tuple[int | None, dict[str, Any]]], where: str, note: str | None
+    records: Iterable[tuple[int | None, dict[str, Any]]],
+    where: str,
+    note: str | None,
+    keep: Keep = keep_in_memory,
 ) -> FileExamples:
     """Return objects as a table.
 
@@ -60,32 +65,45 @@ def columns_from_objects(
         records: The line of each object, if known, and the object.
         where: The recipe key and the file, for errors.
         note: How the file was read.
+        keep: Keeps each part of the table.
 
     Raises:
         DataError: A text has half a surrogate pair, which no tokenizer accepts.
     """
     iterator = iter(records)
     columns: dict[str, list[pa.Array]] = {}
-    lines: list[int | None] = []
+    count = 0
+    lines: list[np.ndarray] | None = []
     while chunk := list(islice(iterator, CHUNK_EXAMPLES)):
         objects = [value for _, value in chunk]
-        for name in dict.fromkeys(name for value in objects for name in value):
-            if name not in columns:
-                columns[name] = [pa.nulls(len(lines))]
+        found = dict.fromkeys(name for value in objects for name in value)
+        added = [name for name in found if name not in columns]
+        require_names(added, where)
+        columns |= {name: [pa.nulls(count)] for name in added}
+        arrays = {
+            name: _array([value.get(name) for value in objects], name, where) for name in columns
+        }
+        table = keep(pa.table(arrays))
         for name, chunks in columns.items():
-            chunks.append(_array([value.get(name) for value in objects], name, where))
-        lines += [line for line, _ in chunk]
-    require_names(columns, where)
-    made = {name: _joined(chunks) for name, chunks in columns.items()}
-    table = pa.table(made)
-    features: dict[str, Any] = dict(Features.from_arrow_schema(table.schema))
-    for name, column in made.items():
-        if column.type == _WRITTEN:
-            features[name] = WrittenJson()
-    numbers = None if None in lines else np.array(lines, dtype=np.int64)
+            chunks += table[name].chunks
+        count += len(chunk)
+        given = [line for line, _ in chunk]
+        if lines is not None:
+            lines = None if None in given else [*lines, np.array(given, dtype=np.int64)]
+    table = pa.table({name: _joined(chunks) for name, chunks in columns.items()})
+    numbers = None if lines is None else np.concatenate([np.array([], dtype=np.int64), *lines])
     return FileExamples(
-        in_memory_dataset(table, features), numbers, () if note is None else (note,)
+        in_memory_dataset(table, written_features(table)),
+        numbers,
+        () if note is None else (note,),
     )
+
+
+def written_features(table: pa.Table) -> dict[str, Any]:
+    """Return the types of the columns of a table that was built from JSON objects."""
+    features: dict[str, Any] = dict(Features.from_arrow_schema(table.schema))
+    written = [name for name in table.column_names if table.schema.field(name).type == _WRITTEN]
+    return features | {name: WrittenJson() for name in written}
 
 
 def _array(values: list[Any], name: str, where: str) -> pa.Array:

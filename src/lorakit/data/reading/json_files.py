@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from lorakit.data.reading.file_text import open_text
 from lorakit.data.reading.json_columns import columns_from_objects
-from lorakit.data.reading.table import FileExamples
+from lorakit.data.reading.table import FileExamples, Keep, keep_in_memory
 from lorakit.errors import DataError, escaped, first_few
 
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
@@ -17,7 +18,7 @@ _SHOWN = 'expected one JSON object for each example, such as {"text": "..."}'
 _CHAT_KEYS = ("role", "from")
 
 
-def read_json(path: Path, key: str) -> FileExamples:
+def read_json(path: Path, key: str, keep: Keep = keep_in_memory) -> FileExamples:
     """Read examples from JSON: one object per line, a list of objects, or columns of lists.
 
     A document `{"data": [...]}` with one list of objects is read as that list.
@@ -25,6 +26,7 @@ def read_json(path: Path, key: str) -> FileExamples:
     Args:
         path: The file.
         key: The recipe key that names it.
+        keep: Keeps each part of the table.
 
     Raises:
         DataError: Names the line that is not JSON or not an object.
@@ -36,13 +38,34 @@ def read_json(path: Path, key: str) -> FileExamples:
                 document = _parsed(stream.read(), where, None)
                 is_lines = path.suffix.lower() == ".jsonl"  # an object there is one example
                 records, note = _examples_of(document, where, may_be_columns=not is_lines)
-                return columns_from_objects(((None, record) for record in records), where, note)
-            return columns_from_objects(_lines(stream, where), where, None)
+                numbered = ((None, record) for record in records)
+                return columns_from_objects(numbered, where, note, keep)
+            return columns_from_objects(_lines(stream, where), where, None, keep)
         except RecursionError:
             raise DataError(
                 f"Could not read {where}, which is nested too deeply, expected lists and objects a "
                 "few levels deep. Flatten the values, or store them as text."
             ) from None
+
+
+def json_parts(path: Path, key: str, examples_each: int) -> Iterator[FileExamples]:
+    """Yield the examples of a file with one JSON object per line in parts; see `read_json`.
+
+    Nothing is read before it is needed.
+
+    Raises:
+        DataError: The file is one JSON document, or a line is not an object.
+    """
+    where = f"{key}: got '{path}'"
+    with open_text(path, key, reports=False) as stream:
+        if _is_one_document(stream) and path.suffix.lower() != ".jsonl":
+            raise DataError(
+                f"Could not read {where}, which is one JSON document, expected one object per line "
+                "for data.streaming=true. Write each example on its line, or leave streaming out."
+            )
+        records = _lines(stream, where)
+        while part := list(islice(records, examples_each)):
+            yield columns_from_objects(part, where, None)
 
 
 def _is_one_document(stream: TextIO) -> bool:

@@ -9,24 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from lorakit.data.mixture import Mixture
 from lorakit.data.reading.columns import require_columns
-from lorakit.data.reading.csv_files import read_csv
-from lorakit.data.reading.json_files import read_json
+from lorakit.data.reading.files import no_examples, read_file, unreadable
 from lorakit.data.reading.several import expand_glob, join_examples
-from lorakit.data.reading.table import FileExamples, in_memory_dataset
+from lorakit.data.reading.table import FileExamples
+from lorakit.data.table_cache import TableCache
 from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean, first_few
 from lorakit.libraries.hub import fetch_failure_reason, offline_if_unreachable
 from lorakit.recipes.data_names import (
     ENDINGS,
-    TEXT_TABLES,
     is_glob,
     looks_like_a_path,
-    require_known_ending,
 )
 
 if TYPE_CHECKING:
@@ -34,18 +30,23 @@ if TYPE_CHECKING:
 
 
 def read_source(
-    name: str, subset: str | None, key: str, delimiter: str | None = None
+    name: str,
+    subset: str | None,
+    key: str,
+    delimiter: str | None = None,
+    cache: TableCache | None = None,
 ) -> FileExamples | DatasetDict:
     """Read the examples of a file, a saved dataset or a hub dataset.
 
-    Files are read each time, never from a cache: a file that was replaced is read as it is now,
-    whatever its modification time.
+    A file that was replaced is read as it is now, whatever its modification time: what is kept of
+    large files is found by their content.
 
     Args:
         name: Path or hub id in the recipe.
         subset: Configuration of a hub dataset.
         key: The recipe key that names it.
         delimiter: Separator of the cells of a csv file; None detects it.
+        cache: Where large files are kept as they were read; None keeps nothing.
 
     Raises:
         MissingFileError: It does not exist or cannot be reached.
@@ -55,13 +56,13 @@ def read_source(
     if is_glob(name):
         files = expand_glob(name, key)
         return join_examples(
-            [_read_one(file, subset, key, delimiter) for file in files], files, "Files"
+            [_read_one(file, subset, key, delimiter, cache) for file in files], files, "Files"
         )
     try:
         if path.is_dir():
             source = _read_saved(path, key)
         elif path.is_file():
-            return _read_file(path, key, delimiter)
+            return read_file(path, key, delimiter, cache)
         elif looks_like_a_path(name):
             raise MissingFileError(_missing(path, key))
         else:
@@ -77,17 +78,22 @@ def read_source(
     return source if isinstance(source, DatasetDict) else FileExamples(source)
 
 
-def _read_one(name: str, subset: str | None, key: str, delimiter: str | None) -> FileExamples:
-    found = read_source(name, subset, key, delimiter)
+def _read_one(
+    name: str, subset: str | None, key: str, delimiter: str | None, cache: TableCache | None
+) -> FileExamples:
+    found = read_source(name, subset, key, delimiter, cache)
     return found if isinstance(found, FileExamples) else pick_split(found, "train", name, key)
 
 
-def read_sources(sources: Sequence[SourceConfig], data: DataConfig) -> tuple[FileExamples, Mixture]:
+def read_sources(
+    sources: Sequence[SourceConfig], data: DataConfig, cache: TableCache
+) -> tuple[FileExamples, Mixture]:
     """Read several sources of training examples, one after the other.
 
     Args:
         sources: The sources.
         data: The recipe's section, for the delimiter and the split.
+        cache: Where large files are kept as they were read.
 
     Raises:
         MissingFileError, DataError: A source cannot be read, lacks a column that it names, or has
@@ -99,7 +105,7 @@ def read_sources(sources: Sequence[SourceConfig], data: DataConfig) -> tuple[Fil
         key = f"data.train[{number}].path"
         files: list[FileExamples] = []
         for name in source.names:
-            found = read_source(name, source.subset, key, data.delimiter)
+            found = read_source(name, source.subset, key, data.delimiter, cache)
             split = source.split or data.train_split
             chosen = pick_split(found, split, name, f"data.train[{number}].split")
             if not len(chosen.dataset):
@@ -147,13 +153,6 @@ def pick_split(source: FileExamples | DatasetDict, split: str, name: str, key: s
     return FileExamples(source[split])
 
 
-def no_examples(where: str) -> str:
-    """Return the message about data without examples."""
-    return (
-        f"No examples in {where}: got 0, expected at least 1. Check that the right file is named."
-    )
-
-
 def _missing(path: Path, key: str) -> str:
     folder = path.parent
     if not folder.is_dir():
@@ -184,43 +183,7 @@ def _read_saved(path: Path, key: str) -> Dataset | DatasetDict:
     try:
         return load_from_disk(path)
     except Exception as error:  # pyarrow and datasets raise many types for a damaged folder
-        raise DataError(_unreadable(path, key, error)) from error
-
-
-def _read_file(path: Path, key: str, delimiter: str | None) -> FileExamples:
-    require_known_ending(path, key)
-    ending = path.suffix.lower()
-    if not path.stat().st_size:
-        raise DataError(no_examples(f"'{path}' ({key})"))
-    if ending in TEXT_TABLES:
-        return read_csv(path, key, delimiter)
-    return _read_parquet(path, key) if ending == ".parquet" else read_json(path, key)
-
-
-def _read_parquet(path: Path, key: str) -> FileExamples:
-    try:
-        table = parquet.read_table(path)
-        table.validate(full=True)  # finds invalid UTF-8 now rather than during training
-        columns = [_decode_dictionary(column) for column in table.columns]
-        plain = pa.table(columns, names=table.column_names)
-        return FileExamples(in_memory_dataset(plain.replace_schema_metadata(table.schema.metadata)))
-    except Exception as error:  # pyarrow and datasets raise many types for a damaged file
-        raise DataError(_unreadable(path, key, error)) from error
-
-
-def _decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a dictionary-encoded column (pandas' categories) as plain values."""
-    kind = column.type
-    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
-
-
-def _unreadable(path: Path, key: str, error: Exception) -> str:
-    cause = error.__cause__ or error
-    reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-    return (
-        f"Could not read {key}: got '{path}', which is damaged or not what its ending says "
-        f"({reason.rstrip('.')}). Repair or rewrite the file."
-    )
+        raise DataError(unreadable(path, key, error)) from error
 
 
 def _read_hub(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -13,8 +13,19 @@ from datasets import Dataset, DatasetInfo, Features
 
 from lorakit.errors import DataError, escaped
 
-CHUNK_EXAMPLES = 20_000
+CHUNK_EXAMPLES = 5_000
 """Number of examples that are held as Python objects at once while a file is read."""
+
+LARGE_FILE_BYTES = 16_000_000
+"""Size from which a file is read into tables on disk, which are kept for later runs."""
+
+Keep = Callable[[pa.Table], pa.Table]
+"""Takes a part of a file, and returns it as it is kept until the whole file has been read."""
+
+
+def keep_in_memory(table: pa.Table) -> pa.Table:
+    """Return a table as it is."""
+    return table
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,15 @@ class FileExamples:
     """Index of each example in its file, if there are several."""
     file_of: np.ndarray | None = None
     """Index in `files` of each example's file, if there are several."""
+
+    def select(self, chosen: np.ndarray) -> FileExamples:
+        """Return some of the examples."""
+        parts = (self.lines, self.numbers, self.file_of)
+        lines, numbers, file_of = (None if part is None else part[chosen] for part in parts)
+        if numbers is None:
+            numbers = chosen
+        dataset = self.dataset.select(chosen)
+        return FileExamples(dataset, lines, self.notes, self.files, numbers, file_of)
 
 
 def require_names(names: Iterable[str], where: str) -> None:

@@ -177,7 +177,6 @@ class PerRowAdapters:
             return _Prepared(PerRowTerms(terms, index, biases, self.lengths))
         if layer.known_terms is None:
             layer.known_terms = KnownTerms()
-        layer.known_terms.prepared = None
         known: list[KnownTerm] = layer.known_terms.of(
             layer, names, lambda update: self._shared_seed([update], x), self._block
         )
@@ -192,6 +191,7 @@ class PerRowAdapters:
             return _Prepared(rows)
         call = prepared_rows(layer, rows) if all(each.stays for each in known) else None
         prepared = _Prepared(rows, LowRankUpdate.exchanges, self._choice, tuple(known), call)
+        layer.known_terms.prepared_before = layer.known_terms.prepared
         layer.known_terms.prepared = prepared
         return prepared
 
@@ -214,7 +214,10 @@ class PerRowAdapters:
             return None
         if kept.exchanges != LowRankUpdate.exchanges or kept.choice is not self._choice:
             if not self._describes(kept, layer):
-                return None
+                before: _Prepared | None = known.prepared_before
+                if before is None or not self._describes(before, layer):
+                    return None
+                known.prepared_before, kept = kept, before
             kept = kept._replace(exchanges=LowRankUpdate.exchanges, choice=self._choice)
             known.prepared = kept
         if all(each.stays or each.has_values_of(each.update, self._block) for each in kept.known):

@@ -1,14 +1,14 @@
-/* The four products of the low-rank path on a CPU, each streaming one large activation once.
+/* The products of the low-rank path on a CPU, each streaming one large activation once;
+ * up_backward.c has one more.
  *
  * Compiled at first use by compiled_library.py; ops/skinny.py says what each function computes, and
  * ops/grouped.py for rows of several adapters. Everything thin (A, B, u and their gradients) is
- * float32, but A and B may be bfloat16 where no gradients are made; all sums are in float32. Results depend neither on the number of threads nor
- * on the order in which they run. Rows outside every group are left alone. Each function returns
- * 0, or 1 where memory was short.
+ * float32, but A and B may be bfloat16 where no gradients are made; all sums are in float32.
+ * Results depend neither on the number of threads nor on the order in which they run. Rows outside
+ * every group are left alone. Each function returns 0, or 1 where memory was short.
  */
 #include "panels.h"
-
-#define STRIP_BLOCKS (STRIP / ROWS)
+#include "row_scale.h"
 
 /* The rows of u = drop(x) Aᵀ of one block with few rows. */
 static void down_few(const matrix *x, const block *b, float *scratch, float *to, long u_stride) {
@@ -72,41 +72,59 @@ int lorakit_down(const matrix *x, const group *groups, int n, float *u, long u_s
   return failed;
 }
 
-/* h += scale u Bᵀ for one block, from its rows of u. */
-static void up_block(const matrix *h, const block *b, const float *from, long u_stride) {
+/* h += scale u Bᵀ for one chunk of a block, from its rows of u. */
+static void up_chunk(const matrix *h, const block *b, const float *from, long u_stride,
+                     long column, int n) {
   const group *own = b->of;
   float buffer[ROWS * CHUNK], scaled[FEW_RANKS];
+  if (b->packed && !h->is_half) {
+    float *to = (float *)h->data + b->row * h->stride + column;
+    expand(to, h->stride, b->rows, from, u_stride, own->r, b->packed + column, h->width, n, 1);
+    return;
+  }
+  if (b->packed)
+    expand(buffer, CHUNK, b->rows, from, u_stride, own->r, b->packed + column, h->width, n, 0);
+  else
+    for (int t = 0; t < b->rows; t++) {
+      for (int j = 0; j < own->r; j++) scaled[j] = own->scale * from[t * u_stride + j];
+      expand_as_it_lies(buffer + t * CHUNK, scaled, own, column, n);
+    }
+  add_chunk(h, buffer, b->row, b->rows, column, n);
+}
+
+static void up_block(const matrix *h, const block *b, const float *from, long u_stride,
+                     const row_scale *scale) {
   for (long column = 0; column < h->width; column += CHUNK) {
     int n = (int)least(h->width - column, CHUNK);
-    if (b->packed && !h->is_half) {
-      float *to = (float *)h->data + b->row * h->stride + column;
-      expand(to, h->stride, b->rows, from, u_stride, own->r, b->packed + column, h->width, n, 1);
-      continue;
-    }
-    if (b->packed)
-      expand(buffer, CHUNK, b->rows, from, u_stride, own->r, b->packed + column, h->width, n, 0);
-    else
-      for (int t = 0; t < b->rows; t++) {
-        for (int j = 0; j < own->r; j++) scaled[j] = own->scale * from[t * u_stride + j];
-        expand_as_it_lies(buffer + t * CHUNK, scaled, own, column, n);
-      }
-    add_chunk(h, buffer, b->row, b->rows, column, n);
+    if (b->of->r) up_chunk(h, b, from, u_stride, column, n);
+    if (scale) scale_chunk(h, scale, b->row, b->rows, column, n);
   }
 }
 
-/* h += scale u Bᵀ, with B (width, r). */
-int lorakit_up(const matrix *h, const group *groups, int n, const float *u, long u_stride) {
+static int up(const matrix *h, const group *groups, int n, const float *u, long u_stride,
+              const row_scale *of_rows) {
   long count;
   block *blocks = cut(groups, n, &count);
   float *packed = blocks ? arrange(groups, n, blocks, count, h->width, TRANSPOSED_B) : NULL;
   if (packed) {
 #pragma omp parallel for schedule(static) if (count > 1)
     for (long b = 0; b < count; b++)
-      up_block(h, blocks + b, u + blocks[b].row * u_stride, u_stride);
+      up_block(h, blocks + b, u + blocks[b].row * u_stride, u_stride, of_rows);
   }
   free(packed);
   free(blocks);
   return !packed;
+}
+
+/* h += scale u Bᵀ, with B (width, r). */
+int lorakit_up(const matrix *h, const group *groups, int n, const float *u, long u_stride) {
+  return up(h, groups, n, u, u_stride, NULL);
+}
+
+/* v += scale u Bᵀ, and what `of_rows` says of v; for the latter alone the group is of rank 0. */
+int lorakit_up_scaled(const matrix *v, const group *all, const float *u, long u_stride,
+                      const row_scale *of_rows) {
+  return up(v, all, 1, u, u_stride, of_rows);
 }
 
 /* h += scale drop(x) Aᵀ Bᵀ, u left in the cache. The groups of A and of B are of the same rows. */
@@ -126,7 +144,7 @@ int lorakit_add(const matrix *x, const matrix *h, const group *of_A, const group
     for (long b = 0; b < count; b++) {
       if (!u || !A || !B) continue;
       down_block(x, downs + b, u + ROWS * r, u, r);
-      up_block(h, ups + b, u, r);
+      up_block(h, ups + b, u, r, NULL);
     }
     free(u);
   }
@@ -134,88 +152,6 @@ int lorakit_add(const matrix *x, const matrix *h, const group *of_A, const group
   free(B);
   free(downs);
   free(ups);
-  return failed;
-}
-
-/* grad_u = scale g B for one block, with B (width, r). */
-static void up_backward_block(const matrix *g, const block *b, float *tile, float *grad_u,
-                              long stride) {
-  const dropout none = {0, 0, 1.0f, 0};
-  const group *own = b->of;
-  float buffer[ROWS * CHUNK];
-  memset(tile, 0, sizeof(float) * ROWS * padded(own->r));
-  for (long column = 0; column < g->width; column += CHUNK) {
-    int n = (int)least(g->width - column, CHUNK);
-    stage(buffer, NULL, g, b->row, b->rows, column, n, none);
-    if (b->packed)
-      project_panels(buffer, b->rows, column, n, b->packed, g->width, own->r, tile);
-    else
-      for (int t = 0; t < b->rows; t++)
-        add_scaled_rows(buffer + t * CHUNK, n, (const float *)own->thin + column * own->r, own->r,
-                        own->scale, tile + t * own->r);
-  }
-  if (b->packed)
-    write_tile(tile, b->rows, own->r, grad_u + b->row * stride, stride);
-  else
-    for (int t = 0; t < b->rows; t++)
-      memcpy(grad_u + (b->row + t) * stride, tile + t * own->r, sizeof(float) * own->r);
-}
-
-/* gradient += scale gᵀ u for one chunk of columns, in sums of the shape (r, width). */
-static void up_backward_chunk(const matrix *g, const block *b, long column, int n, const float *u,
-                              long u_stride, float *sums) {
-  const dropout none = {0, 0, 1.0f, 0};
-  float buffer[ROWS * CHUNK];
-  stage(buffer, NULL, g, b->row, b->rows, column, n, none);
-  accumulate(sums + column, g->width, buffer, b->rows, n, u + b->row * u_stride, u_stride,
-             b->of->r);
-}
-
-/* grad_u = scale g B and gradient += scale gᵀ u, with B (width, r). */
-int lorakit_up_backward(const matrix *g, const group *groups, int n, const float *u, long u_stride,
-                        float *grad_u, long grad_u_stride) {
-  const long width = g->width;
-  long count, floats = 1;
-  int failed = 0;
-  block *blocks = cut(groups, n, &count);
-  float *packed = blocks ? arrange(groups, n, blocks, count, width, PANELS_OF_B) : NULL;
-  long *starts = malloc(sizeof(long) * (n + 1));
-  for (int i = 0; starts && i < n; i++) {
-    starts[i] = floats - 1;
-    floats += groups[i].gradient ? groups[i].r * width : 0;
-  }
-  float *sums = calloc(floats, sizeof(float));
-  if (!packed || !starts || !sums) failed = 1;
-  else {
-#pragma omp parallel if (count > 1)
-    {
-      float *tile = malloc(sizeof(float) * ROWS * (padded(largest_rank(groups, n)) + 1));
-      if (!tile) failed = 1;
-      for (long strip = 0; strip < count; strip += STRIP_BLOCKS) {
-        long end = least(count, strip + STRIP_BLOCKS);
-#pragma omp for schedule(static)
-        for (long b = strip; b < end; b++)
-          if (tile) up_backward_block(g, blocks + b, tile, grad_u, grad_u_stride);
-#pragma omp for schedule(static)
-        for (long column = 0; column < width; column += CHUNK)
-          for (long b = strip; b < end; b++)
-            if (blocks[b].of->gradient)
-              up_backward_chunk(g, blocks + b, column, (int)least(width - column, CHUNK), u,
-                                u_stride, sums + starts[blocks[b].index]);
-      }
-      free(tile);
-    }
-    for (int i = 0; i < n; i++) {
-      const group *own = groups + i;
-      for (long c = 0; own->gradient && c < width; c++)
-        for (int j = 0; j < own->r; j++)
-          own->gradient[c * own->r + j] += own->scale * sums[starts[i] + j * width + c];
-    }
-  }
-  free(sums);
-  free(starts);
-  free(packed);
-  free(blocks);
   return failed;
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lorakit.files.user_cache import user_cache
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.training.frozen_part.block_output import BlockOutput
 from lorakit.training.frozen_part.blocks import (
@@ -186,7 +186,4 @@ def _loss(trainer: Any, batch: Mapping[str, Any]) -> float:
 
 
 def _directory(config: FrozenPartConfig) -> Path:
-    if config.cache_directory is not None:
-        return Path(config.cache_directory).expanduser().absolute()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "lorakit" / "frozen-part"
+    return user_cache("frozen-part", config.cache_directory)

@@ -106,6 +106,7 @@ def blame(
             "expected a run that learns the answers of its examples. Ask about a run without "
             "objective."
         )
+    require_all_read(recipe)
     setup = prepare(_of_adapter(recipe, adapter), ignore_event, measures_dtype=False)
     _require_one_label(setup)
     require_one_each(setup)
@@ -154,6 +155,19 @@ def _require_one_label(setup: Setup) -> None:
         raise ConfigError(
             f"Examples of {setup.recipe.data.train_name} cannot be ranked: got labels of the kind "
             f"{kind}, expected one label for each text. Ask about a run of one label each."
+        )
+
+
+def require_all_read(recipe: Recipe) -> None:
+    """Refuse a run whose training examples are streamed.
+
+    Raises:
+        ConfigError: They are.
+    """
+    if recipe.data.streaming:
+        raise ConfigError(
+            "Examples that are read when they are needed cannot be ranked: got "
+            "data.streaming=true, expected false. Ask about a run that reads all its examples."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lorakit.adapters.lineage import Lineage, data_source
+from lorakit.adapters.lineage import DataSource, Lineage, data_source
 from lorakit.data.reading.several import expand_glob
 from lorakit.errors import ConfigError
 from lorakit.models.base_digest import base_digest
@@ -18,7 +18,10 @@ KEY = "lineage"
 
 
 def lineage_of(recipe: Recipe, start: StartingPoint | None) -> Lineage:
-    """Return what the adapter of a run is made from; reads the base's and the data's files."""
+    """Return what the adapter of a run is made from; reads the base's and the data's files.
+
+    Files that are streamed have no digest: reading them whole may take longer than the run.
+    """
     given = [*recipe.data.train_names, recipe.data.validation]
     names = [
         name
@@ -28,7 +31,9 @@ def lineage_of(recipe: Recipe, start: StartingPoint | None) -> Lineage:
     ]
     return Lineage(
         base_digest=base_digest(recipe.model, recipe.revision),
-        data=tuple(data_source(name) for name in names),
+        data=tuple(
+            DataSource(name=name) if recipe.data.streaming else data_source(name) for name in names
+        ),
         parents=() if start is None else start.lineage,
     )
 

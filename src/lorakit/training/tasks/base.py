@@ -265,7 +265,7 @@ class Task(ABC):
             callbacks=list(callbacks),
             **self.trainer_options(model, tokenizer, arguments, labels),
         )
-        trainer.mixture = encoded.mixture
+        trainer.mixture, trainer.stream = encoded.mixture, encoded.stream
         return trainer
 
     def settings(self, recipe: Recipe, model: PreTrainedModel, **more: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
@@ -28,22 +29,25 @@ from lorakit.data import (
     hiding_progress_bars,
 )
 from lorakit.data.chat import read_template
+from lorakit.data.chunks import Batch
 from lorakit.data.conversations import drop_filled_nulls
 from lorakit.data.packing import asks_to_pack, require_position_ids
-from lorakit.data.reading.table import in_memory_dataset
-from lorakit.data.text_formats import CountedIds, Layout, find_layout, texts_ids
+from lorakit.data.stream import EncodedStream
+from lorakit.data.table_cache import TableCache
+from lorakit.data.text_formats import CountedIds, Layout, find_layout
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
     first_examples,
-    map_in_processes,
+    map_examples,
     readable,
 )
-from lorakit.data.tokenizers import added_tokens, pad_id
+from lorakit.data.tokenizers import added_tokens, pad_id, tokenizer_digest
 from lorakit.errors import ConfigError, DataError, did_you_mean
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.tasks.language_layouts import (
+    batch_encoder,
     check_examples,
     layout_encoder,
     layout_notes,
@@ -55,6 +59,10 @@ from lorakit.training.trainers.language_trainer import LanguageTrainer
 if TYPE_CHECKING:
     from lorakit.data import Splits
     from lorakit.recipes.recipe import Recipe
+
+
+_DATA_KEYS = {"text", "prompt", "completion", "messages", "turns", "system_prompt"}
+"""Keys of the recipe's `data` that the ids of an example depend on."""
 
 
 class CausalLMTrainer(AdapterTrainerMixin, LanguageTrainer):
@@ -115,8 +123,7 @@ class CausalLM(Task):
         where = splits.training_place(data)
         layout = find_layout(splits.train, data, where)
         encoder = layout_encoder(layout, recipe, tokenizer)
-        is_text, column = layout.name == "text", layout.data.text
-        texts = (lambda batch: texts_ids(tokenizer, batch[column])) if is_text else None
+        encode_many = batch_encoder(layout, recipe, tokenizer)
         notes = [*self.fresh_notes(recipe, model), *layout.notes]
         notes += layout_notes(splits.train, layout, tokenizer)
         packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
@@ -131,12 +138,15 @@ class CausalLM(Task):
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
         kept: np.ndarray | None = None
+        cache = TableCache.of(data)
         for examples, kind, place in splits.with_places(data):
             check_examples(examples, layout, place)
             # Other packing strategies split long examples, and lose no tokens.
             truncates = not packs[kind] or strategy == "bfd"
+            longest = max_length if truncates else None
+            identity = partial(_identity, layout, recipe, longest, tokenizer)
             made, cuts[kind], numbers = _encode(
-                examples, encoder, max_length if truncates else None, place, texts
+                examples, encoder, longest, place, encode_many, identity, cache
             )
             lost = len(examples) - len(made)
             kept = numbers if kind == "training" and lost else kept
@@ -151,6 +161,7 @@ class CausalLM(Task):
             encoded[kind] = _pack(made, max_length, strategy) if packs[kind] else made
         if any(packs.values()) and not asks_to_pack(training):
             notes.append(f"Packed texts see each other: training.packing_strategy={strategy}.")
+        notes += [note for note in cache.notes if note not in splits.notes]
         stops = stop_tokens(encoded["training"], tokenizer)
         settings = self.settings(
             recipe,
@@ -160,10 +171,20 @@ class CausalLM(Task):
             stop_token_ids=stops,
             system_prompt=data.system_prompt,
         )
+
+        keeps_nothing = TableCache(cache.directory, 0)
+
+        def encode_part(examples: Dataset, place: Place) -> Sequence[dict[str, Any]]:
+            check_examples(examples, layout, place)
+            given = (examples, encoder, max_length, place, encode_many)
+            return _encode(*given, str, keeps_nothing)[0].to_list()
+
+        stream = splits.stream
         return Encoded(
             *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
             cut_examples=cuts["training"],
             kept=kept,
+            stream=None if stream is None else EncodedStream(stream, encode_part),
         )
 
     def preview_examples(
@@ -229,6 +250,23 @@ class CausalLM(Task):
             )
 
 
+def _identity(
+    layout: Layout, recipe: Recipe, max_length: int | None, tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """Return all that the ids of an example depend on besides it."""
+    keys = ("assistant_only_loss", "completion_only_loss")
+    return repr(
+        (
+            layout.name,
+            layout.conversation,
+            layout.data.model_dump(include=_DATA_KEYS),
+            [recipe.training.get(key) for key in keys],
+            max_length,
+            tokenizer_digest(tokenizer),
+        )
+    )
+
+
 def _packs_validation(recipe: Recipe) -> bool:
     packs = recipe.training.get("eval_packing")
     return bool(recipe.training.get("packing") if packs is None else packs)
@@ -239,17 +277,21 @@ def _encode(
     encoder: Callable[[Mapping[str, Any]], CountedIds],
     max_length: int | None,
     where: Place,
-    texts: Callable[[Mapping[str, Any]], Iterable[CountedIds]] | None = None,
+    encode_many: Callable[[Mapping[str, Any]], Iterable[CountedIds]] | None,
+    identity: Callable[[], str],
+    cache: TableCache,
 ) -> tuple[Dataset, int, np.ndarray]:
-    """Encode examples into ids and labels; `texts` encodes a whole batch of plain texts at once.
+    """Encode examples into ids and labels; `encode_many` encodes a whole batch at once.
+
+    `identity` says all that the ids of an example depend on besides it.
 
     Returns: The examples in which a token counts, the number truncated, and the index of each.
     """
     features = dict(examples.features)
 
-    def encode_batch(batch: dict[str, list[Any]], numbers: Sequence[int]) -> Iterable[CountedIds]:
-        if texts is not None:
-            return texts(batch)
+    def encode_batch(batch: Batch, numbers: Sequence[int]) -> Iterable[CountedIds]:
+        if encode_many is not None:
+            return encode_many(batch)
         return (
             encode(number, dict(zip(batch, values, strict=True)))
             for number, *values in zip(numbers, *batch.values(), strict=True)
@@ -262,24 +304,23 @@ def _encode(
             which = describe_examples([number], where)
             raise DataError(f"In {which} of {where}: {error}") from error
 
-    def tokenize(batch: dict[str, list[Any]], numbers: Sequence[int]) -> dict[str, list[Any]]:
-        made: dict[str, list[Any]] = {"input_ids": [], "labels": [], "is_cut": [], "counts": []}
-        for example in encode_batch(batch, numbers):
-            is_cut = max_length is not None and len(example.ids) > max_length
+    def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
+        made: Batch = {"input_ids": [], "labels": [], "number": []}
+        cut = 0
+        for number, example in zip(numbers, encode_batch(batch, numbers), strict=True):
+            cut += max_length is not None and len(example.ids) > max_length
             ids, counted = example.ids[:max_length], example.counted[:max_length]
+            if not any(counted[1:]):  # the first token is never predicted
+                continue
             labels = [i if c else NOT_COUNTED for i, c in zip(ids, counted, strict=True)]
-            row = (ids, labels, is_cut, any(counted[1:]))  # the first token is never predicted
-            for column, value in zip(made.values(), row, strict=True):
+            for column, value in zip(made.values(), (ids, labels, number), strict=True):
                 column.append(value)
-        return made
+        return made, (cut,)
 
-    flags = {"is_cut": Value("bool"), "counts": Value("bool")}
-    made = map_in_processes(examples, tokenize, {"input_ids": IDS, "labels": IDS, **flags})
-    kept, cut = np.flatnonzero(made["counts"][:]), sum(made["is_cut"][:])
-    made = made.remove_columns(list(flags))
-    if len(kept) < len(made):
-        made = in_memory_dataset(made.with_format("arrow")[kept.tolist()], made.features)
-    return made, cut, kept
+    columns = {"input_ids": IDS, "labels": IDS, "number": Value("int64")}
+    made, (cut,) = map_examples(examples, tokenize, columns, identity, cache)
+    kept = made.data.column("number").to_numpy()
+    return made.remove_columns("number"), cut, kept
 
 
 def stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -15,9 +15,11 @@ from lorakit.data.text_formats import (
     ALPACA,
     CountedIds,
     Layout,
+    completions_ids,
     example_encoder,
     require_end_token,
     text_columns,
+    texts_ids,
 )
 from lorakit.data.tokenize_examples import require_texts
 from lorakit.errors import ConfigError
@@ -74,6 +76,25 @@ def layout_encoder(
     if layout.name in ("prompt_completion", "alpaca") and counts_prompts:
         return lambda example: CountedIds(ids := encode(example).ids, [True] * len(ids))
     return encode
+
+
+def batch_encoder(
+    layout: Layout, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[Mapping[str, Any]], list[CountedIds]] | None:
+    """Return the function that encodes the columns of many examples at once.
+
+    It gives what `layout_encoder` gives one by one, in less time. Conversations and instructions
+    have none.
+    """
+    data = layout.data
+    if layout.name == "text":
+        return lambda batch: texts_ids(tokenizer, batch[data.text])
+    if layout.name != "prompt_completion" or layout.conversation:
+        return None
+    counts_prompts = recipe.training.get("completion_only_loss") is False
+    return lambda batch: completions_ids(
+        tokenizer, batch[data.prompt], batch[data.completion], counts_prompts=counts_prompts
+    )
 
 
 def _require_one_count(recipe: Recipe, counts_all: bool, counts_prompts: bool) -> None:

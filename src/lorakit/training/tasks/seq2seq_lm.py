@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,8 @@ from lorakit.analysis.example_scores import scores_of_texts
 from lorakit.analysis.metrics import ROUGE_NAMES, rouge_metrics
 from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data import require_columns, unused_note
+from lorakit.data.chunks import Batch
+from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
@@ -30,7 +32,7 @@ from lorakit.data.tokenize_examples import (
     require_texts,
     tokenize_texts,
 )
-from lorakit.data.tokenizers import batch_columns, decode, pad_id, with_end
+from lorakit.data.tokenizers import batch_columns, decode, pad_id, tokenizer_digest, with_end
 from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
@@ -95,16 +97,20 @@ class Seq2SeqLM(Task):
         notes = self.fresh_notes(recipe, model)
         columns = self.columns(recipe)
         notes += unused_note(splits.train, columns.values())
+        cache = TableCache.of(data)
         for examples, kind, where in splits.with_places(data):
             require_columns(examples, columns, where)
             require_texts(examples, columns, where)
-            encoded[kind], cuts[kind], cut_targets = _encode(examples, data, tokenizer, max_length)
+            encoded[kind], cuts[kind], cut_targets = _encode(
+                examples, data, tokenizer, max_length, cache
+            )
             notes += cut_note(cuts[kind], len(examples), max_length, kind)
             if cut_targets:
                 notes.append(
                     f"{cut_targets} of {len(examples)} {kind} targets were cut to "
                     f"{data.max_target_length} tokens (data.max_target_length)."
                 )
+        notes += [note for note in cache.notes if note not in splits.notes]
         settings = self.settings(
             recipe,
             model,
@@ -184,24 +190,33 @@ class Seq2SeqLM(Task):
 
 
 def _encode(
-    examples: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+    examples: Dataset,
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    cache: TableCache,
 ) -> tuple[Dataset, int, int]:
     """Tokenize sources and targets; also returns how many of each were truncated."""
-    cuts: list[int] = []
-    target_cuts: list[int] = []
 
-    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int, int]]:
         sources = [data.source_prefix + text for text in batch[data.source]]
         columns, cut = tokenize_texts(tokenizer, sources, None, max_length)
         targets = batch_columns(tokenizer, text_target=batch[data.target], verbose=False)
         whole = [with_end(tokenizer, ids) for ids in targets["input_ids"]]
-        cuts.append(cut)
-        target_cuts.append(sum(len(ids) > data.max_target_length for ids in whole))
-        return columns | {"labels": [ids[: data.max_target_length] for ids in whole]}
+        cut_targets = sum(len(ids) > data.max_target_length for ids in whole)
+        labels = [ids[: data.max_target_length] for ids in whole]
+        return columns | {"labels": labels}, (cut, cut_targets)
 
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
-    made = map_examples(examples, tokenize, features)
-    return made, sum(cuts), sum(target_cuts)
+    names = [data.source, data.target]
+    rules = (names, data.source_prefix, max_length, data.max_target_length)
+
+    def identity() -> str:
+        return repr((rules, tokenizer_digest(tokenizer)))
+
+    texts = examples.select_columns(list(dict.fromkeys(names)))
+    made, (cut, cut_targets) = map_examples(texts, tokenize, features, identity, cache)
+    return made, cut, cut_targets
 
 
 def _rouge(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalPrediction], dict[str, float]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from datasets import Dataset
 from torch import Tensor
 from transformers import (
@@ -20,6 +22,8 @@ from transformers import (
 from lorakit.analysis.metrics import first_output
 from lorakit.config import REGRESSION, SINGLE_LABEL, TaskType
 from lorakit.data import Place, require_columns, unused_note
+from lorakit.data.chunks import Batch
+from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
@@ -29,6 +33,7 @@ from lorakit.data.tokenize_examples import (
     require_texts,
     tokenize_texts,
 )
+from lorakit.data.tokenizers import tokenizer_digest
 from lorakit.errors import ConfigError
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.losses.example_losses import ExampleLoss
@@ -149,14 +154,20 @@ class TextTask(Task):
         notes = self.fresh_notes(recipe, model)
         notes += self.target_notes(targets["training"], names, data.label)
         notes += unused_note(splits.train, _columns(data).values())
+        cache = TableCache.of(data)
         for examples, kind, where in parts:
             self.check_targets(targets[kind], targets["training"], learnt, data.label, where)
-            given = {"labels": self.encode_targets(targets[kind], names)}
-            feature = self.target_feature(names)
             encoded[kind], cuts[kind] = _encode(
-                examples, given, feature, data, tokenizer, max_length
+                examples,
+                self.encode_targets(targets[kind], names),
+                self.target_feature(names),
+                data,
+                tokenizer,
+                max_length,
+                cache,
             )
             notes += cut_note(cuts[kind], len(examples), max_length, kind)
+        notes += [note for note in cache.notes if note not in splits.notes]
         pair = data.text_pair is not None
         kind = None if self.problem_type == SINGLE_LABEL else self.problem_type
         settings = self.settings(
@@ -244,23 +255,30 @@ def _columns(data: DataConfig) -> dict[str, str]:
 
 def _encode(
     examples: Dataset,
-    given: dict[str, list[Any]],
+    targets: list[Any],
     feature: Any,
     data: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    cache: TableCache,
 ) -> tuple[Dataset, int]:
-    """Tokenize texts; `given` has their encoded targets under "labels"."""
-    given = {"text": examples[data.text][:], **given}
-    if data.text_pair:
-        given["pair"] = examples[data.text_pair][:]
-    cuts: list[int] = []
-
-    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        columns, cut = tokenize_texts(tokenizer, batch["text"], batch.get("pair"), max_length)
-        cuts.append(cut)
-        return columns | {"labels": batch["labels"]}
-
+    """Tokenize texts beside their encoded targets; also returns how many were truncated."""
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
     features = {column: IDS for column in first} | {"labels": feature}
-    return map_examples(Dataset.from_dict(given), tokenize, features), sum(cuts)
+
+    def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
+        pairs = batch[data.text_pair] if data.text_pair else None
+        columns, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
+        return columns | {"labels": [targets[number] for number in numbers]}, (cut,)
+
+    names = [data.text, *([data.text_pair] if data.text_pair else [])]
+
+    def identity() -> str:
+        numbers = np.array(targets)
+        digest = hashlib.sha256(numbers.tobytes()).hexdigest()
+        kind = (feature, numbers.dtype, numbers.shape)
+        return repr((names, max_length, kind, digest, tokenizer_digest(tokenizer)))
+
+    texts = examples.select_columns(list(dict.fromkeys(names)))
+    made, (cut,) = map_examples(texts, tokenize, features, identity, cache)
+    return made, cut

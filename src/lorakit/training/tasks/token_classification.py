@@ -20,7 +20,9 @@ from lorakit.analysis.metric_text import classification_metric_names, is_entity_
 from lorakit.analysis.metrics import first_output, token_metrics
 from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data import Place, describe_examples, is_missing, require_columns, unused_note
+from lorakit.data.chunks import Batch
 from lorakit.data.labels import class_name, label_notes, require_distinct, require_seen, sort_labels
+from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
@@ -28,7 +30,7 @@ from lorakit.data.tokenize_examples import (
     map_examples,
     readable,
 )
-from lorakit.data.tokenizers import word_columns
+from lorakit.data.tokenizers import tokenizer_digest, word_columns
 from lorakit.errors import ConfigError, DataError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import resolve_max_length
@@ -129,14 +131,16 @@ class TokenClassification(Task):
         notes = self.fresh_notes(recipe, model)
         notes += label_notes(labels or (), data.tags)
         notes += unused_note(splits.train, _columns(data).values())
+        cache = TableCache.of(data)
         for examples, kind, where in parts:
             require_seen(seen, tags[kind], data.tags, where)
             made, cuts[kind] = _encode(
-                examples, tags[kind], data, tokenizer, labels or (), max_length
+                examples, tags[kind], data, tokenizer, labels or (), max_length, cache
             )
             _require_counted(made, where, max_length)
             encoded[kind] = made
             notes += cut_note(cuts[kind], len(examples), max_length, kind)
+        notes += [note for note in cache.notes if note not in splits.notes]
         settings = self.settings(recipe, model, max_length=max_length)
         return Encoded(
             *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
@@ -292,38 +296,39 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[str],
     max_length: int,
+    cache: TableCache,
 ) -> tuple[Dataset, int]:
     """Tokenize the words and put each word's tag on its first token.
 
     Returns: The encoded examples, and how many lost words to truncation.
     """
     ids = {label: index for index, label in enumerate(labels)}
-    numbered = Dataset.from_dict(
-        {
-            "words": examples[data.tokens][:],
-            "tags": [[ids[tag] for tag in example_tags] for example_tags in tags],
-        }
-    )
-    cuts: list[int] = []
 
-    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        made, word_of = word_columns(tokenizer, batch["words"], max_length)
-        all_targets = []
-        for words, word_tags in zip(word_of, batch["tags"], strict=True):
+    def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
+        made, word_of = word_columns(tokenizer, batch[data.tokens], max_length)
+        all_targets, cut = [], 0
+        for words, number in zip(word_of, numbers, strict=True):
             before = [None, *words[:-1]]
+            word_tags = tags[number]
             all_targets.append(
                 [
-                    NOT_COUNTED if word is None or word == previous else word_tags[word]
+                    NOT_COUNTED if word is None or word == previous else ids[word_tags[word]]
                     for word, previous in zip(words, before, strict=True)
                 ]
             )
             last = max((word for word in words if word is not None), default=-1)
             is_full = len(words) >= max_length - 2
-            cuts.append(int(is_full and last + 1 < len(word_tags)))
-        return {**made, "labels": all_targets}
+            cut += int(is_full and last + 1 < len(word_tags))
+        return {**made, "labels": all_targets}, (cut,)
 
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
-    return map_examples(numbered, tokenize, features), sum(cuts)
+
+    def identity() -> str:
+        return repr((data.tokens, data.tags, max_length, labels, tokenizer_digest(tokenizer)))
+
+    words = examples.select_columns([data.tokens, data.tags])
+    made, (cut,) = map_examples(words, tokenize, features, identity, cache)
+    return made, cut
 
 
 def _words_with_tokens(

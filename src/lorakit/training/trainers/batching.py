@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
@@ -16,11 +17,13 @@ from lorakit.data.like_length import (
     token_lengths,
 )
 from lorakit.data.mixture import Mixture, MixtureSampler
+from lorakit.data.stream import EncodedStream
 from lorakit.distributed.processes import process_count
+from lorakit.errors import ConfigError
 from lorakit.training.throughput import Throughput, ThroughputMeter
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader, Sampler
+    from torch.utils.data import Sampler
     from transformers import TrainingArguments
 
     _Base = Trainer
@@ -40,6 +43,8 @@ class BatchingMixin(_Base):
 
     mixture: Mixture | None = None
     """How often an epoch has each training example; None is once."""
+    stream: EncodedStream | None = None
+    """The examples to train on where they are read when needed, instead of `train_dataset`."""
     throughput: Throughput | None = None
     """The throughput of the finished training."""
 
@@ -50,6 +55,24 @@ class BatchingMixin(_Base):
         self.meter = ThroughputMeter(has_targets=has_targets, device=self.args.device)
 
     # ---- order ----
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return batches for training."""
+        if self.stream is None:
+            return super().get_train_dataloader()
+        if process_count() > 1:
+            raise ConfigError(
+                f"A stream is read by one process: got data.streaming=true in {process_count()} "
+                "processes, expected one. Leave it out, or train in one process."
+            )
+        self.accelerator.dataloader_config.dispatch_batches = False  # one process needs no copies
+        batches = DataLoader(
+            self.stream,
+            batch_size=self.args.train_batch_size,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(batches)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset

@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from lorakit.cli.views import progress
-from lorakit.cli.views.progress import TrainingProgress
+from lorakit.cli.views.progress import TrainingProgress, showing_data_progress
 from lorakit.config import TaskType
+from lorakit.data.progress import report_progress
 
 
 def step(number, *, logged=True, loss=1.25):
@@ -62,3 +63,29 @@ def test_on_a_terminal_there_is_one_bar_that_fits(width, monkeypatch):
     assert "after epoch 2: loss 0.5" in text
     assert width < 80 or "loss 1.2500" in text
     assert "step 2/20" not in text
+
+
+def test_work_on_large_data_is_shown_on_stderr(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with showing_data_progress():
+        for done in (0, 1000, 2000):
+            report_progress("Reading a.csv", done, 2000, "bytes")
+        report_progress("Tokenizing", 5000, 10_000)
+    report_progress("Tokenizing", 10_000, 10_000)
+
+    assert capsys.readouterr() == (
+        "",
+        "0 of 2,000 bytes (Reading a.csv)\n1,000 of 2,000 bytes (Reading a.csv)\n"
+        "2,000 of 2,000 bytes (Reading a.csv)\n5,000 of 10,000 examples (Tokenizing)\n",
+    )
+
+
+def test_work_on_large_data_has_a_bar_on_a_terminal(monkeypatch):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "console", lambda stderr: screen)
+    with showing_data_progress():
+        for done in (0, 10_000):
+            report_progress("Tokenizing", done, 10_000)
+
+    shown = screen.file.getvalue()
+    assert "10000/10000" in shown and "examples (Tokenizing)" in shown

@@ -64,3 +64,21 @@ def test_more_than_the_last_turn_cannot_count_with_it(prepare, tiny_llama_dir, c
         f"training.{key}=false, which counts more than the last turn, expected one of them. Leave "
         "the other out."
     )
+
+
+@pytest.mark.parametrize("counts_prompts", [False, True])
+def test_a_batch_is_encoded_as_its_examples_are(prepare, tiny_llama_dir, jsonl, counts_prompts):
+    from lorakit.data.text_formats import find_layout
+    from lorakit.training.tasks.language_layouts import batch_encoder, layout_encoder
+
+    examples = [{"prompt": f"the {word}", "completion": f" is {word}"} for word in ("sky", "cat")]
+    training = {} if not counts_prompts else {"completion_only_loss": False}
+    made = prepare(TASK, tiny_llama_dir, jsonl(examples * 6), training=training)
+    layout = find_layout(made.splits.train, made.recipe.data, "the examples")
+    one = layout_encoder(layout, made.recipe, made.tokenizer)
+    many = batch_encoder(layout, made.recipe, made.tokenizer)
+
+    assert many(made.splits.train[:]) == [one(example) for example in made.splits.train]
+    chats = prepare(TASK, tiny_llama_dir, jsonl([{"messages": TALK}] * 10, "chats.jsonl"))
+    talks = find_layout(chats.splits.train, chats.recipe.data, "the examples")
+    assert batch_encoder(talks, chats.recipe, chats.tokenizer) is None
