@@ -35,7 +35,7 @@ CLASSES, TEXTS = "classify", "generate"
 """What is measured."""
 LABELS = ("business", "science", "sports", "world")
 SHAPE = "llama-4m"
-TEXT_COUNT, PROMPT_COUNT = 10_000, 200
+TEXT_COUNT, PROMPT_COUNT = 400, 64
 NEW_TOKENS = 32
 _BATCHES = (1, 8, 32, 128)
 _WORDS = (4, 120)
@@ -78,8 +78,8 @@ def measure(
 def texts_setting(texts: int) -> str:
     """Return what rows call a number of texts.
 
-    >>> texts_setting(10_000)
-    '10000 texts'
+    >>> texts_setting(400)
+    '400 texts'
     """
     return f"{texts} texts"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,11 @@ def require_agreement(recipes: Sequence[Recipe]) -> None:
         )
     if problems:
         raise ConfigError(f"Cannot train these runs together: {'; '.join(problems)}. {ADVICE}")
+
+
+def shared_keys_among(keys: Iterable[str]) -> list[str]:
+    """Return those of some recipe keys in which runs that train together must agree."""
+    return [key for key in keys if any(f"{key}.".startswith(f"{one}.") for one in _ALIKE)]
 
 
 def require_possible(setup: Setup, trainer: Trainer) -> None:
