@@ -202,7 +202,11 @@ def _store_of(
         model = shared_copy(base)
         with engine_of(model, clock.hooks) as engine:
             store = AdapterStore(
-                model, BASE, run_between_steps=engine.between_steps, folder=Path(folder)
+                model,
+                BASE,
+                run_between_steps=engine.between_steps,
+                visit=engine.visit,
+                folder=Path(folder),
             )
             try:
                 yield engine, store

@@ -31,6 +31,8 @@ from fixtures.preferences import prepare_preferences  # noqa: E402, F401
 from fixtures.runs import (  # noqa: E402, F401
     blank_loss_plots,
     done,
+    few_neutral_passages,
+    forked_commands,
     forked_workers,
     machines,
     python_of_forks,
@@ -59,6 +61,13 @@ LONG_FILES = (
 )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Look for examples in docstrings of the sources only, not of hundreds of test files."""
+    found = yield
+    return [each for each in found if type(each) is pytest.Module]
+
+
 def pytest_collection_modifyitems(items):
     """Put the tests of long files first."""
     tests = Path(__file__).parent
@@ -71,6 +80,19 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_server():
+    """Let computations of the studio be forks of the process from which programs are forks.
+
+    Python has one such server; whoever comes first starts it.
+    """
+    from forked import LIBRARIES
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lorakit.runs.warm_process._LIBRARIES", tuple(LIBRARIES))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

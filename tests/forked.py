@@ -22,7 +22,8 @@ from pathlib import Path
 TIMEOUT_S = 240
 LIBRARIES = [
     *("torch", "torch.distributed", "accelerate", "bitsandbytes", "datasets", "trl"),
-    *("transformers.trainer", "lorakit.training.run"),
+    *("transformers.trainer", "lorakit.training.run", "lorakit.studio.app"),
+    *("lorakit.planning.alternatives", "matplotlib.figure", "torch.utils.tensorboard"),
 ]
 
 LORAKIT = "from lorakit.__main__ import main; main()"
@@ -143,6 +144,9 @@ def become(
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})  # for what it starts in turn
     os.chdir(folder)
     sys.argv = words
+    if environment.get("PYTHONUNBUFFERED"):
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)
     try:
         yield
     finally:

@@ -1,9 +1,12 @@
 """A Python for what starts processes itself: each is a fork of one that has the libraries.
 
-Ray's workers and the processes of `accelerate launch` would import them for seconds otherwise.
+Ray's workers, the processes of `accelerate launch`, the studio and its commands would import them
+for seconds otherwise.
 """
 
+import fcntl
 import json
+import multiprocessing
 import os
 import runpy
 import select
@@ -19,25 +22,44 @@ from pathlib import Path
 from forked import become, fork_server
 
 # What is started asks the server for the fork, passes on its streams, waits for the end of the fork
-# and ends as it did. It imports little, so that it takes no time.
+# and ends as it did. It imports little, so that it takes no time. Processes of `multiprocessing`
+# have pipes too, which they know by their numbers.
 _PROGRAM = """#!{python} -SE
 import json, os, signal, socket, sys
 
-given = [[word for word in sys.argv[1:] if word != "-u"], os.getcwd(), dict(os.environ)]
+words = [word for word in sys.argv[1:] if word not in ("-u", "-B")]
+files = [0, 1, 2]
+if any("from multiprocessing." in word for word in words):
+    opened = [number for number in map(int, os.listdir("/proc/self/fd")) if number > 2]
+    files += [number for number in opened if os.path.exists(f"/proc/self/fd/{{number}}")]
+given = [words, os.getcwd(), dict(os.environ), files]
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
-socket.send_fds(connection, [b"."], [0, 1, 2])
+socket.send_fds(connection, [b"."], files)
 connection.sendall(json.dumps(given).encode() + b"\\n")
 answers = connection.makefile()
 pid = int(answers.readline())
-signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
-sys.exit(int(answers.readline() or 1))
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+status = int(answers.readline() or 1)
+if status < 0:
+    if -status in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
 """
+
+_MOST_FILES = 64
+_ABOVE = 500
+"""Files of a process have smaller numbers."""
 
 
 @contextmanager
 def forked_python() -> Iterator[str]:
-    """Yield the path of a program that runs FILE, `-m MODULE` or `-c CODE` as Python, by a fork."""
+    """Yield the path of a program that runs FILE, `-m MODULE` or `-c CODE` as Python, by a fork.
+
+    It is `sys.executable` of what it runs.
+    """
     folder = Path(tempfile.mkdtemp(prefix="lorakit-python-"))  # of a path that a socket may have
     program, address = folder / "python", str(folder / "address")
     program.write_text(_PROGRAM.format(python=sys.executable, address=address), encoding="utf-8")
@@ -45,7 +67,7 @@ def forked_python() -> Iterator[str]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
-        server = fork_server.Process(target=_serve, args=(listener,), daemon=True)
+        server = fork_server.Process(target=_serve, args=(listener, str(program)), daemon=True)
         server.start()
     yield str(program)
     server.kill()
@@ -53,7 +75,7 @@ def forked_python() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-def _serve(listener: socket.socket) -> None:
+def _serve(listener: socket.socket, program: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing remains of what has answered
     while True:
         connection, _ = listener.accept()
@@ -62,8 +84,8 @@ def _serve(listener: socket.socket) -> None:
         connection.close()
     listener.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _, (stdin, *streams), *_ = socket.recv_fds(connection, 1, 3)
-    words, folder, environment = json.loads(connection.makefile().readline())
+    _, files, *_ = socket.recv_fds(connection, 1, _MOST_FILES)
+    words, folder, environment, numbers = json.loads(connection.makefile().readline())
     pid = os.fork()
     if pid:
         with suppress(OSError):  # the program may be gone before it hears of its fork
@@ -77,8 +99,12 @@ def _serve(listener: socket.socket) -> None:
         return
     connection.close()
     os.setpgrp()  # Ray ends a worker by a signal to its group
-    os.dup2(stdin, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    streams = _renumber(files, numbers)
     sys.stdin = os.fdopen(0)  # that of a forked server is no stream
+    sys.executable = program
+    multiprocessing.set_executable(program)
+    multiprocessing.current_process().daemon = False  # it may start processes
     option = words.pop(0) if words[0].startswith("-") else ""
     with become(words, environment, folder, streams):
         if option == "-c":
@@ -89,3 +115,16 @@ def _serve(listener: socket.socket) -> None:
         else:
             sys.path.insert(0, str(Path(words[0]).parent))
             runpy.run_path(words[0], run_name="__main__")
+
+
+def _renumber(files: list[int], numbers: list[int]) -> list[int]:
+    """Give files the numbers that they had where they come from; return copies of the outputs."""
+    stdin, *outputs = [fcntl.fcntl(file, fcntl.F_DUPFD, _ABOVE) for file in files]
+    for file in files:
+        os.close(file)
+    os.dup2(stdin, 0)
+    os.close(stdin)
+    for copy, number in zip(outputs[2:], numbers[3:], strict=True):
+        os.dup2(copy, number)
+        os.close(copy)
+    return outputs[:2]

@@ -18,6 +18,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lorakit import train
@@ -78,7 +79,13 @@ class StudioProcess:
         return self.log.read_text()
 
     def kill(self, number=signal.SIGKILL):
-        self.process.send_signal(number)
+        """End the process that listens, which may be a fork that `process` waits for."""
+        (pid,) = {
+            each.pid
+            for each in psutil.net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN and each.laddr.port == self.port
+        }
+        os.kill(pid, number)
         self.process.wait(20)
 
 
@@ -90,8 +97,13 @@ def root(tmp_path):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def python(forked_commands):
+    """The studio, its commands and its runs are forks of a process that has the libraries."""
+
+
 @pytest.fixture
-def studio(root, tmp_path, hub, chromium):
+def studio(root, tmp_path, hub, python, chromium):
     """A studio that has started on `root`."""
     process = StudioProcess(root, tmp_path / "studio.log").start()
     yield process

@@ -12,6 +12,11 @@ FILMS = "".join(f"A {word} film number {n},{kind}\n" for n in range(10) for word
 
 
 @pytest.fixture
+def python():
+    """A Python that reads the address of the hub when it imports the library."""
+
+
+@pytest.fixture
 def hub(tiny_llama_dir, tmp_path, monkeypatch):
     """A hub with one model, and an empty cache; yields the paths that it was asked for."""
     with serving_hub("some-org/tiny", tiny_llama_dir) as (address, asked):

@@ -19,13 +19,18 @@ def waiting_for(condition, what):
     return found
 
 
-def started(root, tiny_llama_dir, prompt_jsonl, steps):
+def started(root, tiny_llama_dir, prompt_jsonl, steps, save_steps):
     values = {
         "model": str(tiny_llama_dir),
         "task": "CAUSAL_LM",
         "data": {"train": str(prompt_jsonl), "validation_fraction": 0.25},
         "lora": {"r": 2, "target_modules": ["q_proj"]},
-        "training": {"max_steps": steps, "save_steps": 5, "logging_steps": 1, "use_cpu": True},
+        "training": {
+            "max_steps": steps,
+            "save_steps": save_steps,
+            "logging_steps": 1,
+            "use_cpu": True,
+        },
         "output": "unused",
     }
     return RunQueue(root).add_training(json.dumps(values), "tiny", about={"task": "CAUSAL_LM"})
@@ -34,7 +39,7 @@ def started(root, tiny_llama_dir, prompt_jsonl, steps):
 def test_a_run_outlives_the_studio_and_its_page_comes_back(
     studio, page, root, tiny_llama_dir, prompt_jsonl
 ):
-    job = started(root, tiny_llama_dir, prompt_jsonl, steps=400)
+    job = started(root, tiny_llama_dir, prompt_jsonl, steps=400, save_steps=100)
     page.goto(studio.link())
     page.locator(".badge-running").wait_for()
     log = root / "tiny" / "metrics.jsonl"
@@ -55,7 +60,7 @@ def test_a_run_outlives_the_studio_and_its_page_comes_back(
 def test_a_killed_run_is_shown_as_interrupted_and_resumes(
     studio, page, root, tiny_llama_dir, prompt_jsonl
 ):
-    job = started(root, tiny_llama_dir, prompt_jsonl, steps=200)
+    job = started(root, tiny_llama_dir, prompt_jsonl, steps=200, save_steps=20)
     page.goto(studio.link())
     waiting_for(lambda: list(root.glob("tiny/checkpoint-*/manifest.json")), job.log_file.read_text)
     os.kill(lock_holder(root / "tiny")["pid"], signal.SIGKILL)

@@ -12,6 +12,7 @@ from benchmarks import (
     busy_machine,
     decode_4bit,
     latency,
+    predict,
     preferences,
     qlora,
     serving,
@@ -56,10 +57,20 @@ def test_a_step_is_measured_against_all_its_peers(tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # TRL
 @pytest.mark.parametrize(
     "benchmark",
-    [bracketing, busy_machine, decode_4bit, latency, preferences, qlora, serving, thin_products],
+    [
+        bracketing,
+        busy_machine,
+        decode_4bit,
+        latency,
+        predict,
+        preferences,
+        qlora,
+        serving,
+        thin_products,
+    ],
 )
-def test_others_run(benchmark, tmp_path, monkeypatch, python_of_forks):
-    monkeypatch.setattr(sys, "executable", python_of_forks)  # for those that start processes
+@pytest.mark.usefixtures("forked_commands")  # for those that start processes
+def test_others_run(benchmark, tmp_path):
     rows = benchmark.main(["--quick", "--rounds", "1", "--output", str(tmp_path)])
     name = benchmark.__name__.rpartition(".")[2]
     assert rows

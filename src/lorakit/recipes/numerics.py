@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def _processor_name() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
+@cache
 def package_version(package: str) -> str | None:
     """Return the version of an installed package, or None."""
     try:

@@ -90,6 +90,7 @@ class ServedModel:
             base.model,
             base_name,
             run_between_steps=between_steps,
+            visit=None if self.engine is None else self.engine.visit,
             folder=places.folder,
             named=places.named,
             root=places.root,

@@ -1,17 +1,13 @@
 """A plan made in a separate process."""
 
 import subprocess
-import sys
 
 import pytest
 
 from lorakit.planning import plan
 from lorakit.planning import separate_process as apart
 
-
-@pytest.fixture(autouse=True)
-def _processes_are_forks(monkeypatch, python_of_forks):
-    monkeypatch.setattr(sys, "executable", python_of_forks)
+pytestmark = pytest.mark.usefixtures("forked_commands")
 
 
 def test_a_plan_made_apart_is_the_same(recipe, monkeypatch):

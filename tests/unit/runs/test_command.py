@@ -15,7 +15,7 @@ def root(adapter_folder, tmp_path):
     return tmp_path
 
 
-def test_a_command_names_what_it_wrote(root):
+def test_a_command_names_what_it_wrote(root, forked_commands):
     command = Command(root, "Convert", ["convert", "german", "made/portable", "--to", "portable"])
     assert command.line == "lorakit convert german made/portable --to portable"
     command.wait(120)
@@ -25,7 +25,7 @@ def test_a_command_names_what_it_wrote(root):
     assert command.seconds > 0
 
 
-def test_an_error_is_the_command_lines_sentence(root):
+def test_an_error_is_the_command_lines_sentence(root, forked_commands):
     command = Command(root, "Convert", ["convert", "german", "german"])
     command.wait(120)
     assert command.problem == (

@@ -54,11 +54,14 @@ class KnownTerms:
     Attributes:
         table: The terms described to the compiled kernels.
         prepared: What the last batch needed of the layer, for batches with the same rows.
+        prepared_before: What the batch with other rows before needed: reading prompts and decoding
+            take turns.
     """
 
     def __init__(self) -> None:
         self.table = TermTable()
         self.prepared: Any = None
+        self.prepared_before: Any = None
         self._known: dict[str, KnownTerm] = {}
         self._exchanges = -1
         self._current: dict[str, KnownTerm] = {}

@@ -38,7 +38,13 @@ class BatchCache(Cache):
         starts: The first column of each row.
     """
 
-    def __init__(self, like: Sequence[KeysValues | None], budget_bytes: int, most_rows: int):
+    def __init__(
+        self,
+        like: Sequence[KeysValues | None],
+        budget_bytes: int,
+        most_rows: int,
+        visiting_rows: int = 0,
+    ):
         """Create an empty cache.
 
         Args:
@@ -46,9 +52,11 @@ class BatchCache(Cache):
                 None for a layer that uses those of another layer.
             budget_bytes: What all layers may take together.
             most_rows: Rows at most.
+            visiting_rows: Rows that may join for one step besides, where the memory has place.
         """
         super().__init__(layers=[_BatchLayer(self, each) for each in like])
         self._most_rows = most_rows
+        self._visiting_rows = visiting_rows
         self._budget_columns = budget_bytes // max(self.column_bytes, 1)
         self._capacity = (0, 0)  # rows, columns
         first = next(each[0] for each in like if each is not None)
@@ -84,6 +92,11 @@ class BatchCache(Cache):
             return columns < self._budget_columns
         spare = columns // 8 + 2
         return rows <= self._most_rows and rows * (columns + spare) <= self._budget_columns
+
+    def can_be_visited(self) -> bool:
+        """Return whether the visiting rows, of one token each, fit into the buffers as they are."""
+        rows = len(self.starts) + self._visiting_rows
+        return rows <= self._capacity[0] and 0 < self.end < self._capacity[1]
 
     # ---- what a step needs ----
 
@@ -154,7 +167,7 @@ class BatchCache(Cache):
     def _lay_out(self, rows: int, columns: int, end: int) -> None:
         """Give the buffers place for these rows and columns; those in use end at a column."""
         spare = max(_SPARE_COLUMNS, columns // 4)
-        row_capacity = min(self._most_rows, 1 << (rows - 1).bit_length())
+        row_capacity = min(self._most_rows, 1 << (rows - 1).bit_length()) + self._visiting_rows
         if row_capacity * (columns + spare) > self._budget_columns:
             row_capacity = rows
         most = max(self._budget_columns // row_capacity, columns)

@@ -21,6 +21,7 @@ from lorakit.ops.native import openmp
 from lorakit.serving.engine.request import Answer, RequestHandle
 from lorakit.serving.engine.settings import EngineHooks, EngineSettings, EngineStats
 from lorakit.serving.engine.steps import Steps
+from lorakit.serving.engine.visits import Visit, VisitOutput
 from lorakit.serving.requests import Deliver, Event, GenerationRequest, NewText
 
 _log = logging.getLogger(__name__)
@@ -182,6 +183,32 @@ class Engine:
                 self._changed.notify()
         return future
 
+    def visit(self, adapter: str, token: int, enter: Callable[[], None]) -> Future[VisitOutput]:
+        """Let an adapter take part in one step, in rows that belong to no request.
+
+        Args:
+            adapter: Its name in the model.
+            token: What its row reads, and those of the base beside it.
+            enter: Puts it into the model, as `between_steps` would run it.
+
+        The future raises what `enter` raises or the model raises for these rows, which then
+        concerns no request, and
+            EngineStoppedError: The engine is stopping, or has failed.
+        """
+        visit = Visit(adapter, token)
+
+        def begin() -> None:
+            enter()
+            self._steps.visits.append(visit)
+
+        def pass_on(begun: Future[None]) -> None:
+            error = begun.exception()
+            if error is not None:
+                visit.fail(error)
+
+        self.between_steps(begin).add_done_callback(pass_on)
+        return visit.result
+
     # ---- the thread ----
 
     def _run(self) -> None:
@@ -201,7 +228,7 @@ class Engine:
         Returns: Whether a step shall follow.
         """
         with self._changed:
-            while not (self._has_news() or self._steps.waiting or self._steps.running):
+            while not (self._has_news() or self._steps.has_work):
                 if self._is_stopping:
                     return False
                 openmp.end_waiting_threads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from lorakit.serving.engine.runner import ModelRunner, cache_of, keys_values
 from lorakit.serving.engine.sampling import Sampler
 from lorakit.serving.engine.scheduler import Scheduler
 from lorakit.serving.engine.settings import EngineHooks, EngineSettings, EngineStats
+from lorakit.serving.engine.visits import VISITING_ROWS, Visit
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +35,9 @@ class Steps:
     def __init__(self, model: PreTrainedModel, settings: EngineSettings, hooks: EngineHooks):
         self.runner = ModelRunner(model)
         like = self.runner.one_token()
-        self.cache = BatchCache(like, settings.kv_bytes, settings.max_batch_rows)
+        self.cache = BatchCache(like, settings.kv_bytes, settings.max_batch_rows, VISITING_ROWS)
+        self.visits: deque[Visit] = deque()
+        self._first_token = like
         self.prefixes = PrefixCache(like, settings.prefix_cache_bytes)
         if settings.prefix_cache_bytes and not self.prefixes.is_possible:
             _log.warning(
@@ -62,6 +66,11 @@ class Steps:
         """Requests that are read or decoded."""
         reading = self._reading
         return len(self._scheduler.running) + (len(reading.answers) if reading else 0)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self._scheduler.waiting or self.running or self.visits)
 
     def stats(self, arrived: int = 0) -> EngineStats:
         """Return the state of this moment; any thread may ask.
@@ -96,6 +105,8 @@ class Steps:
         for answer in [*self._scheduler.waiting, *reading, *self._scheduler.running]:
             answer.fail(error)
         self._drop_finished()
+        while self.visits:
+            self.visits.popleft().fail(error)
 
     # ---- a step ----
 
@@ -105,8 +116,11 @@ class Steps:
             self._admit()
         if self._reading is not None:
             self._read(self._reading)
+        visit = None
         if self._scheduler.running:
-            self._decode()
+            visit = self._decode(may_be_visited=True)
+        if visit is None and self.visits:
+            self.visits.popleft().run_alone(self.runner, self._first_token)
 
     def _admit(self) -> None:
         group = self._scheduler.admit(self.cache.fits, self._has_prefix)
@@ -163,30 +177,55 @@ class Steps:
         running.append(answer)
         self._sampler = None
 
-    def _decode(self) -> None:
+    def _decode(self, *, may_be_visited: bool) -> Visit | None:
+        """Decode a token of each running answer; return the visit that took part."""
         while not self.cache.has_room():
             self._preempt_youngest()
+        visit = None
+        if may_be_visited and self.visits and self.cache.can_be_visited():
+            visit = self.visits.popleft()
         began = time.perf_counter()
         running = self._scheduler.running
         if self._sampler is None:
             self._sampler = Sampler(running, self.runner.device)
-        last = torch.tensor([[answer.tokens[-1]] for answer in running], device=self.runner.device)
+        rows = len(running)
+        last = [[answer.tokens[-1]] for answer in running]
         names = [answer.request.adapter for answer in running]
+        if visit is not None:
+            last += [[visit.token]] * len(visit.names)
+            names += visit.names
+            for _ in visit.names:
+                self.cache.join(self._first_token, 1)
+        ids = torch.tensor(last, device=self.runner.device)
         mask, positions = self.cache.attention_mask(), self.cache.position_ids()
         try:
-            logits = self.runner.forward(last, self.cache, names, mask, positions)
+            logits = self.runner.forward(ids, self.cache, names, mask, positions)
         except Exception as error:
+            if visit is not None:  # nothing was taken yet, so the others just begin again
+                self.runner.close()
+                self._say_goodbye(rows)
+                visit.fail(error)
+                self._decode(may_be_visited=False)
+                return visit
             answers = list(running)
             self._leave_all()
             self._retry_alone(answers, error)
-            return
+            return None
         self.cache.advance()
-        rows = len(running)
-        self._take_tokens(running, self._sampler, logits)
+        if visit is not None:
+            visit.finish(logits[rows:], self.cache.row(len(names) - 1))
+            self._say_goodbye(rows)
+        self._take_tokens(running, self._sampler, logits[:rows])
         self._drop_finished()
         self._counted["steps"] += 1
         self._counted["decoded_tokens"] += rows
         self._hooks.step(rows, time.perf_counter() - began)
+        return visit
+
+    def _say_goodbye(self, rows: int) -> None:
+        """Take the rows of a visit, which follow those of the answers, out of the batch."""
+        while len(self.cache.starts) > rows:
+            self.cache.leave(len(self.cache.starts) - 1)
 
     def _take_tokens(self, answers: Sequence[Answer], sampler: Sampler, logits: Tensor) -> None:
         try:

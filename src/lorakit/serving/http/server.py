@@ -16,13 +16,17 @@ import uvicorn
 
 from lorakit.errors import ConfigError, LorakitError
 from lorakit.serving.http.app import build_app
+from lorakit.serving.http.connections import MOST_REFUSED, LimitedConnection
 from lorakit.serving.http.context import Context
 from lorakit.serving.http.keys import ApiKeys
 from lorakit.serving.service import Overview, Service
 
 _log = logging.getLogger(__name__)
 
-_BACKLOG = 2048
+_BACKLOG = 1024
+"""Connections that may wait to be accepted; so many may be accepted at once before any of them is
+refused, so they need open files besides."""
+
 _POLL_S = 0.05
 _KEPT_FILES = 256
 """Open files that are not connections."""
@@ -106,15 +110,16 @@ class Server:
         self.context = context
         self._socket = listening
         self.url = url_of(listening)
-        wanted = context.limits.connections
+        connections, backlog = _room_for_connections(context.limits.connections)
         config = uvicorn.Config(
             build_app(context),
             access_log=False,
             log_config=None,
             lifespan="on",
             loop="asyncio",
-            limit_concurrency=min(wanted, _allowed_connections(wanted)),
-            backlog=_BACKLOG,
+            http=LimitedConnection,  # type: ignore[arg-type]
+            limit_concurrency=connections,
+            backlog=backlog,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
             server_header=False,
@@ -204,18 +209,23 @@ def url_of(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _allowed_connections(wanted: int) -> int:
-    """Raise this process's limit of open files; return how many connections that allows."""
+def _room_for_connections(wanted: int) -> tuple[int, int]:
+    """Raise this process's limit of open files as far as needed and allowed.
+
+    Returns: How many connections that allows, at most those wanted, and how many may wait.
+    """
     try:
         import resource
     except ImportError:  # Windows has no such limit
-        return wanted
+        return wanted, _BACKLOG
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _KEPT_FILES
+    needed = wanted + _BACKLOG + MOST_REFUSED + _KEPT_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    is_free = soft == resource.RLIM_INFINITY
-    return wanted if is_free else max(soft - _KEPT_FILES, soft // 2)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted, _BACKLOG
+    backlog = min(_BACKLOG, max(soft // 8, 1))
+    return max(1, min(wanted, max(soft - backlog - MOST_REFUSED - _KEPT_FILES, soft // 4))), backlog

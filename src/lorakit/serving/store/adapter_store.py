@@ -15,11 +15,13 @@ from typing import Any
 from torch import nn
 
 from lorakit.errors import AdapterNameError, LorakitError
+from lorakit.serving.store.admission import Admission, Visit
 from lorakit.serving.store.allowed_paths import AllowedPaths
 from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.loader import Answer, Loader, stopping
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
 from lorakit.serving.store.placing import Placing
+from lorakit.serving.store.probe import Probe
 from lorakit.serving.store.trial import Trial
 from lorakit.serving.store.values import AdapterCounts, KnownAdapter, Lease, StoreSettings
 from lorakit.serving.store.watcher import Watcher
@@ -40,6 +42,7 @@ class AdapterStore:
         base: str,
         *,
         run_between_steps: Callable[[Callable[[], Any]], Future[Any]],
+        visit: Visit | None = None,
         folder: Path | None = None,
         named: Mapping[str, Path] | None = None,
         root: Path | None = None,
@@ -52,6 +55,7 @@ class AdapterStore:
             base: Name of the base alone, which no adapter may have.
             run_between_steps: Runs a function in the thread that owns the model, after those given
                 to it before, with no `adapter_rows` block open.
+            visit: Lets an adapter take part in one step of an engine; None if no engine runs.
             folder: A folder whose subfolders are adapters or run directories, named after them.
             named: Directories of further adapters, or of runs, by name.
             root: The directory below which all adapters that the server is asked to load must lie,
@@ -75,7 +79,13 @@ class AdapterStore:
             self._lock,
             self._catalogue,
             self._memory,
-            Trial(model, dtype, allow_noop=self._settings.allow_noop),
+            Trial(model, dtype),
+            Admission(
+                self._placing,
+                Probe(model, allow_noop=self._settings.allow_noop),
+                run_between_steps,
+                visit,
+            ),
             self._placing,
             run_between_steps,
             self._settings,

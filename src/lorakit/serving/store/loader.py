@@ -1,19 +1,20 @@
-"""Loading adapters: read, tried and finished in threads, then put in between two steps."""
+"""Loading adapters: read and compared in threads, then put in and probed by the model's thread."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from threading import Condition
 from typing import Any
 
 from lorakit.adapters import Adapter
-from lorakit.errors import AdapterMemoryError, AdapterStateError, LorakitError
-from lorakit.injection.detached import DetachedAdapter
+from lorakit.errors import AdapterFileError, AdapterMemoryError, AdapterStateError, LorakitError
 from lorakit.injection.state import valid_name
 from lorakit.ops.native import openmp
+from lorakit.serving.store.admission import Admission
 from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
 from lorakit.serving.store.placing import Placing
@@ -39,9 +40,9 @@ def stopping(name: str) -> AdapterStateError:
 class Loader:
     """Brings adapters into the model, one load for each entry of the catalogue.
 
-    A load reads the files, tries the adapter on a copy of the model, makes room in the memory, and
-    asks the model's thread to exchange finished objects. Only the last concerns the model, so its
-    answers wait for nothing else.
+    A load reads the files, compares the adapter with a copy of the model, asks the model's thread
+    to take in finished objects and to probe them, and makes room in the memory by taking others
+    out. Running answers wait only for objects that enter and leave.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Loader:
         catalogue: Catalogue,
         memory: AdapterMemory,
         trial: Trial,
+        admission: Admission,
         placing: Placing,
         run_between_steps: Callable[[Callable[[], Any]], Future[Any]],
         settings: StoreSettings,
@@ -62,8 +64,9 @@ class Loader:
             lock: Guards the catalogue and the memory; notified when memory may have become free.
             catalogue: The known adapters.
             memory: The versions that the model carries.
-            trial: Tries adapters.
-            placing: Exchanges adapters of the model.
+            trial: Compares adapters with the base.
+            admission: Lets them into the model.
+            placing: Takes them out.
             run_between_steps: As in `AdapterStore`.
             settings: As in `AdapterStore`.
             count: Counts "loads" and "evictions" by name; called with the lock.
@@ -74,12 +77,15 @@ class Loader:
         self._catalogue = catalogue
         self._memory = memory
         self._trial = trial
+        self._admission = admission
         self._placing = placing
         self._run_between_steps = run_between_steps
         self._settings = settings
         self._count = count
         self._finished = finished
         self._reader = Reader(lock, catalogue, allow_noop=settings.allow_noop)
+        self._admitting: set[Future[None]] = set()
+        self._is_stopped = False
         self._claimed: set[str] = set()
         """Content hashes that a load is bringing into the model."""
         self._threads = ThreadPoolExecutor(settings.loading_threads, "adapter-loader")
@@ -96,7 +102,12 @@ class Loader:
             raise stopping(entry.name) from None
 
     def stop(self) -> None:
-        """Begin no other load; those that run end by themselves."""
+        """Begin no other load; those that run end without waiting for the model's thread."""
+        with self._lock:
+            self._is_stopped = True
+            admitting = list(self._admitting)
+        for admitted in admitting:
+            admitted.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def pinned(self) -> set[str]:
@@ -140,29 +151,53 @@ class Loader:
             return True
 
     def _bring_in(self, entry: Entry, adapter: Adapter) -> None:
-        """Try an adapter and ask for its exchange; `_placed` ends the load."""
+        """Let an adapter in and ask for others to leave; `_placed` ends the load."""
         key, needed_bytes = self._key_and_bytes(entry)
         prefix = valid_name(entry.name)[:_NAME_CHARACTERS]
         carried_name = f"{prefix}-{key[:_HASH_CHARACTERS]}"
         version = CarriedVersion(entry.name, carried_name, key, needed_bytes)
         try:
-            tried = self._tried(entry, carried_name, adapter)
-            with self._lock:  # one block, so that exchanges are asked for as room was made
-                leaving = self._make_room(version)
-                placed = self._exchange(version, leaving, tried)
+            self._admit(entry, carried_name, adapter)
+            try:
+                with self._lock:  # one block, so that versions leave as room was made
+                    leaving = self._make_room(version)
+                    placed = self._take_out(version, leaving)
+            except Exception:
+                self._withdraw(version)
+                raise
         except Exception:
             with self._lock:
                 self._claimed.discard(key)
             raise
         placed.add_done_callback(partial(self._placed, entry, version, leaving))
 
-    def _tried(self, entry: Entry, carried_name: str, adapter: Adapter) -> DetachedAdapter:
+    def _admit(self, entry: Entry, carried_name: str, adapter: Adapter) -> None:
+        """Bring an adapter into the model, or raise why it must stay outside."""
         try:
-            return self._trial.pass_through(entry.name, carried_name, adapter)
+            candidate = self._trial.pass_through(entry.name, carried_name, adapter)
         except LorakitError as error:
-            with self._lock:
-                entry.failure, entry.is_final = error, True
+            self._remember(entry, error)
             raise
+        admitted = self._admission.admit(candidate)
+        with self._lock:
+            self._admitting.add(admitted)
+            is_stopped = self._is_stopped
+        try:
+            if is_stopped:
+                admitted.cancel()
+            admitted.result()
+        except CancelledError:
+            raise stopping(entry.name) from None
+        except AdapterFileError as error:
+            self._remember(entry, error)
+            raise
+        finally:
+            with self._lock:
+                self._admitting.discard(admitted)
+
+    def _remember(self, entry: Entry, error: LorakitError) -> None:
+        with self._lock:
+            entry.failure, entry.is_final = error, True
 
     def _make_room(self, version: CarriedVersion) -> list[CarriedVersion]:
         """Reserve room for a version, and return the versions that leave for it.
@@ -186,15 +221,22 @@ class Loader:
                     "again later, or raise the limit (--adapter-memory)."
                 )
 
-    def _exchange(
-        self, version: CarriedVersion, leaving: list[CarriedVersion], tried: DetachedAdapter
-    ) -> Future[Any]:
+    def _take_out(self, version: CarriedVersion, leaving: list[CarriedVersion]) -> Future[Any]:
+        """Take those that leave for a version out of the model."""
+        if not leaving:
+            done: Future[Any] = Future()
+            done.set_result(None)
+            return done
         names = [one.carried_name for one in leaving]
         try:
-            return self._run_between_steps(partial(self._placing.exchange, names, tried))
+            return self._run_between_steps(partial(self._placing.remove, names))
         except Exception:
             self._memory.undo_room(version.bytes, leaving)
             raise
+
+    def _withdraw(self, version: CarriedVersion) -> None:
+        with suppress(RuntimeError):  # an engine that has stopped serves nobody
+            self._run_between_steps(partial(self._placing.remove, [version.carried_name]))
 
     def _key_and_bytes(self, entry: Entry) -> tuple[str, int]:
         if entry.content_hash is None or entry.facts is None:
@@ -217,6 +259,8 @@ class Loader:
         error = placed.exception() if has_run else stopping(entry.name)
         if not isinstance(error, Exception | None):
             error = RuntimeError(str(error))
+        if error is not None:
+            self._withdraw(version)
         with self._lock:  # one block, so that nobody evicts what others wait for
             if error is None:
                 self._memory.add(version)

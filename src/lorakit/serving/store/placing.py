@@ -38,11 +38,10 @@ class Placing:
             remove_adapters(self._model, leaving)
             self.keep_base_alike()
 
-    def exchange(self, leaving: Sequence[str], entering: DetachedAdapter) -> None:
-        """Take versions out of the model, and put a tried one in.
+    def enter(self, entering: DetachedAdapter) -> None:
+        """Put a version that fits into the model.
 
         Raises:
             LorakitError: It cannot be attached; the model does not carry it.
         """
-        self.remove(leaving)
         attach_adapter(self._model, entering)

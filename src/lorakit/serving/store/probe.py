@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,29 @@ from lorakit.injection import Injection, adapter_rows
 from lorakit.injection.state import adapted_layers
 
 _TOKENS = 2
+_CLEAR = 1e-3
+"""Change of the outputs, relative to the largest, that is no rounding of one token in float32."""
 _NOISE = 4.0
 """Times the difference that two equal rows of one batch have, which kernels may cause."""
+
+
+class Outputs(Protocol):
+    """Outputs of two rows that have read the same token, as `VisitOutput` has them."""
+
+    @property
+    def base(self) -> Tensor:
+        """Without the adapter."""
+        ...
+
+    @property
+    def adapted(self) -> Tensor:
+        """With it."""
+        ...
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers of the adapted row are finite."""
+        ...
 
 
 class Probe:
@@ -30,6 +51,19 @@ class Probe:
         self._model = model
         self._allow_noop = allow_noop
         self._noise: float | None = None
+
+    def token_for(self, adapter: Adapter) -> int:
+        """Return a token to probe an adapter with, one that it trains if there is any."""
+        return self._tokens_for(adapter)[-1]
+
+    def is_passed(self, outputs: Outputs) -> bool:
+        """Return whether the outputs of one token leave no doubt that `check` passes."""
+        base, adapted = outputs.base, outputs.adapted
+        if not (outputs.is_finite and base.isfinite().all()):
+            return False
+        dtype: Any = self._model.dtype
+        clear = max(_CLEAR, 16 * torch.finfo(dtype).eps) * base.abs().max().item()
+        return self._allow_noop or _distance(base, adapted) > clear
 
     def check(self, name: str, carried_name: str, adapter: Adapter, injection: Injection) -> None:
         """Run the probe in the thread that owns the model.
@@ -77,8 +111,8 @@ class Probe:
                 "Train it further, or allow adapters that do nothing (--allow-noop)."
             )
 
-    def _input_ids(self, adapter: Adapter) -> Tensor:
-        """Return the same few tokens in two rows, (2, tokens): some of the trained ones too."""
+    def _tokens_for(self, adapter: Adapter) -> list[int]:
+        """Return a few tokens, the last ones of those that the adapter trains."""
         config: Any = getattr(self._model, "config", None)
         text_config = config.get_text_config()
         size = int(text_config.vocab_size)
@@ -89,9 +123,12 @@ class Probe:
         chosen = [
             min(token, size - 1) for token in (*usual, *(t for some in lists for t in some[:2]))
         ]
-        kept = [token for token in chosen if token != padding] or chosen
+        return [token for token in chosen if token != padding] or chosen
+
+    def _input_ids(self, adapter: Adapter) -> Tensor:
+        """Return the same few tokens in two rows, (2, tokens)."""
         device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
-        return torch.tensor([kept, kept], device=device)
+        return torch.tensor([self._tokens_for(adapter)] * 2, device=device)
 
     @torch.no_grad()
     def _outputs(self, names: list[str | None], ids: Tensor) -> Tensor:
@@ -167,10 +204,10 @@ def require_update(name: str, adapter: Adapter) -> None:
     """
     if adapter.replaced or adapter.trained_tokens or adapter.companions:
         return
-    zero_B = [path for path, (_, B) in adapter.factors.items() if not B.any()]
-    zero = [path for path, (A, B) in adapter.factors.items() if not (A.any() and B.any())]
-    if len(zero) < len(adapter.factors):
+    if any(A.any() and B.any() for A, B in adapter.factors.values()):
         return
+    zero = list(adapter.factors)
+    zero_B = [path for path, (_, B) in adapter.factors.items() if not B.any()]
     if not zero:
         raise AdapterFileError(
             f"Cannot serve adapter {name!r}: its files hold no tensor that changes the base, "

@@ -1,48 +1,60 @@
-"""Trying adapters on a copy of a model, so that the model itself gets only those that act."""
+"""Trying adapters on a copy of a model, so that the model itself gets only those that fit."""
 
 from __future__ import annotations
 
 import threading
-from copy import deepcopy
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from lorakit.adapters import Adapter
 from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import AdapterMismatchError, LorakitError
-from lorakit.injection import add_adapter, set_adapter
+from lorakit.injection import Injection, add_adapter
 from lorakit.injection.activation import remove_adapters
 from lorakit.injection.detached import DetachedAdapter, detach_adapter
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
-from lorakit.serving.store.probe import Probe
+from lorakit.models.same_weights import copy_over_same_weights
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter that fits a model, and may enter it.
+
+    Attributes:
+        name: Its name for messages.
+        adapter: Its configuration and tensors.
+        injection: Where it acts.
+        entering: The objects to attach to the model.
+    """
+
+    name: str
+    adapter: Adapter
+    injection: Injection
+    entering: DetachedAdapter
 
 
 class Trial:
     """A copy of a model's modules over the same weights, which no request uses.
 
-    An adapter is added to it, probed and taken out again, in any thread, while the model itself
-    runs. What comes out has been compared with the base tensor by tensor, has its dtype and its
-    device, and has given finite numbers that differ from the base's.
+    An adapter is added to it and taken out again, in any thread, while the model itself runs. What
+    comes out has been compared with the base tensor by tensor, and has its dtype and its device.
     """
 
-    def __init__(self, model: nn.Module, factor_dtype: torch.dtype | None, *, allow_noop: bool):
+    def __init__(self, model: nn.Module, factor_dtype: torch.dtype | None):
         """Copy the modules of a model.
 
         Args:
             model: A transformers model in evaluation mode, which does not run now.
             factor_dtype: dtype of factors and trained heads; None as in `add_adapter`.
-            allow_noop: Whether an adapter may change no output.
         """
         self._model = copy_over_same_weights(model)
         self._factor_dtype = factor_dtype
-        self._probe = Probe(self._model, allow_noop=allow_noop)
         self._lock = threading.Lock()
 
-    def pass_through(self, name: str, carried_name: str, adapter: Adapter) -> DetachedAdapter:
+    def pass_through(self, name: str, carried_name: str, adapter: Adapter) -> Candidate:
         """Return an adapter ready to be attached to the model; one at a time is tried.
 
         Args:
@@ -52,8 +64,6 @@ class Trial:
 
         Raises:
             AdapterMismatchError: It was made for another base.
-            AdapterFileError: It does nothing, gives NaN or infinities, or cannot run in a batch
-                beside others.
             LorakitError: It cannot be added for another reason.
         """
         with self._lock, torch.no_grad():
@@ -64,12 +74,11 @@ class Trial:
             except AdapterMismatchError as error:
                 raise self._named(error, name, adapter) from None
             try:
-                set_adapter(self._model, None)
-                self._probe.check(name, carried_name, adapter, injection)
-                return detach_adapter(self._model, carried_name)
+                entering = detach_adapter(self._model, carried_name)
             except BaseException:
                 remove_adapters(self._model, (carried_name,))
                 raise
+        return Candidate(name, adapter, injection, entering)
 
     def _named(self, error: LorakitError, name: str, adapter: Adapter) -> AdapterMismatchError:
         """Return the error with the adapter's name, and with a next step that a server has."""
@@ -83,19 +92,3 @@ class Trial:
                 "merge it."
             )
         return AdapterMismatchError(f"Cannot serve adapter {name!r} on this base. {error}")
-
-
-def copy_over_same_weights(model: nn.Module) -> nn.Module:
-    """Return a copy of a model with the same parameters and tensors, the very same objects."""
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    with _SharingTensors():
-        return deepcopy(model, memo)
-
-
-class _SharingTensors(TorchFunctionMode):
-    """Makes deep copies share the tensors that are not parameters."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        return args[0] if func is Tensor.__deepcopy__ else func(*args, **(kwargs or {}))

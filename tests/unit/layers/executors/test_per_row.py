@@ -94,3 +94,24 @@ def test_after_the_block_layers_forget_and_backward_does_not_rerun_them():
 def test_copies_hold_names_and_lengths():
     twin = pickle.loads(pickle.dumps(PerRowAdapters(["a", None], [3, 1])))
     assert (twin.names, twin.lengths, twin.index) == (("a", None), (3, 1), (0, -1))
+
+
+def test_what_two_batches_in_turn_need_is_prepared_once():
+    layer, x = KINDS["linear"][0](), torch.randn(3, 1, 6)
+    rows = PerRowAdapters(NAMES)
+    enter(layer, rows)
+    turns = [["a", None, "b"], ["b", "b", None]]
+    with torch.no_grad():
+        outputs, prepared = {}, {}
+        for names in turns * 3:
+            rows.choose(names)
+            key = tuple(names)
+            outputs.setdefault(key, layer(x))
+            assert torch.equal(layer(x), outputs[key])
+            terms = layer.known_terms.prepared.rows
+            assert prepared.setdefault(key, terms) is terms
+        layer.updates["a"].scaling = 2.0
+        rows.choose(turns[0])
+        assert not torch.equal(layer(x), outputs[tuple(turns[0])])
+        rows.choose(turns[1])
+        assert torch.equal(layer(x), outputs[tuple(turns[1])])

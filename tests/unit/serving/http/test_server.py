@@ -125,6 +125,7 @@ def test_the_end_finishes_what_runs_and_refuses_what_comes(served_with, monkeypa
 
 def test_the_end_waits_no_longer_than_it_may(served_with, monkeypatch):
     served = served_with(shutdown_s=0.2)
+    served.post("/v1/completions", BODY | {"max_tokens": 1})  # loads the adapter
     engine = served.engine
     monkeypatch.setattr(engine._steps, "step", lambda: time.sleep(0.01))
     results = []

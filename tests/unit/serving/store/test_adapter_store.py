@@ -234,13 +234,13 @@ def test_a_removed_one_is_unknown_and_running_requests_finish(folder):
 def test_watching_notices_by_itself_and_loads_what_is_pinned(folder):
     with serving(folder, pinned=frozenset("b"), scan_every_s=0.01) as store:
         loaded = threading.Event()
-        place = store._placing.exchange
+        place = store._placing.enter
 
         def noticing(*args):
             place(*args)
             loaded.set()
 
-        store._placing.exchange = noticing
+        store._placing.enter = noticing
         store.start_watching()
         assert loaded.wait(WAIT_S)
         loaded.clear()

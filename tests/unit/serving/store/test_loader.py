@@ -168,9 +168,10 @@ def test_one_larger_than_the_memory_is_refused_before_it_is_read(folder, reads):
 
 def test_an_error_of_the_engine_is_passed_on_and_not_remembered(folder):
     with serving(folder) as store:
-        steps, store._loader._run_between_steps = store._loader._run_between_steps, fails
+        admission = store._loader._admission
+        steps, admission._run_between_steps = admission._run_between_steps, fails
         assert isinstance(refusal(store, "a"), ZeroDivisionError)
-        store._loader._run_between_steps = steps
+        admission._run_between_steps = steps
         assert leased(store, "a").name == "a"
         assert store.bytes_in_memory == size_of(store)
 
@@ -183,14 +184,20 @@ def test_a_change_that_is_cancelled_ends_the_wait(folder):
     with serving(folder) as store:
         leased(store, "b").release()
         store._memory.limit_bytes = size_of(store)
+        held = {*adapter_names(store.model)}
         cancelled = Future()
         cancelled.cancel()
         cancelled.set_running_or_notify_cancel()
         steps = store._loader._run_between_steps
-        store._loader._run_between_steps = lambda function: cancelled
-        assert isinstance(refusal(store, "a"), AdapterStateError)
-        assert store.find("b").in_memory and store.counts()["b"].evictions == 0
-        store._loader._run_between_steps = steps
+        admission = store._loader._admission
+        for one in (store._loader, admission):
+            one._run_between_steps = lambda function: cancelled
+            assert isinstance(refusal(store, "a"), AdapterStateError)
+            assert store.find("b").in_memory and store.counts()["b"].evictions == 0
+            one._run_between_steps = steps
+            store.steps(
+                lambda: store._placing.remove({*adapter_names(store.model)} - held)
+            ).result()
         assert leased(store, "a").name == "a"
 
 

@@ -16,7 +16,7 @@ def placing(model, dtype=None):
 
 def tried(model, name, adapter, dtype=None):
     """Return an adapter as a trial on a copy of the model returns it."""
-    return Trial(model, dtype, allow_noop=False).pass_through(name, name, adapter)
+    return Trial(model, dtype).pass_through(name, name, adapter).entering
 
 
 def of(build, seed=7, **config):
@@ -26,11 +26,12 @@ def of(build, seed=7, **config):
 def test_one_enters_as_others_leave_and_none_acts_on_all_rows():
     model = llama()
     place = placing(model)
-    place.exchange([], tried(model, "a-1", of(llama)))
-    place.exchange([], tried(model, "b-1", of(llama, seed=8, r=3)))
+    place.enter(tried(model, "a-1", of(llama)))
+    place.enter(tried(model, "b-1", of(llama, seed=8, r=3)))
     assert adapter_names(model) == ("a-1", "b-1") and active_adapters(model) == ()
     assert not any(p.requires_grad for p in model.parameters())
-    place.exchange(["a-1", "b-1"], tried(model, "a-2", of(llama, seed=9)))
+    place.remove(["a-1", "b-1"])
+    place.enter(tried(model, "a-2", of(llama, seed=9)))
     assert adapter_names(model) == ("a-2",)
 
 
@@ -38,7 +39,7 @@ def test_the_base_is_as_before_when_all_have_left():
     model = llama()
     before = snapshot(model)
     place = placing(model)
-    place.exchange([], tried(model, "a-1", of(llama)))
+    place.enter(tried(model, "a-1", of(llama)))
     place.remove(["a-1"])
     place.remove([])
     assert_untouched(model, before)
@@ -53,6 +54,6 @@ def test_bytes_are_those_of_the_dtype_in_memory():
 
 def test_factors_get_the_dtype_that_is_asked_for():
     model = llama()
-    placing(model, torch.bfloat16).exchange([], tried(model, "a-1", of(llama), torch.bfloat16))
+    placing(model, torch.bfloat16).enter(tried(model, "a-1", of(llama), torch.bfloat16))
     update = model.model.layers[0].self_attn.q_proj.updates["a-1"]
     assert update.lora_A.dtype == torch.bfloat16

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lorakit import Adapter, set_adapter
-from lorakit.errors import AdapterFileError, AdapterMismatchError
+from lorakit.errors import AdapterMismatchError
 from lorakit.injection import adapter_names
+from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.serving.store.placing import Placing
-from lorakit.serving.store.trial import Trial, copy_over_same_weights
+from lorakit.serving.store.trial import Trial
 from tiny_models import assert_untouched, bert, distilbert, gpt2, llama, snapshot, t5, tokens
 from tiny_models.adapted import with_adapter
 from tiny_models.quantized import EIGHT, FOUR, quantized
@@ -49,13 +50,13 @@ def test_a_quantized_base_is_copied_without_its_weights_and_stays_as_it_is(setti
     placing.keep_base_alike()
     with torch.no_grad():
         before = model(**tokens(model)).logits
-    trial = Trial(model, None, allow_noop=False)
-    one = tried(trial, of(llama))
+    trial = Trial(model, None)
+    one = tried(trial, of(llama)).entering
     layer, copied = (m.model.layers[0].self_attn.q_proj for m in (model, trial._model))
     assert layer is not copied and layer.weight is copied.weight
     with torch.no_grad():
         assert torch.equal(model(**tokens(model)).logits, before)
-        placing.exchange([], one)
+        placing.enter(one)
         assert torch.equal(model(**tokens(model)).logits, before)
         set_adapter(model, "mine-1")
         assert not torch.equal(model(**tokens(model)).logits, before)
@@ -64,16 +65,17 @@ def test_a_quantized_base_is_copied_without_its_weights_and_stays_as_it_is(setti
 def test_what_comes_out_leaves_the_copy_ready_for_the_next():
     model = llama()
     before = snapshot(model)
-    trial = Trial(model, None, allow_noop=False)
+    trial = Trial(model, None)
     first, second = tried(trial, of(llama)), tried(trial, of(llama, seed=8, r=3))
     assert_untouched(model, before)
     assert adapter_names(trial._model) == ()
-    assert [len(one.updates) for one in (first, second)] == [14, 14]
-    assert first.updates[0].update.r == 2 and second.updates[0].update.r == 3
+    assert [len(one.entering.updates) for one in (first, second)] == [14, 14]
+    assert [one.entering.updates[0].update.r for one in (first, second)] == [2, 3]
+    assert [len(one.injection.matches) for one in (first, second)] == [14, 14]
 
 
 def test_one_is_tried_at_a_time():
-    trial, threads = Trial(llama(), None, allow_noop=False), []
+    trial, threads = Trial(llama(), None), []
     results = []
     for seed in range(4):
         adapter = of(llama, seed=seed)
@@ -96,13 +98,13 @@ def test_one_of_another_base_names_the_first_key_with_both_shapes():
         match=r"Cannot serve adapter 'mine' on this base.*q_proj\.lora_A has shape \(2, 24\), but "
         r"the base's layer needs \(2, 16\)",
     ):
-        tried(Trial(model, None, allow_noop=False), other)
+        tried(Trial(model, None), other)
     assert_untouched(model, before)
 
 
 def test_one_for_another_architecture_names_the_module():
     with pytest.raises(AdapterMismatchError, match=r"no module 'distilbert\.transformer\.layer"):
-        tried(Trial(llama(), None, allow_noop=False), of(distilbert))
+        tried(Trial(llama(), None), of(distilbert))
 
 
 def test_a_head_with_another_number_of_labels_is_refused_with_both_shapes():
@@ -110,7 +112,7 @@ def test_a_head_with_another_number_of_labels_is_refused_with_both_shapes():
     with pytest.raises(
         AdapterMismatchError, match=r"classifier\.weight has shape \(5, 16\), but the base's is \(2"
     ):
-        tried(Trial(distilbert(), None, allow_noop=False), five)
+        tried(Trial(distilbert(), None), five)
 
 
 def test_more_tokens_than_the_base_are_refused():
@@ -123,16 +125,4 @@ def test_more_tokens_than_the_base_are_refused():
     with pytest.raises(
         AdapterMismatchError, match=r"'mine'.*vocabulary of 37 tokens, expected at most the 32"
     ):
-        tried(Trial(llama(), None, allow_noop=False), adapter)
-
-
-def test_one_that_the_probe_refuses_leaves_no_trace():
-    model = llama()
-    before = snapshot(model)
-    trial = Trial(model, None, allow_noop=False)
-    with pytest.raises(AdapterFileError, match="'mine': its outputs equal the base's"):
-        tried(trial, of(llama, scale=1e-12))
-    assert adapter_names(trial._model) == ()
-    assert_untouched(model, before)
-    assert tried(trial, of(llama)).name == "mine-1"
-    assert tried(Trial(model, None, allow_noop=True), of(llama, scale=1e-12)).name == "mine-1"
+        tried(Trial(llama(), None), adapter)

@@ -16,7 +16,7 @@ def root(studio, adapter_folder):
 
 
 @pytest.fixture
-def commands(root):
+def commands(root, forked_commands):
     """Return the commands that the page has started."""
     from lorakit.studio.pages.adapters.commands import _started
 

@@ -11,7 +11,6 @@ from lorakit.adapters import Adapter
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.slow("a command is a process that imports torch")
 async def test_combine_runs_the_command_and_names_its_files(user, root, commands):
     await user.open("/adapters?path=runs/german")
     await user.should_see("ΔW = 1 runs/german")

@@ -9,7 +9,6 @@ from fixtures.studio_pages import ended
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.slow("a command is a process that imports torch")
 async def test_analysing_shows_the_result_when_the_command_has_ended(user, root, commands):
     await user.open("/adapters?path=french")
     user.find("Analyse").click()
