@@ -13,6 +13,8 @@ BENCHMARKS = (
     "dora",
     "preferences",
     "frozen_part",
+    "predict",
+    "together",
     "layer_kinds",
     "busy_machine",
     "loading",

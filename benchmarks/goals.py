@@ -11,6 +11,7 @@ from benchmarks import (
     frozen_part,
     latency,
     memory_plan,
+    predict,
     preferences,
     qlora,
     rows,
@@ -21,6 +22,7 @@ from benchmarks import (
     serving_mixed,
     serving_steps,
     switching,
+    together,
 )
 from benchmarks.goal import NOT_MEASURED, Goal, Verdict
 from benchmarks.results import NO_BF16, Row, matching, newest
@@ -337,6 +339,8 @@ GOALS = (
     *_MAGNITUDES,
     *_PREFERENCES,
     *_FROZEN_PARTS,
+    *predict.GOALS,
+    *together.GOALS,
     *_QUALITY,
     *_SERVED,
 )

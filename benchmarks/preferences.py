@@ -94,7 +94,7 @@ def lorakit_loss(model: Any, examples: list[dict[str, Any]], device: str, *, is_
     """Return the function that computes lorakit's loss."""
     from lorakit.data.answers import AnswerCollator
     from lorakit.training.losses.counted_labels import COUNTED
-    from lorakit.training.losses.output_loss import find_output_loss
+    from lorakit.training.losses.find_output_loss import find_output_loss
     from lorakit.training.objectives.direct import DPO
     from lorakit.training.objectives.preference_step import PreferenceStep
 

@@ -105,6 +105,21 @@ SECTIONS = (
         tables.dropout_table,
     ),
     Section(
+        "Predicting a file",
+        "Classes for a file of texts, against transformers' pipeline on the same model at several "
+        "batch sizes, and new texts for a file of prompts, against one prompt at a time. Reading "
+        "and writing the file are in lorakit's time.",
+        "predict",
+        tables.dropout_table,
+    ),
+    Section(
+        "Many runs at once",
+        "A step of several runs on one base, their batches computed in one pass and one after "
+        "another; the peak of memory of whole runs, in one process and in one for each.",
+        "together",
+        tables.settings_table,
+    ),
+    Section(
         "Other kinds of layers",
         "One layer alone, forward and backward, its input's gradient included. For the fused "
         "matrix the updates are those of two parts of three, and of the whole matrix.",

@@ -232,6 +232,19 @@ def busy_table(measured: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def settings_table(measured: Sequence[Row]) -> str:
+    """Return a table for each quantity: a line for each variant, a column for each setting."""
+    parts = []
+    for (measure, shape), group in grouped(measured, lambda row: (row.measure, row.shape)):
+        settings = list(dict.fromkeys(row.setting for row in group))
+        lines = [
+            (name, *(_time_and_ratio(matching(group, setting=each), name) for each in settings))
+            for name in dict.fromkeys(row.variant for row in group)
+        ]
+        parts.append(table((f"{measure}, {shape}", *settings), lines))
+    return "\n\n".join(parts)
+
+
 def _by_variant(
     header: Sequence[str],
     measured: Sequence[Row],

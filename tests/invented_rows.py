@@ -11,12 +11,12 @@ from benchmarks import (
     decode_4bit,
     dora,
     dropout_ways,
-    frozen_part,
     growth,
     latency,
     layer_kinds,
     loading,
     memory_plan,
+    predict,
     preferences,
     qlora,
     rows,
@@ -33,6 +33,7 @@ from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, TOTAL, WITH_OPTIMIZER
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, LORALIB, PEFT, PEFT_FLOAT32
 
 from invented_serving_rows import serving_rows
+from invented_together_rows import frozen_part_rows, together_rows
 
 ORIGIN = Origin(
     device="Some CPU, AVX512, bf16 instructions, threads 2",
@@ -82,7 +83,9 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_dropping(make),
         *_magnitudes(make),
         *_preferences(make),
-        *_frozen_parts(make),
+        *_predictions(make),
+        *frozen_part_rows(make),
+        *together_rows(make),
         *_kinds_of_layers(make),
         *_on_a_busy_machine(make),
         *_quantized(make),
@@ -220,6 +223,17 @@ def _magnitudes(make: Make) -> list[Row]:
     return made
 
 
+def _predictions(make: Make) -> list[Row]:
+    where = {"setting": predict.texts_setting(predict.TEXT_COUNT)}
+    values = {predict.PREDICT: 70.0, "pipeline, batch 8": 100.0, predict.PIPELINE: 100.0}
+    made = make("predict", predict.CLASSES, predict.SHAPE, values, predict.PIPELINE, **where)
+    where = {"setting": predict.prompts_setting(predict.PROMPT_COUNT)}
+    values = {predict.PREDICT: 10.0, predict.LINE_BY_LINE: 60.0}
+    return made + make(
+        "predict", predict.TEXTS, predict.SHAPE, values, predict.LINE_BY_LINE, **where
+    )
+
+
 def _preferences(make: Make) -> list[Row]:
     made = []
     for measure, unit, scale in (
@@ -233,21 +247,6 @@ def _preferences(make: Make) -> list[Row]:
         where = {"setting": "4 pairs x 256", "unit": unit}
         made += make("preferences", measure, "llama-69m", values, preferences.TRL, **where)
     return made
-
-
-def _frozen_parts(make: Make) -> list[Row]:
-    values = {frozen_part.ALL: 1.0}
-    for share, (below_computed, below_kept) in zip(
-        frozen_part.SHARES, ((0.8, 0.5), (0.6, 0.25)), strict=True
-    ):
-        values[frozen_part.computed(share)] = below_computed
-        values[frozen_part.kept(share)] = below_kept
-    where = ("frozen_part", FORWARD_BACKWARD, "llama-69m")
-    return [
-        row
-        for reference in (frozen_part.ALL, frozen_part.computed("upper half"))
-        for row in make(*where, values, reference, setting="4 x 256")
-    ]
 
 
 def _kinds_of_layers(make: Make) -> list[Row]:

@@ -44,7 +44,7 @@ if _typing.TYPE_CHECKING:
     from lorakit.planning import MemoryPlan, plan
     from lorakit.quantization import prepare_for_training, quantize_model
     from lorakit.serving import serve
-    from lorakit.training import Recipe, train
+    from lorakit.training import Recipe, train, train_together
     from lorakit.tuning import tune
 
 __version__ = "0.1.0"
@@ -88,6 +88,7 @@ __all__ = [
     "set_adapter",
     "set_fused_mlp",
     "train",
+    "train_together",
     "tune",
     "unload",
     "unmerge_adapters",
@@ -131,7 +132,7 @@ __getattr__, __dir__ = _lazy_names(
         "lorakit.planning": ("MemoryPlan", "plan"),
         "lorakit.quantization": ("prepare_for_training", "quantize_model"),
         "lorakit.serving": ("serve",),
-        "lorakit.training": ("Recipe", "train"),
+        "lorakit.training": ("Recipe", "train", "train_together"),
         "lorakit.tuning": ("tune",),
     },
 )

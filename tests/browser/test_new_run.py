@@ -41,9 +41,12 @@ def test_a_dropped_csv_becomes_a_finished_run(studio, root, new_page):
     page.get_by_text("Choose the training data").wait_for()
     drop(page, "films.txt", "no table")
     page.get_by_role("alert").filter(has_text="with the ending '.txt'").wait_for()
+    drop(page, "photo.parquet", "not what its ending says")
+    page.get_by_role("alert").filter(has_text="photo.parquet").wait_for()
     drop(page, "Films & <more>.csv", "text,label\n" + FILMS.replace("film, number", "film number"))
     page.get_by_text("The first 10 examples as the model will see them").wait_for()
     page.get_by_text("label: good").first.wait_for()
+    assert not (root / "data" / "photo.parquet").exists()
     assert fits(page) == [True, True]
     page.get_by_role("button", name="Next: Method").click()
     page.get_by_label("training.num_train_epochs").fill("1")

@@ -96,6 +96,21 @@ def detach_adapter(model: nn.Module, name: str) -> DetachedAdapter:
         AdapterStateError: The model is merged.
     """
     require_unmerged(model, "detach an adapter")
+    adapter = adapter_in_place(model, name)
+    remove_adapters(model, (name,))
+    return adapter
+
+
+def adapter_in_place(model: nn.Module, name: str) -> DetachedAdapter:
+    """Describe an adapter of a model that keeps it, by the very objects that act there.
+
+    Args:
+        model: A model with adapters.
+        name: One of them.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+    """
     state = require_adapter(model, name)
     updates = tuple(
         DetachedUpdate(
@@ -114,7 +129,6 @@ def detach_adapter(model: nn.Module, name: str) -> DetachedAdapter:
         for copy in (module.trained_copies[name],)
     )
     config, is_trainable = state.configs[name], state.trainable[name]
-    remove_adapters(model, (name,))
     return DetachedAdapter(name, config, is_trainable, updates, copies)
 
 

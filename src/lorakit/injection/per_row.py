@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from lorakit.injection.state import (
     unwrapped,
 )
 from lorakit.layers.executors.per_row import PerRowAdapters
+from lorakit.layers.executors.separate_batches import SeparateBatches
 
 _EXPAND = "_expand_inputs_for_generation"
 """Name of the method by which transformers models repeat rows for beams."""
@@ -31,6 +32,7 @@ def adapter_rows(
     names: Sequence[str | None] = (),
     *,
     segments: Sequence[tuple[int, str | None]] | None = None,
+    batches: SeparateBatches | None = None,
 ) -> Iterator[RowChoice]:
     """Run batches in which each row has its own adapter or none, inside a `with` block.
 
@@ -47,6 +49,8 @@ def adapter_rows(
         names: The adapter of each row of the batch, None for the base alone.
         segments: Instead of names: (tokens, adapter or None) of each segment of one packed sequence
             (1, tokens). The attention mask and the positions that separate them are the caller's.
+        batches: Where the rows of each adapter are a batch of their own, padded to the length of
+            the others: gives each batch the dropout masks that it has alone.
 
     Yields: An object whose `choose` gives the rows of later batches other adapters.
 
@@ -78,7 +82,7 @@ def adapter_rows(
             f"Cannot choose adapters by row: got {names!r}, expected a name or None for each row "
             "of the batch. Pass a list; for one adapter in all rows call set_adapter."
         )
-    rows = PerRowAdapters(names) if segments is None else _packed(segments)
+    rows = PerRowAdapters(names, batches=batches) if segments is None else _packed(segments)
     for name in rows.distinct:
         require_adapter(model, name)
     layers, replaced = adapted_and_replaced_modules(unwrapped(model))
@@ -88,15 +92,25 @@ def adapter_rows(
         state.modules_with_trained_tokens = tuple(
             dict.fromkeys((*state.modules_with_trained_tokens, *trained))
         )
+    with _acting(model, rows):
+        yield RowChoice(model, rows)
+
+
+@contextmanager
+def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
+    """Let the layers of a model run rows with their adapters inside the block."""
+    state = require_state(model)
+    layers, replaced = adapted_and_replaced_modules(unwrapped(model))
     holders: list[nn.Module] = [*layers, *replaced]
     for module in holders:
         module.per_row_adapters = rows  # type: ignore[assignment]
     for layer in layers:
         layer.choose_executor()
     state.rows = rows
+    rows.is_over = False
     try:
         with _tracking_repeats(unwrapped(model), rows):
-            yield RowChoice(model, rows)
+            yield
     finally:
         state.rows = None
         rows.is_over = True
@@ -116,6 +130,10 @@ class RowChoice:
 
     def __init__(self, model: nn.Module, rows: PerRowAdapters):
         self._model, self._rows = model, rows
+
+    def again(self) -> AbstractContextManager[None]:
+        """Return a block like the one before, for a backward that runs layers again."""
+        return _acting(self._model, self._rows)
 
     def choose(self, names: Sequence[str | None]) -> None:
         """Give the rows of the next batches these adapters, whatever their number.

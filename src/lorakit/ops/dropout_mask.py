@@ -33,10 +33,15 @@ _ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)))
 _LAST_SHIFT = 31
 
 
-def draw_seed() -> Tensor:
-    """Return a fresh 0-dimensional int64 seed from torch's default CPU generator."""
+def draw_seed(generator: torch.Generator | None = None) -> Tensor:
+    """Return a fresh 0-dimensional int64 seed.
+
+    Args:
+        generator: A CPU generator; None takes torch's default one.
+    """
     # On the CPU whatever the default device is: kernels read it without waiting for a GPU.
-    return torch.randint(0, (1 << 63) - 1, (), dtype=torch.int64, device="cpu")
+    last = (1 << 63) - 1
+    return torch.randint(0, last, (), dtype=torch.int64, device="cpu", generator=generator)
 
 
 def exact_drop_probability(drop_probability: float) -> float:
@@ -116,12 +121,18 @@ def _logical_shift_right(z: Tensor, shift: int) -> Tensor:
     return z.bitwise_right_shift(shift).bitwise_and_((1 << (64 - shift)) - 1)
 
 
-def kernel_mask(drop_probability: float, seed: Tensor | None) -> Any:
-    """Return the mask for the compiled products: its threshold, scale and seed."""
+def kernel_mask(drop_probability: float, seed: Tensor | None, shift: int = 0) -> Any:
+    """Return the mask for the compiled products: its threshold, scale and seed.
+
+    Args:
+        drop_probability: In [0, 1).
+        seed: The mask's seed; None if nothing is dropped.
+        shift: See `dropout_arguments`.
+    """
     if seed is None:
         return cpu_kernels.NO_DROPOUT
     scale = 1.0 / (1.0 - exact_drop_probability(drop_probability))
-    return cpu_kernels.dropout_arguments(_threshold(drop_probability), scale, int(seed))
+    return cpu_kernels.dropout_arguments(_threshold(drop_probability), scale, int(seed), shift)
 
 
 def _threshold(drop_probability: float) -> int:

@@ -33,7 +33,6 @@ from lorakit.ops.native import cpu_kernels
 from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import Needs, PerRowTerms
 from lorakit.ops.quantized import Layout, Weight, dense, linear, parts, weight_from
-from lorakit.ops.term_table import down_group, up_group
 
 
 def low_rank_linear_per_row(
@@ -76,12 +75,14 @@ def _product(x: Tensor, W0: Weight, bias: Tensor | None, rows: PerRowTerms) -> T
     out_dtype = output_dtype_of(x, dtype)
     if not torch.is_grad_enabled():
         return _forward(x, W0, bias, rows, dtype, trains=False)[0].to(out_dtype)
-    seed = next((term.seed for term in rows.terms if term.seed is not None), None)
+    seeds = _seeds_of(rows.terms)
     constants = tuple((term.scaling, term.drop_probability) for term in rows.terms)
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]
     layout, weight = parts(W0)
-    settings = _Settings(rows.index, rows.lengths, constants, layout, dtype, out_dtype)
-    return _LowRankLinearPerRow.apply(x, settings, bias, seed, *weight, *factors)  # type: ignore[return-value]
+    settings = _Settings(
+        rows.index, rows.lengths, rows.own_tokens, constants, layout, dtype, out_dtype
+    )
+    return _LowRankLinearPerRow.apply(x, settings, bias, seeds, *weight, *factors)  # type: ignore[return-value]
 
 
 class _Settings(NamedTuple):
@@ -89,6 +90,7 @@ class _Settings(NamedTuple):
 
     row_index: tuple[int, ...]
     lengths: tuple[int, ...] | None
+    own_tokens: tuple[int, ...] | None
     constants: tuple[tuple[float, float], ...]
     """(scaling, drop probability) of each term."""
     layout: Layout | None
@@ -133,28 +135,28 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         x: Tensor,
         settings: _Settings,
         bias: Tensor | None,
-        seed: Tensor | None,
+        seeds: Tensor | None,
         *tensors: Tensor,
     ) -> Tensor:
         given = iter(tensors)
         W0 = weight_from(settings.layout, given)
-        rows = _row_terms(settings, list(given), seed)
+        rows = _row_terms(settings, list(given), seeds)
         h, u = _forward(x, W0, bias, rows, settings.dtype)
-        ctx.save_for_backward(x, bias, seed, u, *tensors)
+        ctx.save_for_backward(x, bias, seeds, u, *tensors)
         ctx.settings = settings
         return h.to(settings.out_dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, bias, seed, u, *tensors = ctx.saved_tensors
+        x, bias, seeds, u, *tensors = ctx.saved_tensors
         settings: _Settings = ctx.settings
         given = iter(tensors)
         W0: Weight = weight_from(settings.layout, given)
         factors = list(given)
         needs_x, _, needs_bias, _, *flags = ctx.needs_input_grad
         weight_flags, flags = flags[: -len(factors)], flags[-len(factors) :]
-        rows = _row_terms(settings, factors, seed)
+        rows = _row_terms(settings, factors, seeds)
         needs = list(zip(flags[0::2], flags[1::2], strict=True))
         grad_W0 = grad_bias = None
         with autocast_off(grad.device.type):
@@ -177,10 +179,26 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         return grad_x, None, grad_bias, None, *of_weight, *gradients
 
 
-def _row_terms(settings: _Settings, factors: Sequence[Tensor], seed: Tensor | None) -> PerRowTerms:
-    pairs = zip(settings.constants, factors[0::2], factors[1::2], strict=True)
-    terms = [LowRankTerm(A, B, scaling, p, seed if p else None) for (scaling, p), A, B in pairs]
-    return PerRowTerms(terms, settings.row_index, lengths=settings.lengths)
+def _seeds_of(terms: Sequence[LowRankTerm]) -> Tensor | None:
+    """Return the seed that terms share, or that of each, (terms,); None if none drops."""
+    seeds = [term.seed for term in terms]
+    distinct = {id(seed): seed for seed in seeds if seed is not None}
+    if len(distinct) < 2:
+        return next(iter(distinct.values()), None)
+    return torch.stack(
+        [torch.zeros_like(next(iter(distinct.values()))) if s is None else s for s in seeds]
+    )
+
+
+def _row_terms(settings: _Settings, factors: Sequence[Tensor], seeds: Tensor | None) -> PerRowTerms:
+    triples = zip(settings.constants, factors[0::2], factors[1::2], strict=True)
+    terms: list[LowRankTerm] = []
+    for number, ((scaling, p), A, B) in enumerate(triples):
+        seed = seeds if seeds is None or not seeds.ndim else seeds[number]
+        terms.append(LowRankTerm(A, B, scaling, p, seed if p else None))
+    return PerRowTerms(
+        terms, settings.row_index, lengths=settings.lengths, own_tokens=settings.own_tokens
+    )
 
 
 def _backward_compiled(
@@ -188,7 +206,7 @@ def _backward_compiled(
 ) -> list[Tensor | None]:
     """Return the gradients of A and B in turn, and add to dL/dx."""
     kernels: cpu_kernels.CpuKernels = skinny.kernels_for(tokens)
-    spans = rows.spans(len(tokens))
+    numbers = [number for _, _, number in rows.spans(len(tokens))]
     gradients = [
         cpu_kernels.zeros_float32(factor.shape) if wanted else None
         for term, pair in zip(rows.terms, needs, strict=True)
@@ -197,13 +215,14 @@ def _backward_compiled(
     of_A, of_B = gradients[0::2], gradients[1::2]
     grad_u = torch.empty_like(u)
     up_groups = [
-        up_group(begin, end, rows.terms[n])._replace(gradient=of_B[n]) for begin, end, n in spans
+        group._replace(gradient=of_B[n])
+        for group, n in zip(rows.up_groups(len(tokens)), numbers, strict=True)
     ]
     kernels.up_backward_groups(g, cpu_kernels.backward_groups(up_groups), u, grad_u)
     if grad_x is not None or any(gradient is not None for gradient in of_A):
         down_groups = [
-            down_group(begin, end, rows.terms[n])._replace(gradient=of_A[n])
-            for begin, end, n in spans
+            group._replace(gradient=of_A[n])
+            for group, n in zip(rows.down_groups(len(tokens)), numbers, strict=True)
         ]
         groups = cpu_kernels.backward_groups(down_groups)
         kernels.down_backward_groups_(tokens, groups, grad_u, grad_x)

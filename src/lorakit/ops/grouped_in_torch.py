@@ -145,6 +145,8 @@ def _by_row(x: Tensor, rows: PerRowTerms) -> Tensor:
 
 def _dropped(x: Tensor, rows: PerRowTerms) -> Tensor:
     """Drop elements of (tokens, width) with the probability of each row's update."""
+    if rows.own_tokens is not None:
+        return _dropped_in_batches(x, rows)
     by_row = [rows.terms[i].drop_probability if i >= 0 else 0.0 for i in rows.index]
     seed = next((term.seed for term in rows.terms if term.seed is not None), None)
     if seed is None or not any(by_row):
@@ -158,4 +160,18 @@ def _dropped(x: Tensor, rows: PerRowTerms) -> Tensor:
         if all(row_p == p for row_p in by_row):
             return candidate
         dropped = torch.where(has_p.repeat_interleave(each)[:, None], candidate, dropped)
+    return dropped
+
+
+def _dropped_in_batches(x: Tensor, rows: PerRowTerms) -> Tensor:
+    """Drop elements of (tokens, width), of each update's tokens by the mask of its own batch."""
+    dropped = x
+    spans = rows.spans(x.shape[0])
+    for number, term in enumerate(rows.terms):
+        places = [torch.arange(begin, end) for begin, end, n in spans if n == number]
+        if term.seed is None or not term.drop_probability or not places:
+            continue
+        place = torch.cat(places).to(x.device)
+        values = skinny.dropped(x[place], term.drop_probability, term.seed)
+        dropped = dropped.index_copy(0, place, values)
     return dropped

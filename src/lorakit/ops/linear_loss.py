@@ -125,6 +125,56 @@ def values_over_chunks(
     return torch.cat(values)
 
 
+def values_and_gradients(
+    values_of: Callable[[Tensor, Tensor], Tensor],
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> tuple[Tensor, Tensor]:
+    """Compute a value v_t of each token in chunks, and dv_t/dh_t, without a graph.
+
+    Args:
+        values_of: See `values_over_chunks`; nothing that it depends on is trained.
+        hidden: Input of the output layer, (tokens, in).
+        targets: Token ids, (tokens,).
+        chunk_tokens: Tokens in a chunk.
+
+    Returns: (tokens,) and (tokens, in).
+    """
+    leaf = hidden.detach().requires_grad_()
+    with torch.enable_grad():
+        values = values_over_chunks(values_of, leaf, targets, chunk_tokens=chunk_tokens)
+        (gradients,) = torch.autograd.grad(values, leaf, torch.ones_like(values))
+    return values.detach(), gradients
+
+
+def known_values(hidden: Tensor, values: Tensor, gradients: Tensor) -> Tensor:
+    """Return values that are computed already, with their gradients.
+
+    Args:
+        hidden: What they are values of, (tokens, in), with its graph.
+        values: (tokens,).
+        gradients: dv_t/dh_t, (tokens, in).
+    """
+    return _KnownValues.apply(hidden, values, gradients)  # type: ignore[return-value]
+
+
+class _KnownValues(torch.autograd.Function):
+    """v_t with dLoss/dh_t = dLoss/dv_t · dv_t/dh_t."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, values: Tensor, gradients: Tensor) -> Tensor:
+        ctx.save_for_backward(gradients)
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_values: Tensor) -> tuple[Any, ...]:
+        (gradients,) = ctx.saved_tensors
+        return (gradients * grad_values[:, None]).to(gradients.dtype), None, None
+
+
 class _ChunkedValues(torch.autograd.Function):
     """The value v_t of each token, and in the same pass its gradient.
 

@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 from lorakit.errors import ShapeError
-from lorakit.ops.native.cpu_kernels import Groups
+from lorakit.ops.native.cpu_kernels import Group, Groups
 from lorakit.ops.operands import LinearOperands, LowRankTerm, check_shapes
 from lorakit.ops.quantized import Weight
-from lorakit.ops.term_table import TermTable, down_group, spans_of, up_group
+from lorakit.ops.term_table import (
+    TermTable,
+    down_group,
+    spans_in_batches,
+    spans_of,
+    up_group,
+)
 
 Needs = list[tuple[bool, bool]]
 """Whether (A, B) of each term need a gradient."""
@@ -19,11 +25,14 @@ class PerRowTerms:
     """Which update acts on which row of a batch.
 
     Attributes:
-        terms: The updates of the distinct adapters; they share one dropout seed.
+        terms: The updates of the distinct adapters; they share one dropout seed, unless the rows
+            of each are a batch with its own masks.
         index: For each batch row the position of its update, or -1 for none.
         biases: A trained bias of each update, or None for the base's; empty if none has one.
         lengths: Tokens of each row where the rows are segments of one packed sequence; None where
             they are the rows of a batch, of one length.
+        own_tokens: Tokens of each row without padding, where the rows of each update are a batch
+            whose masks are those of the batch alone; None where all rows are one batch.
         groups: What compiled products were given, by number of tokens.
         table: The terms among others, described to the compiled products already, if they are.
     """
@@ -35,6 +44,7 @@ class PerRowTerms:
         biases: Sequence[Tensor | None] = (),
         lengths: Sequence[int] | None = None,
         table: tuple[TermTable, Sequence[int]] | None = None,
+        own_tokens: Sequence[int] | None = None,
     ):
         """Create the terms of a batch.
 
@@ -44,11 +54,13 @@ class PerRowTerms:
             biases: See above.
             lengths: See above.
             table: A table that has the terms, whose shapes were checked, and the slot of each.
+            own_tokens: See above.
         """
         self.terms = tuple(terms)
         self.index = tuple(index)
         self.biases = tuple(biases) if any(bias is not None for bias in biases) else ()
         self.lengths = None if lengths is None else tuple(lengths)
+        self.own_tokens = None if own_tokens is None else tuple(own_tokens)
         self.groups: dict[int, tuple[Groups, Groups]] = {}
         self.table = table
         self._row_scales: list[Tensor | None] = []
@@ -82,21 +94,43 @@ class PerRowTerms:
 
     def spans(self, tokens: int) -> list[tuple[int, int, int]]:
         """Return (first token, end, term) of each run of rows with one update, of all tokens."""
-        return spans_of(self.index, self._lengths_of(tokens))[0]
+        return self._spans_and_shifts(tokens)[0]
+
+    def mask_shifts(self, tokens: int) -> list[int]:
+        """Return for each of `spans` what to add to a token's number for its row in the mask."""
+        return self._spans_and_shifts(tokens)[1]
+
+    def _spans_and_shifts(self, tokens: int) -> tuple[list[tuple[int, int, int]], list[int]]:
+        if self.own_tokens is not None:
+            return spans_in_batches(self.index, tokens // len(self.index), self.own_tokens)
+        spans = spans_of(self.index, self._lengths_of(tokens))[0]
+        return spans, [0] * len(spans)
 
     def kernel_groups(self, tokens: int) -> tuple[Groups, Groups]:
         """Return the groups of `down` and of `up_` for compiled products, of all tokens."""
         if tokens not in self.groups:
-            listed, spans = spans_of(self.index, self._lengths_of(tokens))
             if self.table is not None:
                 table, slots = self.table
+                spans = spans_of(self.index, self._lengths_of(tokens))[1]
                 self.groups[tokens] = table.groups(slots, spans)
             else:
                 self.groups[tokens] = (
-                    Groups([down_group(begin, end, self.terms[n]) for begin, end, n in listed]),
-                    Groups([up_group(begin, end, self.terms[n]) for begin, end, n in listed]),
+                    Groups(self.down_groups(tokens)),
+                    Groups(self.up_groups(tokens)),
                 )
         return self.groups[tokens]
+
+    def down_groups(self, tokens: int) -> list[Group]:
+        """Return the groups of `down` for each of `spans`, with their masks."""
+        spans, shifts = self._spans_and_shifts(tokens)
+        return [
+            down_group(begin, end, self.terms[n], shift)
+            for (begin, end, n), shift in zip(spans, shifts, strict=True)
+        ]
+
+    def up_groups(self, tokens: int) -> list[Group]:
+        """Return the groups of `up_` for each of `spans`."""
+        return [up_group(begin, end, self.terms[n]) for begin, end, n in self.spans(tokens)]
 
     def _lengths_of(self, tokens: int) -> tuple[int, ...]:
         return self.lengths or (tokens // len(self.index),) * len(self.index)

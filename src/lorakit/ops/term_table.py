@@ -66,9 +66,17 @@ class TermTable:
         )
 
 
-def down_group(begin: int, end: int, term: LowRankTerm) -> Group:
-    """Return the group of x Aᵀ of some tokens."""
-    mask = kernel_mask(term.drop_probability, term.seed if term.drop_probability else None)
+def down_group(begin: int, end: int, term: LowRankTerm, mask_shift: int = 0) -> Group:
+    """Return the group of x Aᵀ of some tokens.
+
+    Args:
+        begin: The first token.
+        end: The token after the last.
+        term: Their term.
+        mask_shift: Added to the number of a token, it gives the token's row in the term's mask.
+    """
+    seed = term.seed if term.drop_probability else None
+    mask = kernel_mask(term.drop_probability, seed, mask_shift)
     return Group(begin, end, term.A, term.A.shape[0], mask=mask)
 
 
@@ -96,3 +104,34 @@ def spans_of(
         begin = end
     table = np.array(found, dtype=np.int64).reshape(-1, 3)
     return found, Spans(table[:, 0], table[:, 1], table[:, 2])
+
+
+@lru_cache(maxsize=64)
+def spans_in_batches(
+    index: tuple[int, ...], length: int, own_tokens: tuple[int, ...]
+) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """Return runs of tokens as `spans_of` does, without padding, and each run's mask shift.
+
+    The rows of a term are a batch that was padded to the length of others; its mask is that of the
+    batch before. Added to the number of a token, the shift gives the token's row in that mask.
+
+    Args:
+        index: The term of each row, or -1.
+        length: Tokens of each row, with padding.
+        own_tokens: Tokens of each row without it.
+    """
+    spans: list[tuple[int, int, int]] = []
+    shifts: list[int] = []
+    taken: dict[int, int] = {}  # tokens of each term so far
+    for row, (term, own) in enumerate(zip(index, own_tokens, strict=True)):
+        begin, before = row * length, taken.get(term, 0)
+        taken[term] = before + own
+        if term < 0 or not own:
+            continue
+        end, shift = begin + own, before - begin
+        if spans and spans[-1][1:] == (begin, term) and shifts[-1] == shift:
+            spans[-1] = (spans[-1][0], end, term)
+        else:
+            spans.append((begin, end, term))
+            shifts.append(shift)
+    return spans, shifts

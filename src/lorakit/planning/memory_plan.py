@@ -78,6 +78,15 @@ class MemoryPlan(StepMemory):
         """Memory of the process with its tensors."""
         return self.peak_bytes + self.process_bytes
 
+    def needed_bytes_together(self, runs: int) -> int:
+        """Memory of a process that trains several such runs together: one base, the rest for each.
+
+        Args:
+            runs: Number of runs.
+        """
+        base = self.at_peak.get("base weights", 0)
+        return self.process_bytes + base + runs * (self.peak_bytes - base)
+
     @property
     def fits(self) -> bool | None:
         """Whether tensors and process fit into the memory; None if unknown."""

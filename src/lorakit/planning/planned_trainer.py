@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from lorakit.recipes.training_section import OPTIMIZER_NAME
-from lorakit.training.losses.output_loss import OutputLoss, assumed_output_loss
+from lorakit.training.losses.find_output_loss import assumed_output_loss
+from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.objectives.shared_prompts import takes_masks
 from lorakit.training.tasks.base import Task
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin

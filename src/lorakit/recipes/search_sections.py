@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_serializer, model_validator
 
 from lorakit.config import Rank, StrictConfig
 
+MOST_TOGETHER = 64
+"""Largest number of trials in one process; beyond it a pass gains nothing."""
+
 _KINDS = ("uniform", "log_uniform", "int_uniform", "choice", "same_as")
 
 
@@ -109,6 +112,11 @@ class TrialsConfig(StrictConfig):
 
     max_concurrent: int | None = Field(None, ge=1)
     """Maximum number of concurrent trials; None is as many as the machines have room for."""
+
+    together: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TOGETHER)] = 1
+    """Number of trials that train in one process, with one pass for all in each step; one process a
+    GPU, or a machine. "auto" measures how many are quickest and fit; 1 gives each trial a process
+    of its own."""
 
     @field_validator("metric")
     @classmethod

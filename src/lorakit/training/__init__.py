@@ -14,19 +14,23 @@ if _typing.TYPE_CHECKING:
     from lorakit.training.evaluation import Evaluation, evaluate, measure
     from lorakit.training.preview import DryRun, dry_run
     from lorakit.training.run import TrainResult, train
+    from lorakit.training.together import GroupedRun, RunGroup, train_together
 
 __all__ = [
     "DataConfig",
     "DryRun",
     "Evaluation",
+    "GroupedRun",
     "Recipe",
     "RunDirectory",
+    "RunGroup",
     "TrainResult",
     "dry_run",
     "evaluate",
     "find_adapter",
     "measure",
     "train",
+    "train_together",
 ]
 
 __getattr__, __dir__ = _lazy_names(
@@ -37,5 +41,6 @@ __getattr__, __dir__ = _lazy_names(
         "lorakit.training.evaluation": ("Evaluation", "evaluate", "measure"),
         "lorakit.training.preview": ("DryRun", "dry_run"),
         "lorakit.training.run": ("TrainResult", "train"),
+        "lorakit.training.together": ("GroupedRun", "RunGroup", "train_together"),
     },
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,12 +36,14 @@ from lorakit.training.callbacks import (
 )
 from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, best_step, final_metrics
 from lorakit.training.frozen_part import frozen_part_once
+from lorakit.training.host import Host
 from lorakit.training.open_run import OpenRun, open_run, recording_failure, require_free_output
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.resuming import require_resumable, with_recorded_dtype
 from lorakit.training.setup import Setup, prepare
+from lorakit.training.shared_base import load_shared_base
 from lorakit.training.starting_point import run_lineage
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.tasks.base import save_settings
@@ -91,6 +94,7 @@ def train(
     *,
     resume: bool = False,
     shared_base: Path | None = None,
+    host: Host | None = None,
     planned_bytes: int | None = None,
     on_event: EventHandler | None = None,
     stop: StopRequest | None = None,
@@ -106,6 +110,7 @@ def train(
             The adapter has the same bits as if the run had never stopped.
         shared_base: Directory of the bases that all runs of this machine map, so that each is in
             memory once; None loads a copy for this run.
+        host: What the run shares with other runs of this process; None if it is alone.
         planned_bytes: The planned peak memory, `MemoryPlan.measurable_bytes`; the report compares
             it with the measured one.
         on_event: Called as `on_event(name, payload)` with
@@ -146,7 +151,9 @@ def train(
         recorded = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
         with explaining_disk_errors(Path(recipe.output)):
             kept = RunDirectory(Path(recipe.output)).start_from if resume else None
-            setup = prepare(recorded, emit, check=check, shared_base=shared_base, kept_start=kept)
+            load_base = None if shared_base is None else partial(load_shared_base, shared_base)
+            load_base = load_base if host is None else host.load_base
+            setup = prepare(recorded, emit, check=check, load_base=load_base, kept_start=kept)
             run = open_run(setup, resume, emit, held, planned_bytes)
         stop = stop or StopRequest()
         with (
@@ -155,7 +162,7 @@ def train(
             explaining_disk_errors(run.directory.path),
             explaining_memory_errors(setup.arguments.per_device_train_batch_size),
         ):
-            return _fit(setup, run, emit, planned_bytes, stop)
+            return _fit(setup, run, emit, planned_bytes, stop, host)
 
 
 def _require_resumable(recipe: Recipe) -> None:
@@ -169,6 +176,7 @@ def _fit(
     emit: EventHandler,
     planned_bytes: int | None,
     stop: StopRequest,
+    host: Host | None,
 ) -> TrainResult:
     """Train, save the adapter, and write the report."""
     peak = PeakMemory(on_gpu=setup.arguments.device.type == "cuda")
@@ -188,9 +196,14 @@ def _fit(
         if setup.encoded.stream is None:
             padding = padding_notes(setup.encoded.train, setup.arguments)
         keep_predictions(setup, trainer)
-        with frozen_part_once(trainer, setup.recipe.frozen_part, setup.encoded.train) as frozen:
+        hosting = nullcontext(()) if host is None else host.training(setup, trainer)
+        kept_part = setup.recipe.frozen_part if host is None else host.frozen_part(setup.recipe)
+        with (
+            frozen_part_once(trainer, kept_part, setup.encoded.train) as frozen,
+            hosting as hosted,
+        ):
             own = getattr(trainer, "notes", ())
-            trainer_notes = (*notes, *padding, *computing, *frozen, *own)
+            trainer_notes = (*notes, *padding, *computing, *frozen, *own, *hosted)
             if trainer_notes:
                 emit("notes", {"notes": trainer_notes})
             output = trainer.train(

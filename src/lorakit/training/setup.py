@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lorakit.config import SINGLE_LABEL
 from lorakit.data import Splits, load_splits
@@ -27,7 +27,6 @@ from lorakit.training.dtype_timing import time_precisions
 from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.evaluation_metrics import require_metric
 from lorakit.training.objectives.reference import REFERENCE
-from lorakit.training.shared_base import load_shared_base
 from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks import Encoded, Task, task_of, task_of_examples
 from lorakit.training.tasks.base import base_settings, seed_of
@@ -40,6 +39,11 @@ if TYPE_CHECKING:
         TrainerCallback,
         TrainingArguments,
     )
+
+
+LoadBase: TypeAlias = (
+    "Callable[[Recipe, Task, PreTrainedTokenizerBase, tuple[str, ...] | None], PreTrainedModel]"
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def prepare(
     *,
     check: Callable[[Recipe], None] | None = None,
     attach: Callable[[PreTrainedModel], Injection] | None = None,
-    shared_base: Path | None = None,
+    load_base: LoadBase | None = None,
     labels: tuple[str, ...] | None = None,
     load: Callable[..., Splits] = load_splits,
     measures_dtype: bool = True,
@@ -90,8 +94,8 @@ def prepare(
         check: Called with the resolved recipe before anything heavy is loaded; may raise.
         attach: Adds the adapter to the base; by default the one that the recipe starts from, or
             a new one.
-        shared_base: Directory of the bases that all runs of this machine map; None loads a copy
-            for this run.
+        load_base: Loads the base from the recipe, its task, its tokenizer and its labels; None
+            loads a copy for this run.
         labels: The label names by id of an existing adapter; by default those of the adapter that
             the recipe starts from, or of the examples.
         load: Reads the examples.
@@ -132,10 +136,10 @@ def prepare(
         start.check_new_tokens(recipe, tokenizer)
 
     def load_adapted(recipe: Recipe) -> tuple[PreTrainedModel, Injection]:
-        if shared_base is None:
+        if load_base is None:
             model = task.load_base(recipe, tokenizer, labels)
         else:
-            model = load_shared_base(shared_base, recipe, task, tokenizer, labels)
+            model = load_base(recipe, task, tokenizer, labels)
         if recipe.float32_small_parameters:
             keep_small_parameters_in_float32(model)
         _seed(seed)  # initializes the adapter
@@ -210,7 +214,9 @@ def _measure_dtype(
 
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
-    recipe.evaluation.require_possible(recipe.task, recipe.training)
+    recipe.evaluation.require_possible(
+        recipe.task, recipe.training, has_objective=recipe.objective is not None
+    )
     return recipe, task_of(recipe)
 
 

@@ -81,7 +81,18 @@ def _as_tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def _fingerprint(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> str:
-    """Return a hash of everything that determines the base's weights, except the head's seed."""
+    facts = json.dumps(facts_of_base(recipe, task, labels), sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def facts_of_base(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> dict[str, Any]:
+    """Return everything that determines the base's weights, except the head's seed.
+
+    Args:
+        recipe: The recipe.
+        task: Its task.
+        labels: The task's labels, if it has any.
+    """
     how: dict[str, Any] = {
         "model": recipe.model,
         "revision": recipe.revision,
@@ -95,4 +106,4 @@ def _fingerprint(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> st
     if recipe.quantization is not None:
         how["quantization"] = recipe.quantization.model_dump(mode="json")
         how["not_quantized"] = recipe.lora.modules_to_save
-    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]
+    return how

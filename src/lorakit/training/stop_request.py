@@ -15,7 +15,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._number = 0
-        self._is_observed = False
+        self._observers = 0
 
     def set(self, number: int = signal.SIGINT) -> None:
         """Request the run to stop.
@@ -33,13 +33,13 @@ class StopRequest:
     @property
     def is_observed(self) -> bool:
         """Whether a run checks this request, and so will reach a checkpoint."""
-        return self._is_observed
+        return self._observers > 0
 
     @contextmanager
     def observing(self) -> Iterator[None]:
         """Declare that a run checks this request after every step inside the block."""
-        self._is_observed = True
+        self._observers += 1
         try:
             yield
         finally:
-            self._is_observed = False
+            self._observers -= 1

@@ -23,6 +23,7 @@ from lorakit.recipes.directory_lock import locking_directory
 from lorakit.recipes.recipe import Recipe, changed_keys, load_written_recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
+from lorakit.tuning.groups import Groups
 from lorakit.tuning.ray_tune import require_trial_resources, run_trials
 from lorakit.tuning.records import TrialRecord, best_record, write_trials
 from lorakit.tuning.trial import MetricError, Samples, TrialPlan, epochs_of, trial_recipe
@@ -92,7 +93,7 @@ def run_all(
         directory: Result of `open_directory`.
         resume: Whether to resume an interrupted search.
         address: Address of a cluster to join; None starts Ray in this process.
-        on_event: Handler of the events "planned" and "trials".
+        on_event: Handler of the events "planned", "together" and "trials".
 
     Returns:
         A record of each trial.
@@ -126,9 +127,14 @@ def run_all(
             write_trials(records, settings, directory.trials_file)
             emit("trials", {"records": records, "changed": changed})
 
+        def on_groups(groups: Groups) -> None:
+            emit("together", {"note": groups.note})
+
         record_path = directory.ray.resolve()
         with _removing_unusable_search(directory, is_new=not resume):
-            records = run_trials(plan, settings, trials, machines, record_path, on_change)
+            records = run_trials(
+                plan, settings, trials, machines, record_path, on_change, on_groups
+            )
     shutil.rmtree(directory.base, ignore_errors=True)
     write_trials(records, settings, directory.trials_file)
     return records
@@ -160,7 +166,7 @@ def open_directory(
     changed = [
         key
         for key in changed_keys(written, recipe)
-        if key != "output" and not key.endswith("max_concurrent")
+        if key != "output" and not key.endswith(("max_concurrent", "together"))
     ]
     if changed:
         raise CheckpointError(

@@ -23,7 +23,9 @@ from lorakit.libraries.logs import muting_libraries
 from lorakit.libraries.ray_cluster import Machine, require_resources
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
+from lorakit.tuning.groups import Groups, open_groups
 from lorakit.tuning.records import Status, TrialRecord, evaluations_of
+from lorakit.tuning.relay import relay_trial
 from lorakit.tuning.trial import EPOCH, MetricError, TrialPlan, epochs_of, run_trial
 
 _NAME = "search"
@@ -38,6 +40,9 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+_RELAY = {"memory": 2.0**20}
+"""What a process that trains nothing takes; Ray wants something, and groups take all processors."""
+
 _MUTED = ("ray", "ray.tune", "ray.air", "optuna")
 """Loggers; the records of failed trials say why they failed."""
 
@@ -51,6 +56,7 @@ def run_trials(
     machines: list[Machine],
     path: Path,
     on_change: OnChange,
+    on_groups: Callable[[Groups], None],
 ) -> list[TrialRecord]:
     """Run a search to its end, from the start or from where it was killed.
 
@@ -61,6 +67,7 @@ def run_trials(
         machines: Machines of the running cluster.
         path: Directory of Ray's record; an existing record is resumed.
         on_change: Called with all records and the one that changed.
+        on_groups: Called with the processes in which trials train together, if they do.
 
     Returns:
         A record of each trial, in the order of sampling.
@@ -70,26 +77,39 @@ def run_trials(
         MetricError: No trial reports the metric.
     """
     gpus = require_trial_resources(settings, machines)
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, plan=plan), {"cpu": settings.cpus_per_trial, "gpu": gpus}
-    )
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     with (
+        open_groups(plan, settings, trials, machines, gpus > 0) as groups,
         _listening(plan, on_change) as listener,
         muting_libraries(*_MUTED, below=logging.CRITICAL),
     ):
+        trainable, at_once = _trainable(plan, settings, gpus, groups)
+        if groups is not None:
+            on_groups(groups)
         experiment = path / _NAME
         if tune.Tuner.can_restore(str(experiment)):
             tuner = tune.Tuner.restore(
                 str(experiment), trainable, resume_unfinished=True, resume_errored=True
             )
         else:
-            tuner = _new_tuner(trainable, plan, settings, trials, path)
+            tuner = _new_tuner(trainable, plan, settings, trials, at_once, path)
         tuner.fit()
     if listener.metric_error is not None:
         raise listener.metric_error
     return listener.records()
+
+
+def _trainable(
+    plan: TrialPlan, settings: TrialsConfig, gpus: float, groups: Groups | None
+) -> tuple[Any, int | None]:
+    """Return what Ray Tune runs for each trial, and how many at once; None is as many as fit."""
+    if groups is None:
+        alone = tune.with_parameters(run_trial, plan=plan)
+        resources = {"cpu": settings.cpus_per_trial, "gpu": gpus}
+        return tune.with_resources(alone, resources), settings.max_concurrent
+    relay = tune.with_parameters(relay_trial, groups=groups.actors)
+    return tune.with_resources(relay, _RELAY), groups.places
 
 
 def require_trial_resources(settings: TrialsConfig, machines: list[Machine]) -> float:
@@ -107,18 +127,21 @@ def require_trial_resources(settings: TrialsConfig, machines: list[Machine]) -> 
 
 
 def _new_tuner(
-    trainable: Any, plan: TrialPlan, settings: SearchConfig, trials: int, path: Path
+    trainable: Any,
+    plan: TrialPlan,
+    settings: SearchConfig,
+    trials: int,
+    at_once: int | None,
+    path: Path,
 ) -> tune.Tuner:
     seed = int(plan.recipe.training.get("seed", 42))
     is_grid = settings.algorithm == "grid"
     mode = "min" if settings.is_minimized else "max"
     if settings.algorithm == "tpe":
         search: Any = _NumberedOptuna(metric=settings.metric, mode=mode, seed=seed)
-        limit = settings.max_concurrent
+        limit = at_once
     else:
-        search = BasicVariantGenerator(
-            random_state=seed, max_concurrent=settings.max_concurrent or 0
-        )
+        search = BasicVariantGenerator(random_state=seed, max_concurrent=at_once or 0)
         limit = None
     return tune.Tuner(
         trainable,

@@ -70,6 +70,7 @@ def tune(
         on_event: Called as `on_event(name, payload)` with
             "dtype" {note} if the recipe has `dtype: auto`,
             "planned" {space, trials, epochs, train_examples, settings, facts (further facts)},
+            "together" {note} if trials train together,
             "trials" {records, changed (the record that changed)} when a trial starts, reports or
             ends.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,11 @@ class Samples(Protocol):
     @property
     def where(self) -> str:
         """Name of its source in an error."""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Recipe keys that vary."""
         ...
 
     def for_ray(self, algorithm: str) -> dict[str, Any]:
@@ -114,9 +120,7 @@ def epochs_of(recipe: Recipe, settings: TrialsConfig) -> int:
 
 
 def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
-    """Train one trial, or resume it if its process was killed.
-
-    Epochs that a killed search has saved are reported again, but not trained again.
+    """Train one trial in this process of Ray Tune, or resume it if its process was killed.
 
     Args:
         sample: Sample of Ray Tune.
@@ -129,11 +133,36 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
     from ray import tune
 
     gc.collect()  # the process may have run another trial, whose trainer and model form a cycle
+    name = str(tune.get_context().get_trial_name())
+    train_trial(sample, name, plan, partial(train, shared_base=plan.base_path), tune.report)
+
+
+def train_trial(
+    sample: dict[str, Any],
+    name: str,
+    plan: TrialPlan,
+    training: Callable[..., Any],
+    report: Callable[[dict[str, Any]], Any],
+) -> None:
+    """Train one trial, or resume it if its process was killed.
+
+    Epochs that a killed search has saved are reported again, but not trained again.
+
+    Args:
+        sample: Sample of Ray Tune.
+        name: Name of the trial.
+        plan: Plan that all trials share.
+        training: Trains a recipe, with the arguments `resume` and `on_event` of `train`.
+        report: Called with the metrics of each epoch when its checkpoint is on disk.
+
+    Raises:
+        ConfigError: The output is not on a file system that this machine shares.
+        LorakitError: See `lorakit.training.train`.
+    """
     require_shared_output(plan.trials_path)
-    name = tune.get_context().get_trial_name()
-    run = RunDirectory(plan.trials_path / str(name))
+    run = RunDirectory(plan.trials_path / name)
     recipe = plan.recipe_of(plan.space.trial_values(sample), run.path.name)
-    reporter = _Reporter(plan.settings.metric)
+    reporter = _Reporter(plan.settings.metric, report)
     exists = run.recipe_file.exists()
     if exists:
         for row in saved_evaluations(run):
@@ -141,7 +170,7 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
         if run.is_finished:
             return
     try:
-        train(recipe, resume=exists, shared_base=plan.base_path, on_event=reporter)
+        training(recipe, resume=exists, on_event=reporter)
     except UnknownMetricError as error:
         known = [f"eval_{name}" for name in error.known]
         raise _metric_error(plan.settings.metric, known) from None
@@ -180,8 +209,9 @@ class _Reporter:
     The last epoch is reported at the end of the run, when stopping the trial has no effect.
     """
 
-    def __init__(self, metric: str):
+    def __init__(self, metric: str, report: Callable[[dict[str, Any]], Any]):
         self._metric = metric
+        self._report = report
         self._row: dict[str, Any] = {}
         self._is_last = False
 
@@ -200,12 +230,10 @@ class _Reporter:
             self.report(row)
 
     def report(self, row: dict[str, Any]) -> None:
-        """Report an evaluation; does not return if the trial is stopped."""
-        from ray import tune
-
+        """Report an evaluation; does not return if Ray stops the trial in this process."""
         _require_metric(self._metric, row)
         values = {key: value for key, value in row.items() if key.startswith("eval_")}
-        tune.report({**values, EPOCH: max(1, round(row["epoch"])), "step": row["step"]})
+        self._report({**values, EPOCH: max(1, round(row["epoch"])), "step": row["step"]})
 
 
 def _require_metric(metric: str, row: dict[str, Any]) -> None:

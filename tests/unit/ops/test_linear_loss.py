@@ -6,7 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from allocations import allocations_of
-from lorakit.ops.linear_loss import linear_cross_entropy_sum, sum_over_chunks
+from lorakit.ops.linear_loss import (
+    known_values,
+    linear_cross_entropy_sum,
+    sum_over_chunks,
+    values_and_gradients,
+)
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 INSIDE, VOCABULARY = 6, 40
@@ -139,3 +144,21 @@ def test_under_autocast_every_chunk_runs_in_its_dtype():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sum_over_chunks(loss_of, hidden, targets, list(head.parameters()), chunk_tokens=4)
     assert dtypes == {torch.bfloat16}
+
+
+def test_values_that_are_computed_already_have_their_gradients():
+    hidden, weight, bias, targets = operands(11)
+    hidden.requires_grad_()
+
+    def values_of(h, t):
+        return F.cross_entropy(F.linear(h, weight, bias), t, reduction="none")
+
+    weights = torch.rand(11, dtype=torch.float64)
+    expected = values_of(hidden, targets)
+    (wanted,) = torch.autograd.grad((expected * weights).sum(), hidden)
+    values, gradients = values_and_gradients(values_of, hidden, targets, chunk_tokens=4)
+    assert not values.requires_grad
+    torch.testing.assert_close(values, expected)
+    known = known_values(hidden, values, gradients)
+    (got,) = torch.autograd.grad((known * weights).sum(), hidden)
+    torch.testing.assert_close(got, wanted)

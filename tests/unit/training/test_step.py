@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from transformers.trainer_pt_utils import LabelSmoother
 
 from lorakit.config import NOT_COUNTED
-from lorakit.training.losses.output_loss import OutputLoss, TokenLoss
+from lorakit.training.losses.output_loss import OutputLoss
+from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.step import MeanStep, NextTokenStep, OutputStep
 from tiny_models import llama
 

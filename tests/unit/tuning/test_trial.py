@@ -53,16 +53,9 @@ def evaluation(step, max_steps=4, **metrics):
     return {"step": step, "max_steps": max_steps, "epoch": step / 2, "metrics": metrics}
 
 
-@pytest.fixture
-def reported(monkeypatch):
-    """What Ray Tune receives."""
-    rows = []
-    monkeypatch.setattr("ray.tune.report", rows.append)
-    return rows
-
-
-def test_an_epoch_is_reported_when_its_checkpoint_is_on_disk_and_the_last_at_the_end(reported):
-    reporter = trial._Reporter("eval_loss")
+def test_an_epoch_is_reported_when_its_checkpoint_is_on_disk_and_the_last_at_the_end():
+    reported = []
+    reporter = trial._Reporter("eval_loss", reported.append)
     reporter("evaluation", evaluation(2, eval_loss=1.0))
     assert reported == []
     reporter("checkpoint", {})
@@ -75,12 +68,15 @@ def test_an_epoch_is_reported_when_its_checkpoint_is_on_disk_and_the_last_at_the
     assert reported[1:] == [{"eval_loss": 0.5, "epoch": 2, "step": 4}]
 
 
-def test_a_metric_that_is_missing_or_not_a_number_ends_the_trial(reported):
+def test_a_metric_that_is_missing_or_not_a_number_ends_the_trial():
+    reported = []
     with pytest.raises(MetricError, match=r"No trial reports the metric 'eval_f1': .* eval_loss"):
-        trial._Reporter("eval_f1")("evaluation", evaluation(2, eval_loss=1.0))
+        trial._Reporter("eval_f1", reported.append)("evaluation", evaluation(2, eval_loss=1.0))
     for value in (None, float("nan")):
         with pytest.raises(TrainingError, match="'eval_loss' is not a number after epoch 1: got"):
-            trial._Reporter("eval_loss")("evaluation", evaluation(2, eval_loss=value))
+            trial._Reporter("eval_loss", reported.append)(
+                "evaluation", evaluation(2, eval_loss=value)
+            )
     assert reported == []
 
 

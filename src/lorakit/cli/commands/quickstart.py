@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorakit.cli.commands.train import (
-    exit_if_signalled,
-    show_verdict,
-    stopping_on_signals,
-    warn_if_chance,
-)
+from lorakit.cli.commands.train import exit_if_signalled, stopping_on_signals
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.views.console import (
     closing,
@@ -26,6 +21,7 @@ from lorakit.cli.views.console import (
     size_text,
     table,
 )
+from lorakit.cli.views.result import show_verdict, warn_if_chance
 from lorakit.cli.views.training import RunView
 
 if TYPE_CHECKING:

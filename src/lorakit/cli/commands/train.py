@@ -19,16 +19,13 @@ from lorakit.cli.signals import ending
 from lorakit.cli.views.console import (
     closing,
     complain,
-    duration_text,
-    heading,
     merged_name,
-    number_text,
-    pairs,
     say,
     shell_quote,
     silence_stdout,
 )
 from lorakit.cli.views.progress import showing_data_progress
+from lorakit.cli.views.result import show_result
 from lorakit.cli.views.training import RunView
 from lorakit.errors import ConfigError, LorakitError, StoppedError
 
@@ -51,6 +48,13 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Train even if the plan does not fit.")
     ] = False,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Train several recipes on one base at once: RECIPE RECIPE ... --together.",
+        ),
+    ] = False,
     ray: Annotated[
         int | None,
         typer.Option("--ray", min=1, metavar="N", help="Train in N processes on Ray."),
@@ -65,6 +69,15 @@ def train(
 ) -> None:
     """Train an adapter from a recipe."""
     changes = overrides or []
+    if together:
+        _train_together(recipe, changes, resume=resume, dry_run=dry_run, ray=ray)
+        return
+    second = next((each for each in changes if "=" not in each and Path(each).is_file()), None)
+    if second is not None:
+        raise ConfigError(
+            f"Cannot train {recipe} and {second} in one run: got two recipes, expected one. Add "
+            "--together to train each in its own run at the same time."
+        )
     if address is not None and ray is None:
         raise ConfigError("--address requires --ray N: got no --ray. Add --ray N.")
     if ray is not None and is_launched_in_parallel():
@@ -106,6 +119,24 @@ def train(
         from lorakit.distributed.processes import destroy_process_groups
 
         destroy_process_groups()
+    exit_if_signalled()
+
+
+def _train_together(
+    recipe: Path, arguments: list[str], *, resume: bool, dry_run: bool, ray: int | None
+) -> None:
+    """Train the recipes among the arguments; those with an = change all of them."""
+    if dry_run or ray is not None:
+        option = "--dry-run" if dry_run else "--ray"
+        raise ConfigError(
+            f"--together trains in this process and has no preview: got {option} too. Use one of "
+            "the two."
+        )
+    from lorakit.cli.commands.train_together import train_several
+
+    changes = [argument for argument in arguments if "=" in argument]
+    recipes = [recipe, *(Path(argument) for argument in arguments if "=" not in argument)]
+    train_several(recipes, changes, resume=resume)
     exit_if_signalled()
 
 
@@ -208,56 +239,6 @@ def exit_if_signalled() -> None:
     if ending.number:
         complain(f"{ending.reason()} The run is finished.")
         raise typer.Exit(ending.exit_code())
-
-
-def show_result(result: TrainResult) -> None:
-    """Print how training ended, and which checkpoint was kept."""
-    steps = f"{result.steps:,} step{'' if result.steps == 1 else 's'}"
-    heading(f"Trained {steps} in {duration_text(result.wall_s)}")
-    kept = kept_evaluation(result)
-    if kept is not None and kept["step"] != result.steps:
-        say(
-            f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation examples"
-        )
-    from lorakit.adapters.inference_settings import InferenceSettings
-    from lorakit.analysis.metric_text import metric_text
-
-    settings = InferenceSettings.load(result.adapter_path)
-    metrics = {"mean training loss": result.train_loss}
-    metrics |= {f"validation {metric_text(key, settings)}": v for key, v in result.metrics.items()}
-    values = {name: number_text(value) for name, value in metrics.items()}
-    if result.throughput is not None:
-        values["tokens per second"] = f"{result.throughput.tokens_per_s:,.0f}, without padding"
-        values["padding in the batches"] = f"{result.throughput.padding_share:.1%}"
-    pairs(values)
-    show_verdict(result)
-    warn_if_chance(result)
-
-
-def show_verdict(result: TrainResult) -> None:
-    """Print whether the adapter is better than the base, if it was measured."""
-    sentence = None if result.verdict is None else result.verdict.sentence
-    if sentence is not None:
-        say(f"  {sentence}", style="bold")
-
-
-def warn_if_chance(result: TrainResult) -> None:
-    """Print the warning of the report if the metrics are no better than chance."""
-    from lorakit.analysis.guessing import reference_of, warning
-    from lorakit.recipes.run_directory import RunDirectory
-
-    warned = warning(reference_of(RunDirectory(result.run_dir)), result.metrics)
-    if warned:
-        say(f"  {warned}", style="bold")
-
-
-def kept_evaluation(result: TrainResult) -> dict[str, Any] | None:
-    """Return the row of metrics.jsonl with the metrics of the kept adapter."""
-    from lorakit.recipes.run_directory import RunDirectory
-
-    rows = RunDirectory(result.run_dir).metrics()
-    evaluations = [row for row in rows if row["event"] == "evaluation"]
-    return next((row for row in evaluations if result.metrics.items() <= row.items()), None)
 
 
 def next_commands(recipe: Recipe, run: Path) -> dict[str, str]:

@@ -54,6 +54,8 @@ class TrialsView:
             self.is_open = True
             self._settings, self._epochs = payload["settings"], payload["epochs"]
             self._show_plan(payload)
+        elif event == "together":
+            say(f"Trials train together: {payload['note']}.")
         elif event == "trials":
             self._show_trials(payload["records"], payload["changed"])
 

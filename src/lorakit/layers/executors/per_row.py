@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from lorakit.errors import AdapterStateError, ShapeError
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.executors.known_terms import KnownTerm, KnownTerms
 from lorakit.layers.executors.prepared import PreparedRows, prepared_rows
+from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops.grouped import low_rank_linear_per_row
 from lorakit.ops.per_row_terms import PerRowTerms
@@ -28,6 +29,8 @@ class PerRowAdapters:
     Attributes:
         names: The adapter of each row, None for the base alone.
         lengths: Tokens of each segment; None for rows of a batch.
+        batches: The batches that the rows come from, each with its own dropout masks; None if
+            they are one batch.
         distinct: The distinct adapters.
         index: Position of each row's adapter in `distinct`, or -1.
         is_over: Whether its `with` block has been left.
@@ -36,8 +39,14 @@ class PerRowAdapters:
             have either number of rows, as an encoder's input is not repeated.
     """
 
-    def __init__(self, names: Sequence[str | None], lengths: Sequence[int] | None = None):
+    def __init__(
+        self,
+        names: Sequence[str | None],
+        lengths: Sequence[int] | None = None,
+        batches: SeparateBatches | None = None,
+    ):
         self.lengths = None if lengths is None else tuple(lengths)
+        self.batches = batches
         self.is_over = False
         self.had_gradients = False
         self.repeats = 1
@@ -119,7 +128,10 @@ class PerRowAdapters:
             self._check_rows(x, layer.plain_class.__name__)
         for number in having:
             place = self._place_of(number, x.device)
-            operands = layer.operands([layer.updates[self.distinct[number]]])  # type: ignore[list-item]
+            name = self.distinct[number]
+            update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
+            seed = None if self.batches is None else self.batches.seeds(layer, {name: update}, x)[0]
+            operands = layer.operands([update], seed)
             updated = layer.updated(x[place], h[place], operands)
             h = h.index_put(place, updated.to(h.dtype))
         return h
@@ -167,14 +179,21 @@ class PerRowAdapters:
         names, index = self._acting(layer)
         if not names:
             return _Prepared(None)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            having: Any = layer.updates._modules
-            updates: list[LowRankUpdate] = [having[name] for name in names]
-            seed = self._shared_seed(updates, x)
-            described = [layer.operands([update], seed) for update in updates]
+        having: Any = layer.updates._modules
+        updates: dict[str, LowRankUpdate] = {name: having[name] for name in names}
+        has_masks = self.batches is not None and any(each.drops for each in updates.values())
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or has_masks:
+            own_tokens = None if self.batches is None else self.batches.own_tokens
+            described = [
+                layer.operands([update], seed)
+                for update, seed in zip(
+                    updates.values(), self._seeds(layer, updates, x), strict=True
+                )
+            ]
             biases = [None if each.bias is layer.bias else each.bias for each in described]
             terms = [term for each in described for term in each.terms]
-            return _Prepared(PerRowTerms(terms, index, biases, self.lengths))
+            rows = PerRowTerms(terms, index, biases, self.lengths, own_tokens=own_tokens)
+            return _Prepared(rows)
         if layer.known_terms is None:
             layer.known_terms = KnownTerms()
         known: list[KnownTerm] = layer.known_terms.of(
@@ -237,6 +256,15 @@ class PerRowAdapters:
                 for name, each in zip(names, kept.known, strict=True)
             )
         )
+
+    def _seeds(
+        self, layer: DescribedLayer, updates: Mapping[str, LowRankUpdate], x: Tensor
+    ) -> list[Tensor | None]:
+        """Return the seed of each update's mask: one for all, or those of their batches."""
+        if self.batches is not None:
+            return self.batches.seeds(layer, updates, x)
+        seed = self._shared_seed([*updates.values()], x)
+        return [seed] * len(updates)
 
     def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
         """Return one seed for all layers that read the same activation."""

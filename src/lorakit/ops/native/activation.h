@@ -30,7 +30,12 @@ typedef struct {
   int32_t threshold; /* lanes below it are dropped */
   float scale;       /* 1 / keep probability */
   uint64_t seed;
+  long shift; /* from rows of the activation to rows of the mask */
 } dropout;
+
+/* The position of an element in its mask. */
+#define MASK_POSITION(d, row, width, column) \
+  ((uint64_t)((row) + (d).shift) * (uint64_t)(width) + (uint64_t)(column))
 
 ALWAYS_INLINE long least(long a, long b) { return a < b ? a : b; }
 
@@ -108,7 +113,7 @@ static void stage(float *out, uint64_t (*words)[CHUNK / 4 + 1], const matrix *x,
       from = to;
     }
     if (d.is_on) {
-      uint64_t position = (uint64_t)(row + t) * (uint64_t)x->width + (uint64_t)column;
+      uint64_t position = MASK_POSITION(d, row + t, x->width, column);
       keep(to, from, hash_lanes(words[t], position, n, d.seed), n, d);
     } else if (from != to) {
       memcpy(to, from, sizeof(float) * n);

@@ -31,6 +31,7 @@ class _Dropout(ctypes.Structure):
         ("threshold", ctypes.c_int32),
         ("scale", ctypes.c_float),
         ("seed", ctypes.c_uint64),
+        ("shift", ctypes.c_long),
     )
 
 
@@ -59,7 +60,7 @@ class _Group(ctypes.Structure):
     )
 
 
-NO_DROPOUT = _Dropout(0, 0, 1.0, 0)
+NO_DROPOUT = _Dropout(0, 0, 1.0, 0, 0)
 
 
 class Group(NamedTuple):
@@ -320,9 +321,16 @@ class CpuKernels:
             raise MemoryError(_NO_BUFFERS)
 
 
-def dropout_arguments(threshold: int, scale: float, seed: int) -> _Dropout:
-    """Return a mask's description for the compiled products; see `dropout.py` for its meaning."""
-    return _Dropout(1, threshold, scale, seed)
+def dropout_arguments(threshold: int, scale: float, seed: int, shift: int = 0) -> _Dropout:
+    """Return a mask's description for the compiled products; see `dropout.py` for its meaning.
+
+    Args:
+        threshold: Lanes below it are dropped.
+        scale: 1 / keep probability.
+        seed: The mask's seed.
+        shift: Added to the number of a row of the activation, it gives the row of the mask.
+    """
+    return _Dropout(1, threshold, scale, seed, shift)
 
 
 def matrix(x: Tensor) -> Matrix:

@@ -33,7 +33,7 @@ static float added_square(const float *B, const float *crossed, const float *gra
 /* Those of W (rows, width) with B (rows, r), A in a group of all rows, and A Aᵀ (r, r); never zero. */
 int lorakit_squared_row_norms(const matrix *W, const group *of_A, const float *B,
                               const float *gram, float *norms) {
-  const dropout none = {0, 0, 1.0f, 0};
+  const dropout none = {0, 0, 1.0f, 0, 0};
   const int r = of_A->r;
   long count;
   int failed = 0;

@@ -174,7 +174,7 @@ static void down_backward_chunk(const matrix *x, const block *b, long column, in
   }
   expand(buffer, CHUNK, b->rows, from, stride, own->r, A, x->width, n, 0);
   for (int t = 0; d.is_on && t < b->rows; t++) {
-    uint64_t position = (uint64_t)(b->row + t) * (uint64_t)x->width + (uint64_t)column;
+    uint64_t position = MASK_POSITION(d, b->row + t, x->width, column);
     float *values = buffer + t * CHUNK;
     keep(values, values, (const lane *)words[t] + (position & 3), n, d);
   }

@@ -8,7 +8,7 @@
 /* grad_u = scale g B for one block, with B (width, r). */
 static void backward_block(const matrix *g, const block *b, float *tile, float *grad_u,
                            long stride) {
-  const dropout none = {0, 0, 1.0f, 0};
+  const dropout none = {0, 0, 1.0f, 0, 0};
   const group *own = b->of;
   float buffer[ROWS * CHUNK];
   memset(tile, 0, sizeof(float) * ROWS * padded(own->r));
@@ -32,7 +32,7 @@ static void backward_block(const matrix *g, const block *b, float *tile, float *
 /* gradient += scale gᵀ u for one chunk of columns, in sums of the shape (r, width). */
 static void backward_chunk(const matrix *g, const block *b, long column, int n, const float *u,
                            long u_stride, float *sums, const row_scale_backward *of_rows) {
-  const dropout none = {0, 0, 1.0f, 0};
+  const dropout none = {0, 0, 1.0f, 0, 0};
   float buffer[ROWS * CHUNK];
   if (of_rows)
     scale_chunk_backward(buffer, g, of_rows, b->row, b->rows, column, n);

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from lorakit.adapters import Adapter
 from lorakit.adapters.older_names import in_names_of
@@ -19,6 +16,7 @@ from lorakit.injection.activation import remove_adapters
 from lorakit.injection.detached import DetachedAdapter, detach_adapter
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
+from lorakit.models.same_weights import copy_over_same_weights
 
 
 @dataclass(frozen=True)
@@ -94,19 +92,3 @@ class Trial:
                 "merge it."
             )
         return AdapterMismatchError(f"Cannot serve adapter {name!r} on this base. {error}")
-
-
-def copy_over_same_weights(model: nn.Module) -> nn.Module:
-    """Return a copy of a model with the same parameters and tensors, the very same objects."""
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    with _SharingTensors():
-        return deepcopy(model, memo)
-
-
-class _SharingTensors(TorchFunctionMode):
-    """Makes deep copies share the tensors that are not parameters."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        return args[0] if func is Tensor.__deepcopy__ else func(*args, **(kwargs or {}))

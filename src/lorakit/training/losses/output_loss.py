@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,45 +24,22 @@ from lorakit.ops.linear_loss import (
     chunks,
     linear_cross_entropy_sum,
     sum_over_chunks,
+    values_and_gradients,
     values_over_chunks,
 )
 from lorakit.training.losses.counted_labels import count_labels
-from lorakit.training.losses.logit_form import LogitForm, candidate_forms, named_form
+from lorakit.training.losses.logit_form import LogitForm
+from lorakit.training.losses.token_loss import TokenLoss
 
-_FORM_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-_LOSS_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-# Half precision: up to four roundings of 2^-8 each for a logit, fewer for the mean of many.
-_HALF_FORM_TOLERANCE, _HALF_LOSS_TOLERANCE = 3e-2, 1e-2
-
-
-@dataclass(frozen=True)
-class TokenLoss:
-    """The loss of a token; by default the negative log-likelihood."""
-
-    label_smoothing: float = 0.0
-    """Share of the target probability that is spread over the vocabulary."""
-    weighs_by_probability: bool = False
-    """Dynamic fine-tuning: multiply by the token's detached probability (arXiv:2508.05629)."""
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is the negative log-likelihood."""
-        return not self.label_smoothing and not self.weighs_by_probability
-
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum over tokens: (tokens, vocabulary) and (tokens,) to a scalar."""
-        if self.weighs_by_probability:
-            losses = F.cross_entropy(logits, targets, reduction="none")
-            return (losses * (-losses).exp().detach()).sum()
-        return F.cross_entropy(
-            logits, targets, reduction="sum", label_smoothing=self.label_smoothing
-        )
+LossesElsewhere = Callable[["OutputLoss", TokenLoss, Tensor, Tensor], Tensor | None]
+"""Function of the loss, the loss of a token, (tokens, in) and targets that returns (tokens,), with
+a graph, or None to compute them here."""
 
 
 class OutputLoss:
     """The loss of a causal or sequence-to-sequence language model, in chunks of tokens.
 
-    `find_output_loss` makes one whose loss equals the model's.
+    `find_output_loss` (in its own module) makes one whose loss equals the model's.
     """
 
     def __init__(self, head: nn.Module, *, shifts: bool):
@@ -73,6 +49,9 @@ class OutputLoss:
         self.shifts = shifts
         """Whether a token's target is the next label, as in causal models."""
         self.chunk_tokens = CHUNK_TOKENS
+        self.losses_elsewhere: LossesElsewhere | None = None
+        """What computes the losses of a head that is not trained together with those of others;
+        None if nothing does."""
         self._hidden: Tensor | None = None
         self._calls = 0
         self._autocast_dtype: torch.dtype | None = None
@@ -141,6 +120,9 @@ class OutputLoss:
             targets: Token ids, (tokens,).
             token_loss: The loss of a token.
         """
+        losses = self._losses_elsewhere(hidden, targets, token_loss)
+        if losses is not None:
+            return losses.sum()
         with self._model_autocast(hidden.device):
             linear = self._as_linear(hidden) if token_loss.is_plain else None
             if linear is not None:
@@ -157,6 +139,45 @@ class OutputLoss:
                 [parameter for parameter in self.head.parameters() if parameter.requires_grad],
                 chunk_tokens=self.chunk_tokens,
             )
+
+    def _losses_elsewhere(
+        self, hidden: Tensor, targets: Tensor, token_loss: TokenLoss
+    ) -> Tensor | None:
+        """Return the losses of tokens, (tokens,), if they are computed together with others'."""
+        elsewhere = self.losses_elsewhere
+        if elsewhere is None or not torch.is_grad_enabled() or not len(hidden):
+            return None
+        if self.frozen_weight is None:
+            return None
+        return elsewhere(self, token_loss, hidden, targets)
+
+    @property
+    def frozen_weight(self) -> Tensor | None:
+        """The weight of the output layer if it is a plain linear layer that is not trained."""
+        linear = _plain_linear(self.head)
+        if linear is None or any(p.requires_grad for p in linear.parameters()):
+            return None
+        return linear.weight
+
+    def losses_and_gradients(
+        self, hidden: Tensor, targets: Tensor, token_loss: TokenLoss
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of each token and its gradient, where the output layer is not trained.
+
+        Args:
+            hidden: Input of the output layer, (tokens, in).
+            targets: Token ids, (tokens,).
+            token_loss: The loss of a token.
+
+        Returns: (tokens,) and (tokens, in), without a graph.
+        """
+        device = hidden.device
+
+        def losses_of(h: Tensor, t: Tensor) -> Tensor:
+            with self._model_autocast(device):
+                return token_loss.of_each(self._logits(h), t)
+
+        return values_and_gradients(losses_of, hidden, targets, chunk_tokens=self.chunk_tokens)
 
     @torch.no_grad()
     def losses_and_hits(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,132 +267,6 @@ class OutputLoss:
             offset = self.form.offset.to(linear.weight.dtype)
             bias = offset if bias is None else bias + offset
         return linear.weight, bias
-
-
-def find_output_loss(
-    model: Any,
-    inputs: Mapping[str, Tensor],
-    labels: Tensor,
-    *,
-    auxiliary_weight: float = 0.0,
-) -> tuple[OutputLoss | None, str]:
-    """Find the computation from a model's output layer to its loss, by trying a few tokens.
-
-    Candidates for the transformation of the logits come from the model's configuration; the one
-    that reproduces the model on given logits is taken. Then the loss is compared with the model's.
-
-    Args:
-        model: A transformers model, adapted or not.
-        inputs: Model inputs of a few tokens, without labels.
-        labels: Their labels, (batch, tokens).
-        auxiliary_weight: Weight of a mixture of experts' auxiliary loss; 0 for none.
-
-    Returns: The loss and "", or None and the reason why there is none, half a sentence.
-    """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    if not isinstance(head, nn.Module):
-        return None, "it names no output layer"
-    loss = OutputLoss(head, shifts=not model.config.is_encoder_decoder)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            reason = _adopt_form(loss, model, inputs)
-            reason = reason or _difference(loss, model, inputs, labels, auxiliary_weight)
-    except Exception as error:  # a model's own code may raise anything
-        said = (str(error).splitlines() or ["nothing"])[0]
-        reason = f"trying it raised {type(error).__name__}: {said.rstrip('.')}"
-    finally:
-        model.train(was_training)
-    return (None, reason) if reason else (loss, "")
-
-
-def assumed_output_loss(model: Any) -> OutputLoss | None:
-    """Return the loss that a model's configuration describes, without running the model.
-
-    Args:
-        model: A transformers model; its weights are not read.
-
-    Returns: The loss, or None for a model without output embeddings.
-    """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    if not isinstance(head, nn.Module):
-        return None
-    loss = OutputLoss(head, shifts=not model.config.is_encoder_decoder)
-    loss.form = named_form(model)
-    return loss
-
-
-def all_logits_note(model: nn.Module, reason: str) -> str:
-    """Return the note that a model computes its loss itself, and why."""
-    return (
-        "Each step computes the logits of all its tokens at once, because lorakit cannot follow "
-        f"this {type(model).__name__} from its output layer to its loss: {reason}."
-    )
-
-
-def _adopt_form(loss: OutputLoss, model: Any, inputs: Mapping[str, Tensor]) -> str:
-    """Set the model's transformation of the logits, or return why it is unknown."""
-    given: list[Tensor] = []
-
-    def exchange(head: nn.Module, args: Any, output: Tensor) -> Tensor:
-        given.append(_probe(output))
-        return given[0]
-
-    handle = loss.head.register_forward_hook(exchange)
-    try:
-        outputs, _ = loss.run(model, inputs)
-    finally:
-        handle.remove()
-    got: Tensor = outputs.logits
-    if got.shape != given[0].shape:
-        return "it does not return all logits of its output layer"
-    tolerance = _FORM_TOLERANCE.get(given[0].dtype, _HALF_FORM_TOLERANCE)
-    for form in candidate_forms(model, got.shape[-1]):
-        if _are_close(form(given[0].float()), got, tolerance):
-            loss.form = form
-            return ""
-    return "it changes the logits of its output layer in an unknown way"
-
-
-def _difference(
-    loss: OutputLoss,
-    model: Any,
-    inputs: Mapping[str, Tensor],
-    labels: Tensor,
-    auxiliary_weight: float,
-) -> str:
-    """Return how the loss differs from the model's, or ""."""
-    outputs, hidden = loss.run(model, inputs)
-    if hidden.shape[:-1] != labels.shape:
-        return "its output layer does not read one vector for each token"
-    x2d, targets = loss.counted(hidden, labels)
-    mean = loss.sum(x2d, targets, TokenLoss()) / len(targets)
-    if auxiliary_weight:
-        mean = mean + auxiliary_weight * outputs.aux_loss
-    expected: Tensor = model(**inputs, labels=labels).loss
-    tolerance = _LOSS_TOLERANCE.get(hidden.dtype, _HALF_LOSS_TOLERANCE)
-    if _are_close(mean, expected, tolerance):
-        return ""
-    return f"its loss is {expected.item():.6g} where its output layer gives {mean.item():.6g}"
-
-
-def _probe(output: Tensor) -> Tensor:
-    """Return zero, small, usual and large logits, which reveal how a model transforms them."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor([0.0, 1.0, 10.0, 100.0]).reshape(1, 4, 1)
-    logits = sizes * torch.randn(1, 4, output.shape[-1], generator=generator)
-    return logits.to(output)
-
-
-def _are_close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether the error of each token is within the tolerance, relative to its largest entry."""
-    got, expected = got.double(), expected.double()
-    error = (got - expected).abs()
-    size = expected.abs()
-    if got.ndim:
-        error, size = error.amax(-1), size.amax(-1)
-    return bool((error <= tolerance * size).all())
 
 
 def _plain_linear(head: nn.Module) -> nn.Linear | None:

@@ -11,12 +11,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 from lorakit.data.packing import PackCollator, asks_to_pack, isolating_collator
 from lorakit.data.tokenize_examples import probe_tokens
 from lorakit.errors import ConfigError
-from lorakit.training.losses.output_loss import (
-    OutputLoss,
-    TokenLoss,
-    all_logits_note,
-    find_output_loss,
-)
+from lorakit.training.losses.find_output_loss import all_logits_note, find_output_loss
+from lorakit.training.losses.output_loss import OutputLoss
+from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.step import MeanStep, NextTokenStep, Step
 from lorakit.training.trainers.quantized_base import hiding_quantization
 from lorakit.training.trainers.step_trainer import StepTrainerMixin

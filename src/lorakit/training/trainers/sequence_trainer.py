@@ -10,12 +10,9 @@ from transformers import Seq2SeqTrainer
 
 from lorakit.data.tokenize_examples import probe_tokens
 from lorakit.training.losses.counted_labels import COUNTED
-from lorakit.training.losses.output_loss import (
-    OutputLoss,
-    TokenLoss,
-    all_logits_note,
-    find_output_loss,
-)
+from lorakit.training.losses.find_output_loss import all_logits_note, find_output_loss
+from lorakit.training.losses.output_loss import OutputLoss
+from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.step import MeanStep, OutputStep
 from lorakit.training.trainers.step_trainer import StepTrainerMixin
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fixtures.printed import flat
-from lorakit.cli.commands.train import show_result
+from lorakit.cli.views.result import show_result
 from lorakit.cli.views.training import RunView
 
 

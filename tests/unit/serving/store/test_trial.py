@@ -8,8 +8,9 @@ import torch
 from lorakit import Adapter, set_adapter
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection import adapter_names
+from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.serving.store.placing import Placing
-from lorakit.serving.store.trial import Trial, copy_over_same_weights
+from lorakit.serving.store.trial import Trial
 from tiny_models import assert_untouched, bert, distilbert, gpt2, llama, snapshot, t5, tokens
 from tiny_models.adapted import with_adapter
 from tiny_models.quantized import EIGHT, FOUR, quantized

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import tiny_models
@@ -10,12 +9,9 @@ from allocations import allocations_of
 from lorakit.config import LoraConfig
 from lorakit.errors import TrainingError
 from lorakit.injection import add_adapter, disable_adapters
-from lorakit.training.losses.output_loss import (
-    OutputLoss,
-    TokenLoss,
-    all_logits_note,
-    find_output_loss,
-)
+from lorakit.training.losses.find_output_loss import find_output_loss
+from lorakit.training.losses.output_loss import OutputLoss
+from lorakit.training.losses.token_loss import TokenLoss
 from tiny_models import VOCABULARY, WIDTH, bloom, gpt2, llama, randomize_, t5
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
@@ -307,86 +303,6 @@ def test_no_step_holds_all_logits(build, head):
     assert plain.peak > all_logits, "the measure must see what it is to forbid"
 
 
-class OwnHead(nn.Module):
-    """A causal model around a Llama whose forward does something to the logits."""
-
-    def __init__(self, change):
-        super().__init__()
-        self.inner, self.change = llama(), change
-        self.config = self.inner.config
-
-    def get_output_embeddings(self):
-        return self.inner.lm_head
-
-    def forward(self, labels=None, **inputs):
-        out = self.inner(**inputs)
-        out.logits = self.change(self.inner.lm_head, out.logits)
-        if labels is not None:
-            shifted = labels[:, 1:].reshape(-1)
-            out.loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), shifted)
-        return out
-
-
-REFUSED = {
-    "mask": (
-        lambda head, z: z.index_fill(-1, torch.tensor([5]), -1e4),
-        "it changes the logits of its output layer in an unknown way",
-    ),
-    "temperature": (
-        lambda head, z: z / 1.3,
-        "it changes the logits of its output layer in an unknown way",
-    ),
-    "slice": (lambda head, z: z[..., :-1], "it does not return all logits of its output layer"),
-    "bug": (lambda head, z: z[99], "trying it raised IndexError: index 99 is out"),
-}
-
-
-@pytest.mark.parametrize(("change", "said"), REFUSED.values(), ids=REFUSED)
-def test_an_unknown_way_to_the_logits_is_not_followed(change, said):
-    model = OwnHead(change).train()
-    inputs, labels = batch(model, rows=1)
-    loss, reason = find_output_loss(model, inputs, labels)
-    assert loss is None and reason.startswith(said)
-    assert model.training and not model.inner.lm_head._forward_pre_hooks
-    assert not model.inner.lm_head._forward_hooks
-
-
-def test_logits_are_scaled_with_their_bias():
-    model = OwnHead(lambda head, z: z * 0.25)
-    model.config.logit_scale = 0.25
-    model.inner.lm_head.bias = nn.Parameter(torch.randn(VOCABULARY))
-    inputs, labels = batch(model, rows=1)
-    loss, reason = find_output_loss(model, inputs, labels)
-    assert loss is not None and loss.form.scale == 0.25, reason
-
-
-def test_an_unknown_loss_is_not_followed():
-    model = OwnHead(lambda head, z: z)
-    inputs, labels = batch(model, rows=1)
-    assert find_output_loss(model, inputs, labels)[0] is not None
-    model.forward = lambda labels=None, **given: _with_a_penalty(model, labels, given)
-    loss, reason = find_output_loss(model, inputs, labels)
-    assert loss is None and reason.startswith("its loss is")
-
-
-def _with_a_penalty(model, labels, given):
-    out = OwnHead.forward(model, labels, **given)
-    if labels is not None:
-        out.loss = out.loss + 0.01
-    return out
-
-
-def test_without_an_output_layer_nothing_is_followed():
-    model = OwnHead(lambda head, z: z)
-    model.get_output_embeddings = lambda: None
-    inputs, labels = batch(model, rows=1)
-    assert find_output_loss(model, inputs, labels) == (None, "it names no output layer")
-    assert all_logits_note(model, "it names no output layer") == (
-        "Each step computes the logits of all its tokens at once, because lorakit cannot follow "
-        "this OwnHead from its output layer to its loss: it names no output layer."
-    )
-
-
 def test_an_output_layer_that_runs_twice_is_refused():
     model = llama()
     loss = OutputLoss(model.lm_head, shifts=True)
@@ -405,3 +321,36 @@ def test_a_hook_on_the_output_layer_is_honoured():
     model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
     assert largest_error(ours(loss, model), of_the_model(model)) <= TOLERANCE[torch.float32]
     assert largest_error(ours(loss, model), before) > 0.01
+
+
+@pytest.mark.parametrize("build", [llama, capped], ids=["plain", "capped"])
+def test_losses_that_are_computed_elsewhere_are_those_of_here(build):
+    from lorakit.ops.linear_loss import known_values
+
+    model = build().requires_grad_(False)
+    add_adapter(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    loss, (inputs, labels) = follow(model), batch(model)
+    asked = []
+
+    def elsewhere(output, token_loss, hidden, targets):
+        asked.append(len(targets))
+        return known_values(
+            hidden, *output.losses_and_gradients(hidden.detach(), targets, token_loss)
+        )
+
+    found = []
+    for losses_elsewhere in (None, elsewhere):
+        loss.losses_elsewhere = losses_elsewhere
+        hidden = loss.run(model, inputs)[1].detach().requires_grad_()
+        x2d, targets = loss.counted(hidden, labels)
+        total = loss.sum(x2d, targets, TokenLoss(label_smoothing=0.1))
+        found.append((total, *torch.autograd.grad(total, x2d)))
+    assert len(asked) == 1
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trained_output_layer_is_not_computed_elsewhere():
+    model = llama()
+    add_adapter(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    assert follow(model).frozen_weight is None

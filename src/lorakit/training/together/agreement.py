@@ -1,0 +1,147 @@
+"""What runs must have in common to train together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorakit.distributed.processes import process_count
+from lorakit.errors import ConfigError
+from lorakit.recipes.recipe import Recipe
+from lorakit.training.frozen_part.blocks import find_frozen_blocks
+from lorakit.training.frozen_part.blocks import has_dropout as blocks_have_dropout
+from lorakit.training.together.dropout_by_run import has_dropout
+from lorakit.training.together.stacked_model import backbone_of
+from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from lorakit.training.setup import Setup
+
+_TRAINING = (
+    "use_cpu",
+    "bf16",
+    "fp16",
+    "tf32",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+)
+_ALIKE: Mapping[str, Callable[[Recipe], Any]] = {
+    "model": lambda recipe: recipe.model,
+    "revision": lambda recipe: recipe.revision,
+    "task": lambda recipe: recipe.task,
+    "dtype": lambda recipe: recipe.dtype,
+    "quantization": lambda recipe: _plain(recipe.quantization),
+    "float32_small_parameters": lambda recipe: recipe.float32_small_parameters,
+    "trust_remote_code": lambda recipe: recipe.trust_remote_code,
+    "data.new_tokens": lambda recipe: _plain(recipe.data.new_tokens),
+    "objective": lambda recipe: None if recipe.objective is None else recipe.objective.type,
+    **{f"training.{key}": lambda recipe, key=key: recipe.training.get(key) for key in _TRAINING},
+}
+_ALONE: Mapping[str, str] = {
+    "training.torch_compile": "it compiles the model of one run",
+    "training.fsdp": "it shards the model of one run",
+    "training.neftune_noise_alpha": "the noise would be added to the embeddings of all runs",
+    "training.bf16_full_eval": "it converts the weights that all runs share",
+    "training.fp16_full_eval": "it converts the weights that all runs share",
+}
+ADVICE = "Train them one after another: leave --together out."
+
+
+def require_agreement(recipes: Sequence[Recipe]) -> None:
+    """Check that runs can share one base and its passes.
+
+    Raises:
+        ConfigError: Names each key and its values.
+    """
+    problems: list[str] = []
+    if process_count() > 1:
+        problems.append("the runs are launched in several processes, expected one process")
+    first = recipes[0]
+    for recipe in recipes[1:]:
+        for key, value in _ALIKE.items():
+            if value(recipe) != value(first):
+                problems.append(
+                    f"{key} is {_text(value(first))} in {_name(first)} and {_text(value(recipe))} "
+                    f"in {_name(recipe)}"
+                )
+    for recipe in recipes:
+        for key, reason in _ALONE.items():
+            if recipe.training.get(key.removeprefix("training.")):
+                problems.append(f"{_name(recipe)} has {key}: {reason}")
+        if recipe.task == "SEQ_2_SEQ_LM":
+            problems.append(f"{_name(recipe)} has task SEQ_2_SEQ_LM, expected one sequence a row")
+    outputs = [str(Path(recipe.output).absolute()) for recipe in recipes]
+    twice = sorted({output for output in outputs if outputs.count(output) > 1})
+    if twice:
+        raise ConfigError(
+            f"Cannot train these runs together: got output {twice[0]} twice, expected a directory "
+            "for each run. Give each recipe another output."
+        )
+    if problems:
+        raise ConfigError(f"Cannot train these runs together: {'; '.join(problems)}. {ADVICE}")
+
+
+def shared_keys_among(keys: Iterable[str]) -> list[str]:
+    """Return those of some recipe keys in which runs that train together must agree."""
+    return [key for key in keys if any(f"{key}.".startswith(f"{one}.") for one in _ALIKE)]
+
+
+def require_possible(setup: Setup, trainer: Trainer) -> None:
+    """Check that a run's model can share its passes.
+
+    Raises:
+        ConfigError: It has no backbone below its head, skips layers at random, or repeats in
+            backward what others take part in.
+    """
+    model: Any = setup.model
+    arguments: Any = trainer.args
+    drops = model.config.to_dict()
+    problem = ""
+    if backbone_of(model) is model:
+        problem = f"this {type(model).__name__} has no part below its head that could be shared"
+    elif any(key.endswith("layerdrop") and value for key, value in drops.items()):
+        problem = "its base skips layers at random (layerdrop)"
+    elif arguments.activation_checkpointing and checkpoints_reentrantly(arguments):
+        problem = "activation_checkpointing_kwargs.use_reentrant is true, expected false"
+    elif arguments.activation_checkpointing and has_dropout(model):
+        problem = "activation checkpointing repeats the dropout of its base"
+    elif _drops_less_below(setup):
+        problem = (
+            "the dropout of its base is off below the first adapted layer, expected "
+            "frozen_part.dropout: true"
+        )
+    if problem:
+        raise ConfigError(f"Cannot train {setup.recipe.output} with others: {problem}. {ADVICE}")
+
+
+def _drops_less_below(setup: Setup) -> bool:
+    """Whether a run would leave out dropout that others have."""
+    blocks = find_frozen_blocks(setup.model)
+    if blocks is None or setup.recipe.frozen_part.dropout:
+        return False
+    return blocks_have_dropout(setup.model, blocks)
+
+
+def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return what differs between the bases of two runs, by key."""
+    return "; ".join(
+        f"{key} is {_text(first.get(key))} there and {_text(other.get(key))} here"
+        for key in dict.fromkeys((*first, *other))
+        if first.get(key) != other.get(key)
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+def _name(recipe: Recipe) -> str:
+    return f"the run of {recipe.output}"

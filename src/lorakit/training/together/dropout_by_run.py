@@ -1,0 +1,96 @@
+"""The base's own dropout on stacked batches: each run draws what it would draw alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
+from torch.overrides import TorchFunctionMode
+
+from lorakit.training.together.random_state import RandomState
+from lorakit.training.together.stacking import Part, Stacked
+
+_DROPOUT = inspect.signature(F.dropout)
+_ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Return whether a model may drop activations in training, besides its adapters."""
+    config: Any = getattr(model, "config", None)
+    settings = {} if config is None else config.to_dict()
+    return any(
+        "drop" in key and isinstance(value, float) and value > 0 for key, value in settings.items()
+    ) or any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules())
+
+
+class DropoutByRun(TorchFunctionMode):
+    """Computes dropout, and attention with dropout, for one run after the other.
+
+    Each sees its rows without added padding, and the random state that it has left.
+    """
+
+    def __init__(self, stacked: Stacked, states: Sequence[RandomState]):
+        super().__init__()
+        self._stacked = stacked
+        self._states = states
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            given = _DROPOUT.bind(*args, **kwargs)
+            given.apply_defaults()
+            x, p, training = (given.arguments[name] for name in ("input", "p", "training"))
+            if training and p > 0:
+                return self._by_run(x, lambda part: F.dropout(self._own(x, part), p))
+        elif func is F.scaled_dot_product_attention:
+            given = {**dict(zip(_ATTENTION, args, strict=False)), **kwargs}
+            if given.get("dropout_p"):
+                return self._attention(given)
+        return func(*args, **kwargs)
+
+    def _attention(self, given: dict[str, Any]) -> Tensor:
+        def attend(part: Part) -> Tensor:
+            own: dict[str, Any] = {
+                name: self._own(value, part) if isinstance(value, Tensor) else value
+                for name, value in given.items()
+            }
+            return F.scaled_dot_product_attention(**own)
+
+        return self._by_run(given["query"], attend)
+
+    def _own(self, x: Tensor, part: Part) -> Tensor:
+        """Return a run's rows of (rows, …), (rows, tokens, …) or (rows, heads, tokens, …)."""
+        rows = x if x.shape[0] == 1 != self._stacked.rows else x[part.first :][: part.rows]
+        for dim in _token_dims(x, self._stacked.tokens):
+            rows = rows.narrow(dim, 0, part.tokens)
+        return rows
+
+    def _by_run(self, x: Tensor, compute: Callable[[Part], Tensor]) -> Tensor:
+        """Compute each run's part with its random state; padding is zero."""
+        found: list[Tensor] = []
+        for part, state in zip(self._stacked.parts, self._states, strict=True):
+            with state.drawing():
+                own = compute(part)
+            missing = self._stacked.tokens - part.tokens
+            if missing:
+                dims = _token_dims(x, self._stacked.tokens)
+                widths = [missing if dim in dims else 0 for dim in range(x.ndim)]
+                own = F.pad(
+                    own, [width for width_of in reversed(widths) for width in (0, width_of)]
+                )
+            found.append(own)
+        return torch.cat(found)
+
+
+def _token_dims(x: Tensor, tokens: int) -> tuple[int, ...]:
+    """Return the dimensions of an activation that are its tokens."""
+    if x.ndim == 3:
+        return (1,) if x.shape[1] == tokens else ()
+    return tuple(dim for dim in (2, 3) if x.ndim == 4 and x.shape[dim] == tokens)

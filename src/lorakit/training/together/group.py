@@ -1,0 +1,206 @@
+"""Runs on one base in one process, whose forward and backward passes are computed together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.recipes.recipe import Recipe
+from lorakit.training.callbacks import EventHandler
+from lorakit.training.run import TrainResult, train
+from lorakit.training.stop_request import StopRequest
+from lorakit.training.together.agreement import require_agreement, require_possible
+from lorakit.training.together.base import BaseInProcess
+from lorakit.training.together.meeting_point import meeting
+from lorakit.training.together.shared_passes import Seat, SharedPasses
+from lorakit.training.together.turns import Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from lorakit.training.setup import Setup
+    from lorakit.training.tasks import Task
+
+
+_NOTE = (
+    "This run shared its process and its passes with others: the peak of memory is that of all, "
+    "and times include theirs."
+)
+
+
+class RunGroup:
+    """Trains runs on one base in this process; runs may join and leave between steps.
+
+    Each run is an ordinary `train` in a thread, with its model, trainer and directory; only one
+    thread runs at a time. In place of its backbone's forward a run waits for the others, and the
+    batches of all are stacked and run as one, each row under its run's adapter. After it has
+    computed its loss and the gradients of its part it waits again, and one backward pass gives all
+    adapters their gradients.
+
+    Example:
+        >>> group = RunGroup()  # doctest: +SKIP
+        >>> runs = [group.start(recipe) for recipe in recipes]  # doctest: +SKIP
+        >>> results = [run.wait() for run in runs]  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        self._passes = SharedPasses()
+        self._base = BaseInProcess()
+        self._runs: list[GroupedRun] = []
+        self._settled: Recipe | None = None
+
+    def start(
+        self,
+        recipe: Recipe,
+        *,
+        resume: bool = False,
+        planned_bytes: int | None = None,
+        on_event: EventHandler | None = None,
+        stop: StopRequest | None = None,
+    ) -> GroupedRun:
+        """Start a run, from any thread; see `add`.
+
+        Raises:
+            ConfigError: It cannot run with those that have been started.
+        """
+        run = self.add(
+            recipe, resume=resume, planned_bytes=planned_bytes, on_event=on_event, stop=stop
+        )
+        self.begin(run)
+        return run
+
+    def add(
+        self,
+        recipe: Recipe,
+        *,
+        resume: bool = False,
+        planned_bytes: int | None = None,
+        on_event: EventHandler | None = None,
+        stop: StopRequest | None = None,
+    ) -> GroupedRun:
+        """Add a run that `begin` starts.
+
+        Args:
+            recipe: A recipe with the base of the others.
+            resume: See `lorakit.train`.
+            planned_bytes: See `lorakit.train`.
+            on_event: See `lorakit.train`; called in the run's thread.
+            stop: See `lorakit.train`.
+
+        Raises:
+            ConfigError: It cannot run with those that have been added.
+        """
+        recipe = recipe.with_absolute_paths()
+        require_agreement([*(run.recipe for run in self._runs), recipe])
+        options = {
+            "resume": resume,
+            "planned_bytes": planned_bytes,
+            "on_event": on_event,
+            "stop": stop,
+        }
+        run = GroupedRun(self, self._passes, len(self._runs), recipe, options)
+        self._runs.append(run)
+        return run
+
+    def begin(self, *runs: GroupedRun) -> None:
+        """Start runs, from any thread; those that start at once take their first step together."""
+        self._passes.start(*(run.turn for run in runs))
+
+    @property
+    def base(self) -> BaseInProcess:
+        """The base of all runs."""
+        return self._base
+
+    def with_settled_dtype(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with the dtype that `dtype: auto` has become in the first run."""
+        first = self._settled
+        if first is None or recipe.dtype != "auto":
+            return recipe
+        bf16 = {"bf16": True} if first.training.get("bf16") else {}
+        training = {**recipe.training, **bf16}
+        return recipe.model_copy(update={"dtype": first.dtype, "training": training})
+
+    def settle(self, recipe: Recipe) -> None:
+        """Keep the base of the first run that is ready to train."""
+        if self._settled is None:
+            self._settled = recipe
+            self._base.settle()
+
+
+class GroupedRun:
+    """A run of a group; what `train` shares with the others."""
+
+    def __init__(
+        self,
+        group: RunGroup,
+        passes: SharedPasses,
+        number: int,
+        recipe: Recipe,
+        options: dict[str, Any],
+    ):
+        """Create the run; `RunGroup.start` does.
+
+        Args:
+            group: The group.
+            passes: What its runs compute together.
+            number: Number of runs before it.
+            recipe: Its recipe.
+            options: Options of `train`.
+        """
+        self.recipe = recipe
+        self.turn = Turn(f"run-{number}", lambda: self._train(options))
+        self._group = group
+        self._passes = passes
+
+    def _train(self, options: dict[str, Any]) -> TrainResult:
+        recipe = self._group.with_settled_dtype(self.recipe)
+        return train(recipe, host=self, **options)
+
+    def wait(self) -> TrainResult:
+        """Wait for the end of the run, and return its result.
+
+        Raises:
+            LorakitError: What `lorakit.train` raises.
+        """
+        self.turn.is_over.wait()
+        if self.turn.error is not None:
+            raise self.turn.error
+        return self.turn.result
+
+    # ---- what `train` asks its host ----
+
+    def load_base(
+        self,
+        recipe: Recipe,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+    ) -> PreTrainedModel:
+        """Return the run's modules over the weights that all share."""
+        return self._group.base.load(recipe, task, tokenizer, labels)
+
+    def frozen_part(self, recipe: Recipe) -> FrozenPartConfig:
+        """Compute the frozen blocks in each step, as the others read them."""
+        return recipe.frozen_part.model_copy(update={"cache_bytes": 0})
+
+    @contextmanager
+    def training(self, setup: Setup, trainer: Trainer) -> Iterator[tuple[str, ...]]:
+        """Compute with the others in this block, from the first step on."""
+        require_possible(setup, trainer)
+        self._group.settle(setup.recipe)
+        joined: list[Seat] = []
+
+        def join() -> Seat:
+            if not joined:
+                seat = self._passes.join(self.turn, setup.model, self._group.base.pristine)
+                joined.append(seat)
+            return joined[0]
+
+        try:
+            with meeting(trainer, join):
+                yield (_NOTE,)
+        finally:
+            if joined:
+                self._passes.leave(self.turn)

@@ -1,0 +1,242 @@
+"""What runs compute together: forward passes, the losses of an output layer, backward passes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.ops.linear_loss import known_values
+from lorakit.training.losses.output_loss import OutputLoss
+from lorakit.training.losses.token_loss import TokenLoss
+from lorakit.training.together.stacked_model import Leaves, Pass, StackedModel
+from lorakit.training.together.stacking import Inputs, kind_of, tokens_of
+from lorakit.training.together.turns import Turn, Turns
+
+_GAINING_TOKENS = 512
+"""A batch of fewer tokens gains from weights that are read once for all runs; with more, a step is
+arithmetic, and stacking only makes activations too large for the caches. On a base in 4 or 8 bits,
+whose weights are also made dense once, every batch gains. See `python -m benchmarks.together`."""
+
+_Compute = Callable[[Sequence[Turn]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """The request for the losses of tokens from the inputs of the output layer.
+
+    Attributes:
+        output: The output layer of the run's model, which shares its weight.
+        token_loss: The loss of a token.
+        hidden: (tokens, in), without a graph.
+        targets: Token ids, (tokens,).
+    """
+
+    output: OutputLoss
+    token_loss: TokenLoss
+    hidden: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class _Backward:
+    """The request to pass on the gradients of all outputs that a run has got."""
+
+
+class SharedPasses:
+    """Serves runs that take turns, once all of them wait.
+
+    Passes of evaluations come first, so that runs that train stay in step; then their forward
+    passes, then losses, then backward. Requests that cannot be computed as one are served one kind
+    after the other.
+    """
+
+    def __init__(self) -> None:
+        self._turns = Turns(self._serve)
+        self._model: StackedModel | None = None
+        self._open: list[Leaves] = []
+        self._gone: list[str] = []
+        self._most_tokens = _GAINING_TOKENS
+
+    def start(self, *turns: Turn) -> None:
+        """Start runs, from any thread."""
+        self._turns.start(*turns)
+
+    def join(self, turn: Turn, model: nn.Module, base: nn.Module) -> Seat:
+        """Let a run take part; carry the adapter of its model.
+
+        Args:
+            turn: The run.
+            model: Its model.
+            base: The base without adapters, the same for all runs.
+        """
+        if self._model is None:
+            self._model = StackedModel(base, next(model.parameters()).device)
+            if any(bits_of(module) for module in base.modules()):
+                self._most_tokens = sys.maxsize
+        self._model.attach(turn.name, model)
+        return self.seat(turn)
+
+    def seat(self, turn: Turn) -> Seat:
+        """Return the place of a run that has joined."""
+        return Seat(self._turns, turn, self._most_tokens)
+
+    def leave(self, turn: Turn) -> None:
+        """Carry the adapter of a run no longer, once the backward passes are done."""
+        self._gone.append(turn.name)
+        if not self._open:
+            self._remove_gone()
+
+    def _remove_gone(self) -> None:
+        gone, self._gone = self._gone, []
+        for name in gone:
+            if self._model is not None:
+                self._model.detach(name)
+
+    def _serve(self, turns: Sequence[Turn]) -> None:
+        """Compute something for some runs; all of them wait."""
+        by_order: dict[int, list[Turn]] = {}
+        for turn in turns:
+            by_order.setdefault(_order(turn.request), []).append(turn)
+        chosen = by_order[min(by_order)]
+        first = chosen[0].request
+        alike = [turn for turn in chosen if _kind(turn.request) == _kind(first)]
+        if isinstance(first, Pass):
+            _answer_or_each(alike, self._forward)
+        elif isinstance(first, _Losses):
+            _answer_or_each(alike, _losses_and_gradients)
+        else:
+            _answer(alike, self._backward)
+
+    def _forward(self, turns: Sequence[Turn]) -> list[Any]:
+        passes = [turn.request for turn in turns]
+        model: Any = self._model
+        outputs, leaves = model.forward(passes, [turn.state for turn in turns])
+        if passes[0].has_graph:
+            self._open.append(leaves)
+        return outputs
+
+    def _backward(self, turns: Sequence[Turn]) -> list[None]:
+        opened, self._open = self._open, []
+        for leaves in opened:
+            leaves.backward()
+        self._remove_gone()
+        return [None] * len(turns)
+
+
+class Seat:
+    """A run's place among those that compute together."""
+
+    def __init__(self, turns: Turns, turn: Turn, most_tokens: int):
+        """Create the place; `SharedPasses.join` does.
+
+        Args:
+            turns: The turns of all runs.
+            turn: The run's.
+            most_tokens: A batch of so many tokens is not stacked.
+        """
+        self._turns = turns
+        self._turn = turn
+        self._most_tokens = most_tokens
+        self._is_alone = False
+
+    def forward(self, adapter: bool, inputs: Inputs, dtype: torch.dtype | None) -> Any:
+        """Return the outputs of the backbone, cut from the graph; None if stacking gains nothing.
+
+        Args:
+            adapter: Whether the run's adapter acts.
+            inputs: The arguments of the backbone's forward.
+            dtype: That of autocast; None where it is off.
+        """
+        self._is_alone = tokens_of(inputs) >= self._most_tokens
+        if self._is_alone:
+            return None
+        name = self._turn.name
+        adapter_name = name if adapter else None
+        request = Pass(name, adapter_name, inputs, torch.is_grad_enabled(), dtype)
+        return self._turns.ask(self._turn, request)
+
+    def losses(
+        self, output: OutputLoss, token_loss: TokenLoss, hidden: Tensor, targets: Tensor
+    ) -> Tensor | None:
+        """Return the losses of tokens, (tokens,), with the graph of the inputs of the output layer.
+
+        None if the run has computed these inputs alone.
+
+        Args:
+            output: The output layer, which is not trained.
+            token_loss: The loss of a token.
+            hidden: (tokens, in).
+            targets: Token ids, (tokens,).
+        """
+        if self._is_alone:
+            return None
+        request = _Losses(output, token_loss, hidden.detach(), targets)
+        return known_values(hidden, *self._turns.ask(self._turn, request))
+
+    def backward(self) -> None:
+        """Pass the gradients of the outputs on to the adapters."""
+        self._turns.ask(self._turn, _Backward())
+
+
+def _order(request: Any) -> int:
+    if isinstance(request, Pass):
+        return 1 if request.has_graph else 0
+    return 2 if isinstance(request, _Losses) else 3
+
+
+def _kind(request: Any) -> tuple[object, ...]:
+    """Return what requests have in common that are computed as one."""
+    if isinstance(request, Pass):
+        return (request.has_graph, request.autocast_dtype, *kind_of(request.inputs))
+    if isinstance(request, _Losses):
+        return (id(request.output.frozen_weight), request.hidden.dtype, request.token_loss)
+    return ()
+
+
+def _losses_and_gradients(turns: Sequence[Turn]) -> list[tuple[Tensor, Tensor]]:
+    """Compute the losses of all runs' tokens, and return those of each."""
+    requests: list[_Losses] = [turn.request for turn in turns]
+    first = requests[0]
+    hidden = torch.cat([one.hidden for one in requests])
+    targets = torch.cat([one.targets for one in requests])
+    losses, gradients = first.output.losses_and_gradients(hidden, targets, first.token_loss)
+    counts = [len(one.targets) for one in requests]
+    return list(zip(losses.split(counts), gradients.split(counts), strict=True))
+
+
+def _answer_or_each(turns: Sequence[Turn], compute: _Compute) -> None:
+    """Answer requests together; if that fails, each alone, so that only its cause has the error."""
+    if len(turns) == 1:
+        _answer(turns, compute)
+        return
+    try:
+        answers = compute(turns)
+    except Exception:
+        logging.getLogger(__name__).debug("What several runs share has failed.", exc_info=True)
+        for turn in turns:
+            _answer([turn], compute)
+        return
+    _succeed(turns, answers)
+
+
+def _answer(turns: Sequence[Turn], compute: _Compute) -> None:
+    """Answer requests by what is computed, or each by the error."""
+    try:
+        answers = compute(turns)
+    except Exception as error:
+        for turn in turns:
+            turn.fail(error)
+        return
+    _succeed(turns, answers)
+
+
+def _succeed(turns: Sequence[Turn], answers: Sequence[Any]) -> None:
+    for turn, answer in zip(turns, answers, strict=True):
+        turn.succeed(answer)

@@ -1,0 +1,192 @@
+"""One model over the shared base that carries the adapters of all runs, and runs their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.injection import adapter_rows
+from lorakit.injection.activation import remove_adapters
+from lorakit.injection.detached import adapter_in_place, attach_adapter
+from lorakit.injection.per_row import RowChoice
+from lorakit.layers.executors.separate_batches import SeparateBatches
+from lorakit.models.same_weights import copy_over_same_weights
+from lorakit.training.together.dropout_by_run import DropoutByRun, has_dropout
+from lorakit.training.together.process_state import ProcessState
+from lorakit.training.together.random_state import RandomState
+from lorakit.training.together.stacking import (
+    Inputs,
+    Part,
+    Stacked,
+    map_tensors,
+    part_of,
+    put_part_,
+    stack,
+)
+
+
+@dataclass
+class Pass:
+    """One run's forward pass.
+
+    Attributes:
+        run: Name of the run.
+        adapter: The adapter of its rows: the run's name, or None for the base alone.
+        inputs: What its backbone is called with.
+        has_graph: Whether gradients will be needed.
+        autocast_dtype: dtype of autocast; None where it is off.
+    """
+
+    run: str
+    adapter: str | None
+    inputs: Inputs
+    has_graph: bool
+    autocast_dtype: torch.dtype | None
+
+
+class Leaves:
+    """The outputs of one forward pass, cut from its graph for each run.
+
+    A run computes its loss, and the gradients of these leaves, alone. Then one backward pass
+    computes the gradients of all adapters.
+    """
+
+    def __init__(self, stacked: Stacked, runs: Sequence[str], rows: RowChoice | None):
+        """Begin without outputs.
+
+        Args:
+            stacked: The stacked batches.
+            runs: The run of each.
+            rows: The adapters of the rows, if backward runs layers again.
+        """
+        self._stacked = stacked
+        self._rows = rows
+        self._parts = dict(zip(runs, stacked.parts, strict=True))
+        self._outputs: list[Tensor] = []
+        self._leaves: list[tuple[int, Part, Tensor]] = []
+
+    def cut(self, output: Tensor, run: str) -> Tensor:
+        """Return a run's part of an output, as a leaf if it has a graph."""
+        part = self._parts[run]
+        values = part_of(output, self._stacked, part)
+        if not output.requires_grad:
+            return values
+        if not any(output is one for one in self._outputs):
+            self._outputs.append(output)
+        number = next(n for n, one in enumerate(self._outputs) if one is output)
+        leaf = values.detach().requires_grad_()
+        self._leaves.append((number, part, leaf))
+        return leaf
+
+    def backward(self) -> None:
+        """Pass the gradients of the leaves on to the adapters; a leaf without one counts zero."""
+        gradients: dict[int, Tensor] = {}
+        for number, part, leaf in self._leaves:
+            if leaf.grad is not None:
+                if number not in gradients:
+                    gradients[number] = torch.zeros_like(self._outputs[number])
+                put_part_(gradients[number], self._stacked, part, leaf.grad)
+        if gradients:
+            with nullcontext() if self._rows is None else self._rows.again():
+                torch.autograd.backward(
+                    [self._outputs[n] for n in gradients], [*gradients.values()]
+                )
+        self._outputs, self._leaves = [], []
+
+
+class StackedModel:
+    """A further tree of modules over the base's weights, with the very updates of all runs.
+
+    Gradients so arrive at the parameters that the run's own optimizer has.
+    """
+
+    def __init__(self, base: nn.Module, device: torch.device):
+        """Create the model.
+
+        Args:
+            base: The base without adapters; its weights are shared, and it is not changed.
+            device: Where it runs.
+        """
+        self._model = copy_over_same_weights(base)
+        for module in self._model.modules():
+            for name, buffer in module._buffers.items():  # the weights are there already
+                module._buffers[name] = None if buffer is None else buffer.to(device)
+        self._backbone: nn.Module = backbone_of(self._model)
+        self._modules = [*self._model.modules()]
+        self._drops = has_dropout(self._model)
+        self._repeats = False
+
+    def attach(self, run: str, model: nn.Module) -> None:
+        """Carry the adapter that acts in a run's model."""
+        self._checkpoint_like(model)
+        adapter = adapter_in_place(model, "default")
+        # A copy's modules belong to one tree; its parameters may be in two.
+        copies = tuple(
+            replace(each, copy=copy_over_same_weights(each.copy)) for each in adapter.copies
+        )
+        attach_adapter(self._model, replace(adapter, name=run, copies=copies))
+
+    def _checkpoint_like(self, model: nn.Module) -> None:
+        """Checkpoint activations where a run's model does."""
+        for path, module in model.named_modules():
+            if getattr(module, "gradient_checkpointing", False):
+                twin: Any = self._model.get_submodule(path)
+                twin.gradient_checkpointing = self._repeats = True
+                twin._gradient_checkpointing_func = module._gradient_checkpointing_func
+
+    def detach(self, run: str) -> None:
+        """Carry the adapter no longer."""
+        remove_adapters(self._model, (run,))
+
+    def forward(
+        self, passes: Sequence[Pass], states: Sequence[ProcessState]
+    ) -> tuple[list[Any], Leaves]:
+        """Run passes of the same kind as one; return the output of each, and what backward needs.
+
+        Args:
+            passes: The passes.
+            states: The process's state as each run has left it; what is drawn here moves it on.
+        """
+        stacked = stack([one.inputs for one in passes])
+        names = [
+            one.adapter
+            for one, part in zip(passes, stacked.parts, strict=True)
+            for _ in range(part.rows)
+        ]
+        random = {one.run: RandomState(state) for one, state in zip(passes, states, strict=True)}
+        batches = SeparateBatches(stacked.own_tokens, lambda run: random[run].draw_seed())
+        dropping = nullcontext()
+        if self._drops and passes[0].has_graph:
+            dropping = DropoutByRun(stacked, [*random.values()])
+        first = passes[0]
+        device = next(v for v in stacked.inputs.values() if isinstance(v, Tensor)).device
+        for module in self._modules:
+            module.training = first.has_graph
+        with (
+            torch.set_grad_enabled(first.has_graph),
+            _autocast(device, first.autocast_dtype),
+            adapter_rows(self._model, names, batches=batches) as rows,
+            dropping,
+        ):
+            outputs = self._backbone(**stacked.inputs)
+        for state in random.values():
+            state.write_back()
+        leaves = Leaves(stacked, [one.run for one in passes], rows if self._repeats else None)
+        return [
+            map_tensors(lambda output, run=one.run: leaves.cut(output, run), outputs)
+            for one in passes
+        ], leaves
+
+
+def backbone_of(model: Any) -> Any:
+    """Return the part of a transformers model below its head; the model itself if it has none."""
+    return getattr(model, "base_model", model)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,173 @@
+"""How many trials should train together on this machine: measured, and bounded by memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.errors import PlanError, StoppedError
+from lorakit.files.atomic import scratch_directory
+from lorakit.files.disks import size_text
+from lorakit.planning import MemoryPlan, plan
+from lorakit.recipes.recipe import Recipe
+from lorakit.training.run import train
+from lorakit.training.stop_request import StopRequest
+from lorakit.training.together import train_together
+
+_STEPS = 5
+"""Steps of a measured run; the first warms up."""
+_GAIN = 0.97
+"""Share of the time alone below which trials train together."""
+
+
+@dataclass(frozen=True)
+class GroupSize:
+    """How many trials train together, and why."""
+
+    size: int
+    note: str
+
+
+def quickest_size(recipe: Recipe, most: int, threads_alone: int, at_once_alone: int) -> GroupSize:
+    """Measure two, four, … trials in one process against trials in processes of their own.
+
+    Args:
+        recipe: Recipe of the trials.
+        most: Largest number that is of use.
+        threads_alone: Threads of a trial in a process of its own.
+        at_once_alone: Number of these processes that train at once. They are assumed not to
+            disturb each other, so the measurement favours them.
+
+    Returns: The number with the shortest time for a step of each trial; 1 if that is not clearly
+        shorter than alone, or if two do not fit into memory.
+    """
+    sizes = _sizes(recipe, most)
+    if not sizes:
+        return GroupSize(1, "each trial in a process of its own, as two do not fit together")
+    with _threads(threads_alone):
+        alone_s = _step_s(recipe, 1) / at_once_alone
+    best, best_s = 1, alone_s * _GAIN
+    for size in sizes:
+        each_s = _step_s(recipe, size) / size
+        if each_s >= best_s:
+            break
+        best, best_s = size, each_s
+    if best == 1:
+        return GroupSize(1, "each trial in a process of its own, which is as quick here")
+    return GroupSize(best, f"{best} in one process, in {best_s / alone_s:.2f} of the time")
+
+
+def require_room(recipe: Recipe, runs: int) -> None:
+    """Refuse a number of trials that does not fit.
+
+    Raises:
+        PlanError: They need more memory than there is.
+    """
+    planned = _plan_or_none(recipe)
+    if planned is None:
+        return
+    needed, there = planned.needed_bytes_together(runs), planned.memory_bytes
+    if there is not None and needed > there:
+        raise PlanError(
+            f"{runs} trials do not fit together: they need {size_text(needed)}, expected at most "
+            f"{size_text(there)}. Set `together` to a smaller number, or to auto."
+        )
+
+
+def _sizes(recipe: Recipe, most: int) -> list[int]:
+    """Return the numbers to measure: powers of two that fit into memory."""
+    planned = _plan_or_none(recipe)
+    sizes = [2**power for power in range(1, most.bit_length()) if 2**power <= most]
+    if planned is None or planned.memory_bytes is None:
+        return sizes
+    return [s for s in sizes if planned.needed_bytes_together(s) <= planned.memory_bytes]
+
+
+def _plan_or_none(recipe: Recipe) -> MemoryPlan | None:
+    """Return the plan of a recipe; None if its memory cannot be known without running it."""
+    try:
+        return plan(recipe)
+    except PlanError:
+        return None
+
+
+def _step_s(recipe: Recipe, runs: int) -> float:
+    """Return the median seconds of a step of so many runs at once, which are stopped then."""
+    stop, times = StopRequest(), _StepTimes()
+
+    def on_event(number: int, name: str, payload: dict[str, Any]) -> None:
+        if number == 0 and name == "step" and not payload["logged"]:
+            times.add(time.perf_counter())
+            if len(times) > _STEPS:
+                stop.set()
+
+    with scratch_directory("lorakit-together-") as folder:
+        recipes = [_measured_recipe(recipe, folder / str(number)) for number in range(runs)]
+        if runs == 1:
+            with suppress(StoppedError):
+                train(recipes[0], on_event=partial(on_event, 0), stop=stop)
+        else:
+            for result in train_together(recipes, on_event=on_event, stop=stop):
+                if isinstance(result, BaseException) and not isinstance(result, StoppedError):
+                    raise result
+    return times.median()
+
+
+def _measured_recipe(recipe: Recipe, output: Path) -> Recipe:
+    """Return a recipe that trains some steps and neither evaluates nor reports."""
+    training = {
+        **recipe.training,
+        "max_steps": _STEPS + 2,
+        "eval_strategy": "no",
+        "eval_on_start": False,
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+    }
+    return recipe.with_changes({"training": training, "output": str(output)}, "a measurement")
+
+
+class _StepTimes:
+    """When the steps of a run ended."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def add(self, now: float) -> None:
+        self._ends.append(now)
+
+    def median(self) -> float:
+        """Return the median seconds of a step after the first.
+
+        Raises:
+            PlanError: There are fewer than two steps.
+        """
+        seconds = [after - before for before, after in pairwise(self._ends)]
+        if not seconds:
+            raise PlanError(
+                f"Cannot measure trials together: got {len(self._ends)} steps in an epoch, "
+                "expected two or more. Set `together` to a number."
+            )
+        return statistics.median(seconds)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute with so many threads in this block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,108 @@
+"""Processes in which trials train together: one for each GPU, or for each machine without one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.errors import ConfigError
+from lorakit.libraries.ray_cluster import Machine
+from lorakit.recipes.search_sections import MOST_TOGETHER, TrialsConfig
+from lorakit.training.together.agreement import shared_keys_among
+from lorakit.tuning.trial import TrialPlan
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Open groups, and how many trials train in each."""
+
+    actors: tuple[Any, ...]
+    """Handles of `TrialGroup` actors."""
+    size: int
+    note: str
+
+    @property
+    def places(self) -> int:
+        """Number of trials that train at once."""
+        return self.size * len(self.actors)
+
+
+@contextmanager
+def open_groups(
+    plan: TrialPlan, settings: TrialsConfig, trials: int, machines: list[Machine], on_gpus: bool
+) -> Iterator[Groups | None]:
+    """Start the processes in which trials train together, and end them after the block.
+
+    Args:
+        plan: Plan that all trials share.
+        settings: How trials are run; `together` says how many share a process.
+        trials: Number of trials.
+        machines: Machines of the running cluster.
+        on_gpus: Whether trials train on GPUs.
+
+    Yields: The groups; None if each trial trains in a process of its own.
+
+    Raises:
+        ConfigError: The trials differ in what they would share.
+        PlanError: That many trials do not fit into memory.
+    """
+    if settings.together == 1:
+        yield None
+        return
+    differing = shared_keys_among(plan.space.keys)
+    if differing:
+        raise ConfigError(
+            f"Trials cannot train together: {plan.space.where} varies {', '.join(differing)}, in "
+            "which runs on one base must agree. Set `together` to 1."
+        )
+    import ray
+
+    from lorakit.tuning.trial_group import TrialGroup
+
+    at_once = min(trials, settings.max_concurrent or trials)
+    places = _places(machines, on_gpus)[:at_once]
+    most = min(math.ceil(at_once / len(places)), MOST_TOGETHER)
+    remote: Any = ray.remote(TrialGroup)
+    actors = [
+        remote.options(num_cpus=cpus, num_gpus=gpus, max_concurrency=3 * most + 4).remote(
+            plan, int(cpus)
+        )
+        for cpus, gpus in places
+    ]
+    try:
+        group_cpus, group_gpus = places[0]
+        alone = 1 if group_gpus else max(1, int(group_cpus // settings.cpus_per_trial))
+        size, note = _result(actors[0].measured_size.remote(most, min(alone, most)))
+        if size > 1:
+            _result([actor.open.remote(size) for actor in actors])
+            yield Groups(tuple(actors), size, note)
+            return
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+    yield None
+
+
+def _result(call: Any) -> Any:
+    """Return the result of calls, or raise their error without Ray's wrapper."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(call)
+    except RayTaskError as failure:
+        raise failure.cause from None
+
+
+def _places(machines: list[Machine], on_gpus: bool) -> list[tuple[float, float]]:
+    """Return the CPUs and GPUs of each group."""
+    if on_gpus:
+        return [
+            (max(1.0, machine.cpus // int(machine.gpus)), 1.0)
+            for machine in machines
+            for _ in range(int(machine.gpus))
+        ]
+    return [(machine.cpus, 0.0) for machine in machines if machine.cpus >= 1]

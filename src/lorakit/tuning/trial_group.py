@@ -1,0 +1,122 @@
+"""The process that trains the trials of a machine or a GPU together."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+from typing import Any
+
+import torch
+
+from lorakit.errors import StoppedError
+from lorakit.recipes.recipe import Recipe
+from lorakit.training.callbacks import EventHandler
+from lorakit.training.stop_request import StopRequest
+from lorakit.training.together import RunGroup
+from lorakit.tuning.group_size import quickest_size, require_room
+from lorakit.tuning.trial import TrialPlan, train_trial
+
+
+class TrialGroup:
+    """Trains trials on one base together; as a Ray actor, with several calls at a time.
+
+    Each trial is a run of one `RunGroup`: it joins and leaves between steps.
+    """
+
+    def __init__(self, plan: TrialPlan, threads: int):
+        """Create the group.
+
+        Args:
+            plan: Plan that all trials share.
+            threads: Number of threads that compute.
+        """
+        torch.set_num_threads(threads)
+        self._plan = plan
+        self._group = RunGroup()
+        self._places = 0
+        self._taken = 0
+        self._changing = threading.Condition()
+        self._trials: dict[str, _Trial] = {}
+
+    def open(self, places: int) -> None:
+        """Set how many trials train at once."""
+        self._places = places
+
+    def measured_size(self, most: int, at_once_alone: int) -> tuple[int, str]:
+        """Return how many trials should train together here, and why.
+
+        Args:
+            most: Largest number that is of use.
+            at_once_alone: Number of trials that would train at once in processes of their own.
+
+        Raises:
+            PlanError: As many as the settings ask for do not fit into memory.
+        """
+        recipe, settings = self._plan.recipe, self._plan.settings
+        if settings.together == "auto":
+            threads = max(1, int(settings.cpus_per_trial))
+            found = quickest_size(recipe, most, threads, at_once_alone)
+            gc.collect()
+            return found.size, found.note
+        size = min(settings.together, most)
+        require_room(recipe, size)
+        return size, f"{size} in one process"
+
+    def take_place(self) -> bool:
+        """Take a place for a trial, if one is free; `train` gives it back."""
+        with self._changing:
+            is_free = self._taken < self._places
+            self._taken += is_free
+            return is_free
+
+    def train(self, sample: dict[str, Any], name: str) -> None:
+        """Train a trial to its end, with the others.
+
+        Args:
+            sample: Sample of Ray Tune.
+            name: Name of the trial.
+
+        Raises:
+            LorakitError: See `train_trial`.
+        """
+        trial = _Trial()
+        with self._changing:
+            self._trials[name] = trial
+            self._changing.notify_all()
+
+        def training(recipe: Recipe, *, resume: bool, on_event: EventHandler) -> None:
+            run = self._group.start(recipe, resume=resume, on_event=on_event, stop=trial.request)
+            run.wait()
+
+        try:
+            train_trial(sample, name, self._plan, training, trial.reports.put)
+        except StoppedError:
+            pass  # its checkpoint is saved, and Ray has stopped it
+        finally:
+            trial.reports.put(None)
+            with self._changing:
+                self._taken -= 1
+            gc.collect()  # trainer and model form a cycle
+
+    def next_report(self, name: str) -> dict[str, Any] | None:
+        """Wait for the next report of a trial; None is its end."""
+        return self._trial(name).reports.get()
+
+    def stop(self, name: str) -> None:
+        """Stop a trial after its current step; no effect if it is over."""
+        self._trial(name).request.set()
+
+    def _trial(self, name: str) -> _Trial:
+        """Return a trial; calls may overtake that of `train`."""
+        with self._changing:
+            self._changing.wait_for(lambda: name in self._trials)
+            return self._trials[name]
+
+
+class _Trial:
+    """What a trial that trains shares with the calls about it."""
+
+    def __init__(self) -> None:
+        self.request = StopRequest()
+        self.reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

@@ -1,0 +1,38 @@
+"""The state of a process that a run expects for itself."""
+
+import random
+import threading
+
+import numpy as np
+import torch
+from accelerate.state import GradientState
+
+from lorakit.training.together.process_state import ProcessState
+
+
+def draw():
+    return torch.rand(()).item(), np.random.rand(), random.random()
+
+
+def test_what_was_current_comes_back():
+    before = ProcessState.current()
+    first, hook = draw(), threading.excepthook
+    GradientState()._set_sync_gradients(False)
+    threading.excepthook = lambda arguments: None
+    changed = ProcessState.current()
+    before.restore()
+    assert draw() == first
+    assert threading.excepthook is hook
+    assert GradientState._shared_state == before.singletons[2]
+    changed.restore()
+    assert GradientState().sync_gradients is False
+    before.restore()
+
+
+def test_a_new_run_begins_without_the_state_of_another():
+    GradientState()
+    before = ProcessState.current()
+    before.for_new_run().restore()
+    assert GradientState._shared_state == {}
+    before.restore()
+    assert GradientState._shared_state == before.singletons[2] != {}

@@ -1,0 +1,125 @@
+"""Threads that take turns: one at a time, each with the process's state as it has left it."""
+
+import random
+import threading
+
+import pytest
+import torch
+
+from lorakit.training.together.turns import Turn, Turns
+
+
+def run(*works, serve=None):
+    """Run works to their ends; each gets a function that asks. Return the turns and requests."""
+    served = []
+
+    def answer(turns):
+        served.append([turn.request for turn in turns])
+        for turn in turns:
+            turn.succeed(turn.request)
+
+    turns = Turns(serve or answer)
+    made = []
+    for number, work in enumerate(works):
+        turn = Turn(str(number), lambda: None)
+        turn._work = lambda work=work, turn=turn: work(lambda request: turns.ask(turn, request))
+        made.append(turn)
+    turns.start(*made)
+    for turn in made:
+        assert turn.is_over.wait(10)
+    return made, served
+
+
+def test_all_wait_before_a_request_is_served():
+    def work(ask):
+        return [ask(1), ask(2)]
+
+    turns, served = run(work, work, work)
+    assert [turn.result for turn in turns] == [[1, 2]] * 3
+    assert served == [[1] * 3, [2] * 3]
+
+
+def test_one_runs_at_a_time():
+    running = []
+
+    def work(ask):
+        for _ in range(5):
+            running.append(threading.current_thread().name)
+            assert len(running) == 1
+            running.pop()
+            ask(None if False else 0)
+
+    turns, _ = run(work, work, work)
+    assert [turn.error for turn in turns] == [None] * 3
+
+
+def test_each_draws_the_numbers_it_draws_alone():
+    def work(ask):
+        torch.manual_seed(3)
+        random.seed(3)
+        drawn = []
+        for _ in range(4):
+            drawn.append((torch.rand(()).item(), random.random()))
+            ask(0)
+        return drawn
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    (alone,), _ = run(work)
+    turns, _ = run(work, work)
+    assert [turn.result for turn in turns] == [alone.result] * 2
+    assert torch.equal(torch.get_rng_state(), before), "the caller's state is as before"
+
+
+def test_those_that_end_or_fail_are_not_waited_for():
+    def fails(ask):
+        ask(0)
+        raise ValueError("mine")
+
+    def goes_on(ask):
+        return [ask(n) for n in range(4)]
+
+    turns, served = run(goes_on, fails, lambda ask: None)
+    assert turns[0].result == [0, 1, 2, 3]
+    assert str(turns[1].error) == "mine" and turns[2].error is None
+    assert [len(requests) for requests in served] == [2, 1, 1, 1]
+
+
+def test_an_error_answers_a_request_in_its_thread():
+    def serve(turns):
+        turns[0].fail(ValueError("served"))
+
+    def work(ask):
+        with pytest.raises(ValueError, match="served"):
+            ask(0)
+        return "after"
+
+    turns, _ = run(work, work, serve=serve)
+    assert [turn.result for turn in turns] == ["after"] * 2
+
+
+def test_one_may_join_while_others_run():
+    joined = []
+
+    def serve(turns):
+        for turn in turns:
+            turn.succeed(len(turns))
+
+    turns = Turns(serve)
+
+    def work(ask):
+        found = []
+        for step in range(3):
+            if step == 1 and not joined:
+                joined.append(Turn("late", lambda: late(lambda r: turns.ask(joined[0], r))))
+                turns.start(joined[0])
+            found.append(ask(step))
+        return found
+
+    def late(ask):
+        return [ask(0), ask(1), ask(2)]
+
+    first = Turn("first", lambda: work(lambda r: turns.ask(first, r)))
+    turns.start(first)
+    assert first.is_over.wait(10) and joined[0].is_over.wait(10)
+    assert first.result == [1, 2, 2] and joined[0].result == [2, 2, 1]

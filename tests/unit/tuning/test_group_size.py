@@ -1,0 +1,53 @@
+"""How many trials train together: the quickest number that fits."""
+
+from dataclasses import replace
+
+import pytest
+
+from lorakit.planning import plan
+from lorakit.tuning import group_size
+from lorakit.tuning.group_size import quickest_size
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Sets the seconds of a step by the number of runs, and the memory that there is."""
+
+    def set_times(seconds, planned=None):
+        monkeypatch.setattr(group_size, "_step_s", lambda recipe, runs: seconds[runs])
+        monkeypatch.setattr(group_size, "_plan_or_none", lambda recipe: planned)
+
+    return set_times
+
+
+def test_the_number_with_the_shortest_time_of_each_trial_is_taken(timed):
+    timed({1: 1.0, 2: 1.4, 4: 2.0, 8: 4.8})
+    found = quickest_size(None, 8, 1, 1)
+    assert (found.size, found.note) == (4, "4 in one process, in 0.50 of the time")
+    assert quickest_size(None, 3, 1, 1).size == 2
+
+
+def test_trials_stay_apart_where_together_is_not_clearly_quicker(timed):
+    timed({1: 1.0, 2: 1.96, 4: 1.0})
+    assert quickest_size(None, 8, 1, 1).size == 1
+    timed({1: 1.0, 2: 1.2})
+    assert quickest_size(None, 2, 1, at_once_alone=2).size == 1, "two processes take 0.5 each"
+
+
+def test_what_does_not_fit_is_not_measured(recipe, timed):
+    planned = plan(recipe(), memory=10**12)
+    assert planned.needed_bytes_together(1) == planned.needed_bytes
+    per_run = planned.needed_bytes_together(2) - planned.needed_bytes
+    assert 0 < per_run < planned.peak_bytes
+    timed({1: 1.0, 2: 1.0, 4: 1.0}, replace(planned, memory_bytes=planned.needed_bytes + per_run))
+    assert quickest_size(None, 8, 1, 1).size == 2
+    timed({1: 1.0}, replace(planned, memory_bytes=planned.needed_bytes))
+    assert "do not fit together" in quickest_size(None, 8, 1, 1).note
+
+
+def test_a_measurement_trains_some_steps_and_leaves_nothing(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    assert group_size._step_s(recipe(), 1) > 0
+    assert group_size._step_s(recipe(), 2) > 0
+    assert not list((tmp_path / "scratch").glob("lorakit-together-*"))

@@ -1,0 +1,46 @@
+"""Searches whose trials train together, with real Ray."""
+
+import pytest
+
+from lorakit.errors import ConfigError
+from lorakit.libraries.ray_cluster import Machine
+from lorakit.training import Recipe, RunDirectory, train
+from lorakit.tuning import tune
+from lorakit.tuning.groups import _places
+from lorakit.tuning.records import evaluations_of
+
+RATES = [2e-2, 1e-6]
+GRID = {
+    "algorithm": "grid",
+    "max_concurrent": 4,
+    "max_epochs": 4,
+    "asha": {"reduction_factor": 2},
+    "space": {"lora.r": {"choice": [2, 4]}, "training.learning_rate": {"choice": RATES}},
+    "together": 4,
+}
+
+
+def test_trials_that_train_together_find_what_they_find_alone(machines, recipe, tmp_path):
+    events = []
+    result = tune(recipe(search=GRID), on_event=lambda *event: events.append(event))
+    assert ("together", {"note": "4 in one process"}) in events
+    status = {record.name: record.status for record in result.records}
+    assert "stopped" in status.values() and "finished" in status.values(), status
+    assert result.best.values["training.learning_rate"] == RATES[0]
+    alone = Recipe.load(result.best.path / "recipe.yaml")
+    alone = alone.with_changes({"output": str(tmp_path / "alone")}, "a test")
+    run = RunDirectory(train(alone).run_dir)
+    for ours, theirs in zip(result.best.evaluations, evaluations_of(run), strict=True):
+        assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=1e-5)
+
+
+def test_what_cannot_train_together_is_refused(machines, recipe):
+    varied = GRID | {"space": {"dtype": {"choice": ["float32", "bfloat16"]}}}
+    with pytest.raises(ConfigError, match=r"search.space varies dtype.*Set `together` to 1"):
+        tune(recipe("varied", search=varied))
+
+
+def test_there_is_a_group_for_each_gpu_or_for_each_machine_without():
+    bare, with_gpus = Machine("a", 4, 0), Machine("b", 9, 2)
+    assert _places([bare, Machine("c", 0, 0)], on_gpus=False) == [(4, 0)]
+    assert _places([bare, with_gpus], on_gpus=True) == [(4, 1), (4, 1)]
