@@ -79,8 +79,8 @@ def make(tmp_path, request, ner_jsonl):
     def recipe(kind, output, frozen=None, training=None, lora_dropout=0.1):
         base, rows, values, *_ = (KINDS | NOT_KEPT)[kind]
         data = ner_jsonl if rows == "tags" else write_jsonl(tmp_path / "data.jsonl", ROWS[rows])
-        training = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "use_cpu": True}
-        training |= {"learning_rate": 5e-3, **values.get("training", {}), **(training or {})}
+        settings = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "use_cpu": True}
+        settings |= {"learning_rate": 5e-3, **values.get("training", {}), **(training or {})}
         return Recipe.check(
             {
                 "task": "CAUSAL_LM",
@@ -89,7 +89,7 @@ def make(tmp_path, request, ner_jsonl):
                 "data": {"train": data, "validation_fraction": 0.25},
                 "lora": {**UPPER, "lora_dropout": lora_dropout},
                 "frozen_part": {"cache_directory": str(tmp_path / "kept"), **(frozen or {})},
-                "training": training,
+                "training": settings,
                 "output": str(tmp_path / output),
             },
             "the test",
