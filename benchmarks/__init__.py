@@ -13,6 +13,7 @@ BENCHMARKS = (
     "dora",
     "preferences",
     "frozen_part",
+    "predict",
     "together",
     "layer_kinds",
     "busy_machine",

@@ -105,6 +105,14 @@ SECTIONS = (
         tables.dropout_table,
     ),
     Section(
+        "Predicting a file",
+        "Classes for a file of texts, against transformers' pipeline on the same model at several "
+        "batch sizes, and new texts for a file of prompts, against one prompt at a time. Reading "
+        "and writing the file are in lorakit's time.",
+        "predict",
+        tables.dropout_table,
+    ),
+    Section(
         "Many runs at once",
         "A step of several runs on one base, their batches computed in one pass and one after "
         "another; the peak of memory of whole runs, in one process and in one for each.",

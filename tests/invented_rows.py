@@ -16,6 +16,7 @@ from benchmarks import (
     layer_kinds,
     loading,
     memory_plan,
+    predict,
     preferences,
     qlora,
     rows,
@@ -82,6 +83,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_dropping(make),
         *_magnitudes(make),
         *_preferences(make),
+        *_predictions(make),
         *frozen_part_rows(make),
         *together_rows(make),
         *_kinds_of_layers(make),
@@ -219,6 +221,17 @@ def _magnitudes(make: Make) -> list[Row]:
     for dropout in dora.DROPOUTS:
         made += make(*where, values, dora.LORA, setting="4 x 256", dropout=dropout)
     return made
+
+
+def _predictions(make: Make) -> list[Row]:
+    where = {"setting": predict.texts_setting(predict.TEXT_COUNT)}
+    values = {predict.PREDICT: 70.0, "pipeline, batch 8": 100.0, predict.PIPELINE: 100.0}
+    made = make("predict", predict.CLASSES, predict.SHAPE, values, predict.PIPELINE, **where)
+    where = {"setting": predict.prompts_setting(predict.PROMPT_COUNT)}
+    values = {predict.PREDICT: 10.0, predict.LINE_BY_LINE: 60.0}
+    return made + make(
+        "predict", predict.TEXTS, predict.SHAPE, values, predict.LINE_BY_LINE, **where
+    )
 
 
 def _preferences(make: Make) -> list[Row]:

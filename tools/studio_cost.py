@@ -1,80 +1,285 @@
-"""Measure what an open page of the studio costs a run: pairs of equal runs, with and without it.
+"""Measure what the studio costs and how quick it is: one row for each target of its page.
 
-    python -m tools.studio_cost [--pairs 8] [--steps 400]
+    python -m tools.studio_cost [--seconds 150] [--window 4]
 
-Each pair trains the same recipe twice, one after the other, first without the page and first with
-it in turn. The browser runs on this machine, so its part counts too. Stop all other programs first.
+A run trains all the time while its page is open and closed in turn, and the seconds per step of
+adjacent windows are compared, in the order open, closed, closed, open. The browser runs on this
+machine, so its part counts too; that of the studio's process alone is the row below. Stop all other
+programs first.
 """
 
 import argparse
 import json
+import math
+import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 from playwright.sync_api import Page, sync_playwright
-from tools.studio_screenshots import studio
+from tools.studio_screenshots import find_link
 
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.recipes.recipe import Recipe
 
-EXAMPLES, STARTS_S = 400, 120.0
+EXAMPLES, POINTS, SAMPLES = 400, 20_000, 9
+STARTS_S, SETTLES_S = 120.0, 1.0
+DRAWS = """(() => {
+    let draw;
+    window.drawnMs = [];
+    const note = (find, began) => {
+        const shown = find()?.$el?.getAttribute("aria-label") ?? "";
+        if (shown.includes(" points "))
+            requestAnimationFrame(() => setTimeout(() => drawnMs.push(performance.now() - began)));
+        else setTimeout(() => note(find, began), 5);
+    };
+    Object.defineProperty(window, "lorakitChart", {
+        configurable: true,
+        get: () => draw && ((id, find, message) => {
+            if (message.lines?.length) note(find, performance.now());
+            draw(id, find, message);
+        }),
+        set: (given) => { draw = given; },
+    });
+})()"""
+"""Notes how long each chart takes, from the arrival of its points to their picture."""
+PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
 
 def main() -> None:
-    """Read the arguments, train the pairs and print each and the median."""
+    """Read the arguments, measure, and print a row for each target."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--chromium", default=shutil.which("chromium"))
+    parser.add_argument("--seconds", type=float, default=150, help="of the run, open and closed")
+    parser.add_argument("--window", type=float, default=4, help="seconds between open and closed")
+    parser.add_argument("--idle", type=float, default=10, help="seconds to look at an idle page")
+    named = os.environ.get("LORAKIT_CHROMIUM", "chromium")
+    parser.add_argument("--chromium", default=shutil.which(named))
     arguments = parser.parse_args()
     if arguments.chromium is None:
         parser.error("there is no Chromium: `make browser` installs it where it can")
-    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), arguments.chromium) as page:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         root = Path(folder)
-        write_recipe(root, arguments.steps)
-        train(root, "warm-up", None)
-        ratios = []
-        for pair in range(arguments.pairs):
-            order = (None, page) if pair % 2 == 0 else (page, None)
-            took_s = {looked is not None: train(root, f"run-{pair}", looked) for looked in order}
-            ratios.append(took_s[True] / took_s[False])
-            print(
-                f"pair {pair + 1}: {took_s[False]:.2f} s without, {took_s[True]:.2f} s with the "
-                f"page: {ratios[-1] - 1:+.1%}",
-                flush=True,
-            )
-    low, *_, high = statistics.quantiles(ratios, n=10) if len(ratios) > 1 else ratios * 2
-    median = statistics.median(ratios)
-    print(f"An open page costs {median - 1:+.2%} (p10 {low - 1:+.2%}, p90 {high - 1:+.2%}).")
-
-
-@contextmanager
-def opened(root: Path, chromium: str) -> Iterator[Page]:
-    """Start a studio and a browser that it has admitted; print what an idle page costs."""
-    with studio(root) as link, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(link)
-        page.wait_for_timeout(5_000)
-        (process,) = [each for each in psutil.Process().children() if "studio" in each.cmdline()]
-        before, began_s = sum(process.cpu_times()[:2]), time.monotonic()
-        page.wait_for_timeout(20_000)
-        used = (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - began_s)
-        print(f"The studio uses {used:.2%} of a core while its list of runs is open.", flush=True)
-        yield page
+        write_run(root / "runs" / "long", POINTS)
+        write_recipe(root)
+        options = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=arguments.chromium, args=options)
+        browser.new_page().goto("about:blank")  # what a first page starts is there
+        with studio(root) as (link, began_s, process):
+            page = browser.new_page()
+            page.add_init_script(DRAWS)
+            url = link.partition("/access")[0]
+            page.goto(link)
+            page.get_by_role("link", name="runs/long").wait_for()
+            show("start to a page that can be used", [time.monotonic() - began_s], "4 s")
+            paint(page, url)
+            drawing(page, f"{url}/run/runs/long")
+            live_points(page, f"{url}/run/runs/long", root / "runs" / "long")
+            idle(page, url, process, arguments.idle)
+            cost(root, page, f"{url}/run/runs/run", process, arguments.seconds, arguments.window)
         browser.close()
 
 
-def write_recipe(root: Path, steps: int) -> None:
-    """Write a small data set, and a recipe that trains on it and logs each step."""
+def show(name: str, values: Sequence[float], target: str, unit: str = "s") -> None:
+    """Print a row: name, median, lowest and highest value, their number, and the target."""
+    scaled = [100 * value if unit == "%" else value for value in values]
+    median = statistics.median(scaled)
+    spread = f" ({min(scaled):.3g} to {max(scaled):.3g}, n={len(scaled)})" if values[1:] else ""
+    print(f"{name:<46} {median:>8.3g} {unit}{spread:<28} target {target}", flush=True)
+
+
+@contextmanager
+def studio(root: Path) -> Iterator[tuple[str, float, psutil.Process]]:
+    """Start a studio; yield its link, when it was started, and its process."""
+    words = [sys.executable, "-m", "lorakit", "studio", str(root), "--no-browser", "--port", "0"]
+    began_s = time.monotonic()
+    quiet = subprocess.DEVNULL  # what it says between the rows
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=quiet, text=True) as process:
+        try:
+            link = next(filter(None, map(find_link, process.stdout or ())), None)
+            if link is None:
+                sys.exit(f"The studio did not start; run `lorakit studio {root}` to see why.")
+            yield link, began_s, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+def paint(page: Page, url: str) -> None:
+    """Measure the first paint of the list of runs and of a long run."""
+    for name, address in (("list of runs", url), ("run of 20,000 steps", f"{url}/run/runs/long")):
+        found = []
+        for _ in range(SAMPLES):
+            page.goto(address)
+            page.wait_for_function(f"({PAINT}) !== null")
+            found.append(page.evaluate(PAINT) / 1000)
+        show(f"first paint, {name}", found, "1 s")
+
+
+def drawing(page: Page, address: str) -> None:
+    """Measure how long the charts of 20,000 steps take to draw, all of them at once."""
+    drawn, opened = [], []
+    for _ in range(SAMPLES):
+        began_s = time.monotonic()
+        page.goto(address)
+        wait_for_step(page, POINTS)
+        opened.append(time.monotonic() - began_s)
+        page.wait_for_timeout(500)
+        drawn.append(max(page.evaluate("window.drawnMs")) / 1000)
+    show("20,000 points to their picture", drawn, "0.3 s")
+    show("page of 20,000 steps, to its picture", opened, "none")
+
+
+def live_points(page: Page, address: str, run: Path) -> None:
+    """Measure the time from a row in the run's file to its point on the screen."""
+    page.goto(address)
+    wait_for_step(page, POINTS)
+    found = []
+    for step in range(POINTS + 1, POINTS + 1 + SAMPLES):
+        time.sleep(0.37)  # looks of the page and rows of the run are not in step
+        began_s = time.monotonic()
+        with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(step_row(step))
+        wait_for_step(page, step)
+        found.append(time.monotonic() - began_s)
+    show("point of a run to the screen", found, "1 s")
+
+
+def idle(page: Page, url: str, process: psutil.Process, seconds: float) -> None:
+    """Measure the share of a core that the studio uses while nothing happens."""
+    for name, address in (("list of runs", url), ("run that has ended", f"{url}/run/runs/long")):
+        page.goto(address)
+        time.sleep(3)
+        before_s, began_s = cpu_s([process]), time.monotonic()
+        page.wait_for_timeout(seconds * 1000)
+        share = (cpu_s([process]) - before_s) / (time.monotonic() - began_s)
+        show(f"idle page, {name}, share of a core", [share], "1 %", "%")
+
+
+def cost(
+    root: Path, page: Page, address: str, process: psutil.Process, seconds: float, window: float
+) -> None:
+    """Measure how much longer a step of a run takes while its page is open."""
+    metrics = root / "runs" / "run" / "metrics.jsonl"
+    words = [sys.executable, "-m", "lorakit", "train", str(root / "recipe.yaml")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(words, **quiet) as run:  # type: ignore[call-overload]
+        try:
+            until_s = time.monotonic() + STARTS_S
+            while len(steps_of(metrics)) < 20:
+                if run.poll() is not None or time.monotonic() > until_s:
+                    sys.exit(f"The run did not start; train {root / 'recipe.yaml'} to see why.")
+                time.sleep(0.2)
+            rounds = max(1, round(seconds / (window + SETTLES_S) / 4))
+            compare(page, address, process, metrics, rounds, window)
+        finally:
+            run.send_signal(signal.SIGTERM)
+
+
+def compare(
+    page: Page, address: str, process: psutil.Process, metrics: Path, rounds: int, window: float
+) -> None:
+    """Open and close the page in turn, and compare the seconds per step of adjacent windows."""
+    differences: list[float] = []
+    studio_shares: list[float] = []
+    browser_shares: list[float] = []
+    per_step: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(rounds):
+        pair: dict[bool, list[float]] = {True: [], False: []}
+        for is_open in (True, False, False, True):
+            page.goto(address if is_open else "about:blank")
+            time.sleep(SETTLES_S)  # opening is paid once, not all the time
+            before, began_s = steps_of(metrics), time.monotonic()
+            used = cpu_s([process]), cpu_s(browsers())
+            page.wait_for_timeout(window * 1000)
+            passed_s, after = time.monotonic() - began_s, steps_of(metrics)
+            if is_open:
+                studio_shares.append((cpu_s([process]) - used[0]) / passed_s)
+                browser_shares.append((cpu_s(browsers()) - used[1]) / passed_s)
+            count = after[-1]["step"] - before[-1]["step"]
+            if count:
+                pair[is_open].append((after[-1]["wall_s"] - before[-1]["wall_s"]) / count)
+        if len(pair[True]) == len(pair[False]) == 2:
+            means = {is_open: statistics.mean(values) for is_open, values in pair.items()}
+            differences.append(means[True] / means[False] - 1)
+            for is_open, mean in means.items():
+                per_step[is_open].append(mean)
+    if not differences:
+        sys.exit("No step was logged in some windows; use a longer --window.")
+    show("a step while no page is open", per_step[False], "none")
+    show("a step while its page is open", per_step[True], "none")
+    show("page against none, by the clock", differences, "1 %", "%")
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if differences[1:] else 0.0
+    print(f"{'':<46} mean {statistics.mean(differences):+.2%} ± {error:.2%} (standard error)")
+    show("the studio meanwhile, share of a core", studio_shares, "none", "%")
+    show("Chromium meanwhile, share of a core", browser_shares, "none", "%")
+
+
+def browsers() -> list[psutil.Process]:
+    """Return the processes of the browser, which may run on another machine."""
+    found = psutil.Process().children(recursive=True)
+    return [one for one in found if one.is_running() and "chrom" in name_of(one)]
+
+
+def name_of(process: psutil.Process) -> str:
+    """Return the name of a process, empty if it has ended."""
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def cpu_s(processes: Sequence[psutil.Process]) -> float:
+    """Return the seconds of a core that processes have used; one that has ended counts nothing."""
+    total = 0.0
+    for process in processes:
+        try:
+            total += sum(process.cpu_times()[:2])
+        except psutil.Error:
+            continue
+    return total
+
+
+def wait_for_step(page: Page, step: int) -> None:
+    """Wait until the picture of the loss ends with a step."""
+    loss = page.get_by_role("img", name="Loss over the steps")
+    loss.and_(page.locator(f'[aria-label*=" to {step}, first"]').first).wait_for()
+
+
+def steps_of(metrics: Path) -> list[dict[str, float]]:
+    """Return the logged steps of a run, none before it has begun."""
+    if not metrics.exists():
+        return []
+    whole = metrics.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [row for row in map(json.loads, whole.splitlines()) if row.get("event") == "step"]
+
+
+def step_row(step: int) -> str:
+    """Return the line of a logged step with all that training writes there."""
+    values = {"event": "step", "step": step, "epoch": step / 2000, "wall_s": step * 0.1}
+    values |= {"loss": 1 + math.sin(step / 50) / step**0.5, "grad_norm": 1 + math.sin(step)}
+    values |= {"learning_rate": 2e-4 * (1 - step / 40_000), "train_tokens_per_s": 900 + step % 7}
+    return json.dumps({**values, "peak_memory_bytes": 7e8}) + "\n"
+
+
+def write_run(path: Path, steps: int) -> None:
+    """Write a run that has ended after many steps."""
+    path.mkdir(parents=True)
+    recipe = "model: base\ntask: SEQ_CLS\ndata: {train: a.csv}\noutput: out\n"
+    (path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    (path / "environment.json").write_text("{}", encoding="utf-8")
+    lines = "".join(step_row(step) for step in range(1, steps + 1))
+    (path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+
+
+def write_recipe(root: Path) -> None:
+    """Write a small data set, and a recipe that trains on it until it is stopped."""
     lines = [
         f"ticket {n} about {'a bill' if n % 2 else 'a crash'},{n % 2}" for n in range(EXAMPLES)
     ]
@@ -82,34 +287,12 @@ def write_recipe(root: Path, steps: int) -> None:
     values = {
         "model": str(base_model_path()),
         "task": "SEQ_CLS",
-        "data": {"train": str(root / "tickets.csv")},
-        "training": {"max_steps": steps, "logging_steps": 1, "use_cpu": True},
+        "data": {"train": str(root / "tickets.csv"), "validation_fraction": 0},
+        "training": {"max_steps": 1_000_000, "logging_steps": 1, "use_cpu": True},
         "output": str(root / "runs" / "run"),
     }
     recipe = Recipe.check(values, "the recipe")
     (root / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-
-
-def train(root: Path, name: str, page: Page | None) -> float:
-    """Train once, while a page follows the run or none does; return the seconds of its steps."""
-    output = root / "runs" / f"{name}-{'with' if page else 'without'}"
-    words = [sys.executable, "-m", "lorakit", "train", str(root / "recipe.yaml")]
-    with subprocess.Popen(
-        [*words, f"output={output}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        if page is not None:
-            until_s = time.monotonic() + STARTS_S
-            while not (output / "recipe.yaml").exists() and time.monotonic() < until_s:
-                time.sleep(0.05)
-            page.goto(f"{page.url.partition('/run/')[0].rstrip('/')}/run/runs/{output.name}")
-        code = process.wait()
-    if page is not None:
-        page.goto(page.url.partition("/run/")[0])
-    if code:
-        sys.exit(f"A run failed with exit code {code}; train {root / 'recipe.yaml'} to see why.")
-    lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    steps = [row for row in map(json.loads, lines) if row.get("event") == "step"]
-    return steps[-1]["wall_s"] - steps[0]["wall_s"]
 
 
 if __name__ == "__main__":

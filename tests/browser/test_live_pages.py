@@ -82,6 +82,23 @@ def test_a_run_of_twenty_thousand_steps_is_drawn_whole(studio, root, admitted):
     assert "lowest 0.25, highest 9" in loss(page).get_attribute("aria-label")
 
 
+def test_a_chart_out_of_sight_is_drawn_when_it_is_seen(studio, root, new_page):
+    page, run = new_page(viewport={"width": 1280, "height": 300}), write_run(root / "run", 30)
+    page.goto(studio.link())
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 30)
+    memory = page.get_by_role("img", name="Peak memory (GB) over the steps")
+    last = "(one) => one.lorakitComponent.chart.getOption().series[0].data.at(-1)[0]"
+    page.wait_for_function("document.querySelectorAll('[role=img]').length > 4")
+    page.wait_for_timeout(500)
+    append(run, step_row(31, 1.0))
+    memory.and_(page.locator('[aria-label*=" to 31, first"]')).wait_for()  # the words are new
+    assert memory.evaluate(last) == 30
+    memory.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    assert memory.evaluate(last) == 31
+
+
 def test_a_resumed_run_forgets_the_steps_it_repeats(studio, root, admitted):
     page = admitted
     run = write_run(root / "run", 30)

@@ -61,6 +61,19 @@ def test_a_state_changes_on_the_screen_within_two_seconds(studio, page, root):
     page.locator(".badge-running").wait_for(timeout=2_000)
 
 
+def test_chosen_runs_are_compared(studio, page, root):
+    for name in ("red", "blue", "green"):
+        made_run(root, name)
+    opened(studio, page)
+    for name in ("red", "blue"):
+        page.get_by_role("checkbox", name=f"Select {name}").click()
+    page.get_by_role("button", name="Compare 2").click()
+    page.wait_for_url(re.compile(r"/compare\?runs=.*(red|blue)"))
+    page.get_by_role("link", name="Runs").click()
+    page.get_by_role("checkbox", name="Select all runs").click()
+    page.get_by_role("button", name="Compare 3").wait_for()
+
+
 def test_a_filter_survives_a_reload(studio, page, root):
     made_run(root, "red")
     made_run(root, "blue")

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from fixtures.data import write_jsonl
-from fixtures.preferences import PAIRS
+from fixtures.preferences import PAIRS, VOTES
 from forked import run_together
 from launched import metric_rows, train_all, without_dropout, write_recipe
 from lorakit import LoraConfig, add_adapter, save_adapter
@@ -47,11 +47,16 @@ KINDS = {
     "fsdp from an adapter": ("CAUSAL_LM", {}, {"fsdp": True}, {}),
     "dpo": ("dpo", {}, {}, {}),
     "fsdp dpo": ("dpo", {}, {"fsdp": True}, {}),
+    "kto": ("kto", {}, {}, {}),
     "reward": ("reward", {}, {}, {}),
 }
 
 # name: (task, objective)
-OBJECTIVES = {"dpo": ("CAUSAL_LM", {"type": "dpo"}), "reward": ("SEQ_CLS", {"type": "reward"})}
+OBJECTIVES = {
+    "dpo": ("CAUSAL_LM", {"type": "dpo"}),
+    "kto": ("CAUSAL_LM", {"type": "kto"}),
+    "reward": ("SEQ_CLS", {"type": "reward"}),
+}
 
 # The second epoch has another order of the examples; once for each task and for sharded bases.
 TWO_EPOCHS = {"SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "fsdp SEQ_CLS", "fsdp CAUSAL_LM"}
@@ -123,6 +128,7 @@ def runs(
         "SEQ_2_SEQ_LM": (tiny_t5_dir, summary_parquet),
         "CAUSAL_LM": (tiny_llama_dir, prompt_jsonl),
         "dpo": (tiny_llama_dir, pairs),
+        "kto": (tiny_llama_dir, write_jsonl(folder / "votes.jsonl", VOTES)),
         "reward": (tiny_llama_dir, pairs),
     }
     return Runs(folder, sources)
@@ -149,6 +155,7 @@ def test_two_processes_train_what_one_does(name, runs, in_two):
         assert (tensor - ours[key]).abs().max() < TOLERANCES["weight"], key
     assert (two / "report.md").exists() and not list(two.glob(".*"))
     assert_same_predictions(*map(RunDirectory, (two, one)))
+    assert_same_verdict(*map(RunDirectory, (two, one)))
 
 
 def assert_same_predictions(two, one):
@@ -162,6 +169,18 @@ def assert_same_predictions(two, one):
     assert ours == expected
     for here, there in zip(*probabilities, strict=True):
         assert here == pytest.approx(there, abs=1e-4)
+
+
+def assert_same_verdict(two, one):
+    ours, expected = (json.loads(run.verdict_file.read_text("utf-8")) for run in (two, one))
+    for part in ("comparison", "forgetting"):
+        here, there = ours[part] or {}, expected[part] or {}
+        assert here.keys() == there.keys()
+        for key in set(here) - {"gain", "rise"}:
+            assert here[key] == (
+                pytest.approx(there[key], rel=1e-4) if key in ("before", "after") else there[key]
+            )
+    assert ours["divergence"] == pytest.approx(expected["divergence"], abs=1e-5)
 
 
 def assert_same_numbers(rows, expected):

@@ -28,6 +28,9 @@ _SIZES = {
     | {"layer_types": ["sliding_attention", "full_attention"]},
     "GPT2": _GPT | {"n_positions": 16, "n_embd": WIDTH},
     "Bloom": _GPT | {"hidden_size": WIDTH},
+    "GPTJ": _GPT | {"n_positions": 32, "n_embd": WIDTH, "rotary_dim": 4, "resid_pdrop": 0.0},
+    "Falcon": _COMMON | _SPECIAL_TOKENS | _HIDDEN,
+    "DebertaV2": _BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "T5": {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2}
     | {"num_heads": 2, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1},
     "Mixtral": _EXPERTS | {"num_local_experts": 4},

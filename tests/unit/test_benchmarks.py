@@ -12,6 +12,7 @@ from benchmarks import (
     busy_machine,
     decode_4bit,
     latency,
+    predict,
     preferences,
     qlora,
     serving,
@@ -56,7 +57,17 @@ def test_a_step_is_measured_against_all_its_peers(tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # TRL
 @pytest.mark.parametrize(
     "benchmark",
-    [bracketing, busy_machine, decode_4bit, latency, preferences, qlora, serving, thin_products],
+    [
+        bracketing,
+        busy_machine,
+        decode_4bit,
+        latency,
+        predict,
+        preferences,
+        qlora,
+        serving,
+        thin_products,
+    ],
 )
 @pytest.mark.usefixtures("forked_commands")  # for those that start processes
 def test_others_run(benchmark, tmp_path):

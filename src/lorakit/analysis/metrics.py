@@ -92,7 +92,24 @@ def class_scores(confusion: Any, labels: Sequence[str]) -> tuple[ClassScores, ..
         confusion: Examples by true and predicted class, array (classes, classes).
         labels: Class names by id.
     """
-    correct, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    return _scores_of_counts(confusion.diagonal(), confusion.sum(1), confusion.sum(0), labels)
+
+
+def label_scores(expected: Any, predicted: Any, labels: Sequence[str]) -> tuple[ClassScores, ...]:
+    """Return the scores of each label where an example has any number of them.
+
+    Args:
+        expected: 1 or True where an example has a label, array (examples, labels).
+        predicted: Where it is predicted, of the same shape.
+        labels: Label names.
+    """
+    true, found = np.asarray(expected) > 0, np.asarray(predicted) > 0
+    return _scores_of_counts((true & found).sum(0), true.sum(0), found.sum(0), labels)
+
+
+def _scores_of_counts(
+    correct: Any, true: Any, predicted: Any, labels: Sequence[str]
+) -> tuple[ClassScores, ...]:
     return tuple(
         ClassScores(
             label,

@@ -12,8 +12,8 @@ from lorakit.analysis.example_scores import ExampleScores
 
 CONFIDENCE = 0.95
 _RESAMPLES, _FEWEST_RESAMPLES = 4000, 400
-_MOST_DRAWS = 40_000_000
-"""Largest number of examples drawn over all resamples, as long as these are enough."""
+_MOST_DRAWS = 160_000_000
+"""Largest number of values drawn over all resamples, as long as these are enough."""
 _DRAWS_AT_ONCE = 2_000_000
 
 
@@ -41,7 +41,7 @@ class Interval:
 
 
 def paired_difference(before: ExampleScores, after: ExampleScores, seed: int = 0) -> Interval:
-    """Return the score of `after` minus that of `before`, with its interval.
+    """Return the level of `after` minus that of `before`, with its interval.
 
     The percentile bootstrap: examples are drawn with replacement, the same for both models, so that
     an example that is difficult for both does not widen the interval (Efron and Tibshirani, An
@@ -54,11 +54,16 @@ def paired_difference(before: ExampleScores, after: ExampleScores, seed: int = 0
 
     Returns: The difference; 0 without examples.
     """
-    columns = np.stack([before.points, before.weights, after.points, after.weights], 1)
-    count = len(columns)
+    count = len(after)
     if not count:
         return Interval(0.0, 0.0, 0.0)
-    resamples = int(np.clip(_MOST_DRAWS // count, _FEWEST_RESAMPLES, _RESAMPLES))
+    columns = np.concatenate([before.columns, after.columns], 1)
+
+    def difference(sums: Any) -> Any:
+        first, second = np.split(sums, 2, -1)
+        return after.level(second) - before.level(first)
+
+    resamples = int(np.clip(_MOST_DRAWS // columns.size, _FEWEST_RESAMPLES, _RESAMPLES))
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // count)
     differences: list[Any] = []
@@ -66,14 +71,7 @@ def paired_difference(before: ExampleScores, after: ExampleScores, seed: int = 0
         size = min(at_once, resamples - done)
         # How often each example is drawn.
         times = generator.multinomial(count, np.full(count, 1 / count), size=size)
-        differences.append(_difference(times.astype(np.float64) @ columns))
+        differences.append(difference(times.astype(np.float64) @ columns))
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(np.concatenate(differences), [tail, 100 - tail])
-    return Interval(float(_difference(columns.sum(0)[None])[0]), float(low), float(high))
-
-
-def _difference(sums: Any) -> Any:
-    """Return the differences of two ratios, (resamples,), from their four sums, (resamples, 4)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(sums[:, 1::2] > 0, sums[:, ::2] / sums[:, 1::2], 0.0)
-    return ratios[:, 1] - ratios[:, 0]
+    return Interval(float(difference(columns.sum(0))), float(low), float(high))

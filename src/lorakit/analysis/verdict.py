@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lorakit.analysis.example_scores import ExampleScores, Metric
+from lorakit.analysis.example_scores import RELATIVE_METRICS, ExampleScores, Metric
 from lorakit.analysis.paired_bootstrap import Interval, paired_difference
 
 FEWEST_EXAMPLES = 20
@@ -28,11 +29,12 @@ class Comparison:
     baseline: str
     """What it is compared with, in words: "the base"."""
     before: float
-    """Score of the baseline: from 0 to 1, or a perplexity."""
+    """Score of the baseline: from 0 to 1, a perplexity, or an error in the unit of the numbers."""
     after: float
     """Score of the adapter."""
     gain: Interval
-    """By how much the adapter is better: in points (hundredths), or in percent of perplexity."""
+    """By how much the adapter is better: in points (hundredths), or for a relative metric in
+    percent of the baseline's."""
     examples: int
 
     @property
@@ -44,11 +46,24 @@ class Comparison:
             return "better"
         return "worse" if self.gain.high < 0 else "not distinguishable"
 
+    @property
+    def change(self) -> Interval:
+        """By how much the score of the adapter is higher, in `unit`."""
+        return self.gain.map(lambda gain: -gain) if self._is_relative else self.gain
+
+    @property
+    def unit(self) -> str:
+        """Unit of gain and change."""
+        return "%" if self._is_relative else "points"
+
+    @property
+    def _is_relative(self) -> bool:
+        return self.metric in RELATIVE_METRICS
+
     def clause(self) -> str:
         """Return the result as a sentence without its full stop."""
-        is_perplexity = self.metric == "perplexity"
-        unit = "%" if is_perplexity else " points"
-        change = self.gain.map(lambda gain: -gain) if is_perplexity else self.gain
+        unit = self.unit if self._is_relative else f" {self.unit}"
+        change = self.change
         if self.outcome == "too few examples":
             return (
                 f"Too few examples to tell ({self.examples}): {self.metric} "
@@ -95,6 +110,10 @@ class Verdict:
     forgetting: Forgetting | None
     notes: tuple[str, ...] = ()
     """How it was measured, and what was not and why; one sentence each."""
+    further: tuple[Comparison, ...] = ()
+    """The same comparison by other metrics, which the sentence does not name."""
+    divergence: float | None = None
+    """KL divergence from the reference of an objective, in nats per token; None without one."""
 
     @property
     def sentence(self) -> str | None:
@@ -112,6 +131,8 @@ class Verdict:
             "sentence": self.sentence,
             "outcome": outcome,
             "comparison": _finite(self.comparison),
+            "further": [_finite(one) for one in self.further],
+            "divergence": self.divergence,
             "forgetting": _finite(self.forgetting),
             "notes": list(self.notes),
         }
@@ -137,9 +158,9 @@ def compare(
         seed: Seed of the bootstrap.
     """
     difference = paired_difference(before, after, seed)
-    if after.metric == "perplexity":
-        ends = perplexity(before.mean), perplexity(after.mean)
-        gain = difference.map(lambda loss: -_rise(loss))
+    if after.metric in RELATIVE_METRICS:
+        ends = _exponential(before.mean), _exponential(after.mean)
+        gain = difference.map(lambda logarithm: -_rise(logarithm))
     else:
         ends = before.mean, after.mean
         gain = difference.map(lambda share: 100 * share)
@@ -149,18 +170,26 @@ def compare(
 def measure_forgetting(before: ExampleScores, after: ExampleScores, seed: int = 0) -> Forgetting:
     """Compare the losses of base and adapter on neutral texts."""
     rise = paired_difference(before, after, seed).map(_rise)
-    ends = perplexity(before.mean), perplexity(after.mean)
+    ends = _exponential(before.mean), _exponential(after.mean)
     return Forgetting(*ends, rise, len(after), int(after.weights.sum()))
 
 
-def perplexity(loss: float) -> float:
-    """Return exp(loss), or infinity."""
-    return math.exp(loss) if loss < 700 else math.inf
+def compare_all(
+    before: Sequence[ExampleScores], after: Sequence[ExampleScores], baseline: str, seed: int = 0
+) -> tuple[Comparison, ...]:
+    """Compare by each of several metrics; see `compare`."""
+    pairs = zip(before, after, strict=True)
+    return tuple(compare(one, other, baseline, seed) for one, other in pairs)
 
 
-def _rise(loss: float) -> float:
-    """Return the rise of the perplexity in percent for a rise of the loss, at most a million."""
-    return 100 * math.expm1(min(loss, math.log1p(_MOST_PERCENT / 100)))
+def _exponential(logarithm: float) -> float:
+    """Return exp(logarithm), infinity, or 0."""
+    return 0.0 if logarithm < -700 else math.exp(logarithm) if logarithm < 700 else math.inf
+
+
+def _rise(logarithm: float) -> float:
+    """Return the rise in percent for a rise of the logarithm, at most a million."""
+    return 100 * math.expm1(min(logarithm, math.log1p(_MOST_PERCENT / 100)))
 
 
 def spread(interval: Interval, sign: Literal["", "+"] = "") -> str:

@@ -44,10 +44,13 @@ def config_error(error: ValidationError, model: type[BaseModel], where: str) -> 
     for problem in error.errors(include_url=False, include_context=False):
         key, subject, message = _explain(problem, model)
         explained.setdefault((key, subject), []).append(message)
-    # Each member of a union reports its own problem with the same value.
+    # Each member of a union reports its own problem with the same value; where one has looked
+    # inside, that another expected something else altogether says nothing.
+    keys = {key for key, _ in explained}
     problems = [
         Problem(_sentence(subject + " or ".join(dict.fromkeys(messages))), key)
         for (key, subject), messages in explained.items()
+        if not key or not any(other.startswith(f"{key}.") for other in keys)
     ]
     lines = [problem.sentence for problem in problems]
     head = f"{where} has {len(lines)} problems:\n  " if len(lines) > 1 else f"In {where}: "

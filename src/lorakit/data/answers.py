@@ -47,6 +47,8 @@ def answer_encoder(
     is_conversation: bool,
     name: str,
     system_prompt: str | None = None,
+    *,
+    last_turn_only: bool = False,
 ) -> Callable[[TwoAnswers], tuple[CountedIds, CountedIds]]:
     """Return the function that tokenizes a prompt with each of its two answers.
 
@@ -55,6 +57,7 @@ def answer_encoder(
         is_conversation: Whether prompts and answers are messages.
         name: Name of the model, for errors.
         system_prompt: System message of every conversation; None keeps their own.
+        last_turn_only: Whether only the last message of each answer counts, for messages.
 
     Raises:
         ConfigError: Messages cannot be rendered, because there is no chat template.
@@ -64,7 +67,12 @@ def answer_encoder(
             completion_ids(tokenizer, one.prompt, one.first),
             completion_ids(tokenizer, one.prompt, one.second),
         )
-    render = ChatEncoder(tokenizer, ("prompt", "answer"), True, name, system_prompt=system_prompt)
+    render = ChatEncoder(
+        *(tokenizer, ("prompt", "answer"), True, name),
+        last_turn_only=last_turn_only,
+        compares_answers=True,
+        system_prompt=system_prompt,
+    )
 
     def encode(one: TwoAnswers) -> tuple[CountedIds, CountedIds]:
         first, second = (

@@ -31,9 +31,9 @@ _CANNOT_LEAVE_OUT = (
 _PROMPT_CHANGES = (
     "The completion cannot be separated from the prompt: the chat template of '{name}' renders the "
     "prompt differently once the completion follows. Name a template that does not in "
-    "training.chat_template_path, or set training.completion_only_loss=false to count the "
-    "prompt's answers too."
+    "training.chat_template_path{otherwise}."
 )
+_COUNT_PROMPTS = ", or set training.completion_only_loss=false to count the prompt's answers too"
 _LAST_CHANGES = (
     "The last turn cannot be separated from the turns before it: the chat template of '{name}' "
     "renders these differently once an answer follows. Name a template that does not in "
@@ -48,8 +48,9 @@ _CANNOT_COUNT = (
     "The assistant's tokens cannot be identified: the chat template of '{name}' has no "
     "{{% generation %}} markers around them (with the end-of-turn token inside), and it renders a "
     "conversation differently once more messages follow. Add the markers and name the template in "
-    "training.chat_template_path, or set training.assistant_only_loss=false to count every token."
+    "training.chat_template_path{otherwise}."
 )
+_COUNT_ALL = ", or set training.assistant_only_loss=false to count every token"
 
 
 class ChatEncoder:
@@ -72,6 +73,7 @@ class ChatEncoder:
         *,
         counts_prompts: bool = False,
         last_turn_only: bool = False,
+        compares_answers: bool = False,
         system_prompt: str | None = None,
     ) -> None:
         """Choose how to find the assistant's tokens.
@@ -83,6 +85,8 @@ class ChatEncoder:
             name: Name of the model, for errors.
             counts_prompts: Whether prompts count like completions.
             last_turn_only: Whether only the assistant's last message counts.
+            compares_answers: Whether completions are answers that are compared, so that no other
+                token may count.
             system_prompt: System message of every conversation; None keeps their own.
 
         Raises:
@@ -103,6 +107,7 @@ class ChatEncoder:
         self._marked_template = _marked_template(tokenizer) if assistant_only else None
         self._wants_content_parts = wants_content_parts(tokenizer)
         self._last_turn_only = last_turn_only
+        self._compares_answers = compares_answers
         self._system_prompt = system_prompt
         if system_prompt is not None:
             self._require_system_messages(system_prompt)
@@ -182,7 +187,8 @@ class ChatEncoder:
             before = self._render(talk, turn, add_generation_prompt=True)
             until = self._render(talk, turn + 1)
             if whole[: len(before)] != before or whole[: len(until)] != until:
-                raise ConfigError(_CANNOT_COUNT.format(name=self._name))
+                otherwise = "" if self._compares_answers else _COUNT_ALL
+                raise ConfigError(_CANNOT_COUNT.format(name=self._name, otherwise=otherwise))
             counted[len(before) : len(until)] = [True] * (len(until) - len(before))
         return CountedIds(whole, counted)
 
@@ -203,7 +209,8 @@ class ChatEncoder:
         alone = self._render(talk, talk.prompt_turns, **more)
         if list(whole[: len(alone)]) != alone:
             problem = _LAST_CHANGES if self._last_turn_only else _PROMPT_CHANGES
-            raise ConfigError(problem.format(name=self._name))
+            otherwise = "" if self._compares_answers else _COUNT_PROMPTS
+            raise ConfigError(problem.format(name=self._name, otherwise=otherwise))
         if talk.messages[talk.prompt_turns]["role"] != "assistant":
             return len(alone)
         asked = self._render(talk, talk.prompt_turns, add_generation_prompt=True, **more)

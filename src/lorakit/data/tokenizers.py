@@ -8,6 +8,8 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
+import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
@@ -71,8 +73,26 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def pad_batch(
     tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[list[int]]]
 ) -> BatchEncoding:
-    """Return columns padded to one length, as tensors."""
-    return _untyped(tokenizer).pad(columns, return_tensors="pt")
+    """Return columns padded to one length, as tensors.
+
+    The tokenizer's method does the same, but walks all numbers in Python.
+    """
+    known = _untyped(tokenizer)
+    fillers = {
+        "input_ids": known.pad_token_id,
+        "token_type_ids": known.pad_token_type_id,
+        "special_tokens_mask": 1,
+    }
+    on_left = known.padding_side == "left"
+    rows = columns["input_ids"]
+    width = max(map(len, rows))
+    padded = {}
+    for name, values in columns.items():
+        table = np.full((len(rows), width), fillers.get(name, 0), np.int64)
+        for row, value in zip(table, values, strict=True):
+            row[width - len(value) if on_left else 0 :][: len(value)] = value
+        padded[name] = torch.from_numpy(table)
+    return BatchEncoding(padded)
 
 
 def _cut_to(values: Sequence[list[Any]], spans: Sequence[slice]) -> list[list[Any]]:

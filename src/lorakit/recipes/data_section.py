@@ -158,7 +158,8 @@ class DataConfig(StrictConfig):
 
     turns: Literal["all", "last"] = "all"
     """Which messages of the assistant count in the loss, for CAUSAL_LM on chats: all, or the last
-    of each conversation. Of these, a message with a `weight` of 0 does not count."""
+    of each conversation, or of each of two answers that are compared. Of these, a message with a
+    `weight` of 0 does not count."""
 
     system_prompt: str | None = None
     """System message of every conversation, for CAUSAL_LM on chats: it replaces the one that a

@@ -24,15 +24,19 @@ class EvaluationConfig(StrictConfig):
     CAUSAL_LM; 0 compares with the base without examples. As many as fit into the model are
     shown."""
 
-    def require_possible(self, task: TaskType, training: Mapping[str, Any]) -> None:
+    def require_possible(
+        self, task: TaskType, training: Mapping[str, Any], *, has_objective: bool = False
+    ) -> None:
         """Refuse examples in the prompt where there is no prompt.
 
         Args:
             task: The recipe's task.
             training: The recipe's `training:` section.
+            has_objective: Whether the recipe has an `objective:` section.
 
         Raises:
-            ConfigError: The task is not CAUSAL_LM, or its validation examples are packed.
+            ConfigError: The task is not CAUSAL_LM, or learns from preferences, or its validation
+                examples are packed.
         """
         if not self.examples_in_prompt:
             return
@@ -41,6 +45,11 @@ class EvaluationConfig(StrictConfig):
             raise ConfigError(
                 f"No examples can be put into a prompt: got {key} for {task}, expected CAUSAL_LM. "
                 "Leave it out."
+            )
+        if has_objective:
+            raise ConfigError(
+                f"No examples can be put into a prompt: got {key} beside `objective`, expected "
+                "examples of right answers. Leave it out."
             )
         packs = training.get("eval_packing")
         if training.get("packing") if packs is None else packs:

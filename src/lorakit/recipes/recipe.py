@@ -105,11 +105,6 @@ class Recipe(StrictConfig):
             raise ValueError(f"{keys} is for task CAUSAL_LM only; leave it out")
         if self.data.streaming:
             self._require_streamable()
-        if self.objective is not None and self.data.turns != "all":
-            raise ValueError(
-                "data.turns is for conversations without `objective`, which compares whole "
-                "answers; leave it out"
-            )
         return self
 
     def _require_streamable(self) -> None:

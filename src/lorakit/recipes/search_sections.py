@@ -190,10 +190,12 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 TargetModules = str | tuple[str, ...]
+Depth = Literal["all", "upper half", "upper quarter"]
+"""Which layers of a model are adapted."""
 
 
 class StudyConfig(TrialsConfig):
-    """The grid of `lorakit study`: ranks, target modules and seeds.
+    """The grid of `lorakit study`: ranks, target modules, layers and seeds.
 
     Source: Hu et al. 2021, arXiv:2106.09685, tables 5 and 6.
     """
@@ -205,6 +207,9 @@ class StudyConfig(TrialsConfig):
     """Sets of modules, each a value of lora.target_modules; None takes sets of the model's
     matrices."""
 
+    layers: Annotated[tuple[Depth, ...], Field(min_length=1)] | None = None
+    """Layers to adapt, such as [all, upper half, upper quarter]; None takes the recipe's."""
+
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
     """Seeds; each cell of the grid is trained with all of them."""
 
@@ -212,7 +217,7 @@ class StudyConfig(TrialsConfig):
     """"equal": all sets in a column train the same number of parameters in their factors, so a
     narrower set gets a higher rank."""
 
-    @field_validator("ranks", "seeds", "target_modules")
+    @field_validator("ranks", "seeds", "target_modules", "layers")
     @classmethod
     def _require_distinct(cls, value: Any) -> Any:
         if value is not None and len(set(value)) < len(value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ from lorakit.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lorakit.training.encoded import PreviewExample
 
 _MOST_MEASURED = 5000
 """Most examples to encode; of larger data they are evenly spaced."""
@@ -27,6 +29,10 @@ class EncodedExample:
     """Which tokens count in the loss."""
     note: str
     """What the tokens do not show, such as the label."""
+    prompt: int = 0
+    """Number of leading tokens that are the prompt, where there are two answers to it."""
+    rejected: EncodedExample | None = None
+    """The worse answer, without the prompt, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,6 @@ class DataPreview:
 
     columns: tuple[str, ...]
     """Names of all columns of the training data."""
-    used: Mapping[str, str]
-    """Column by the recipe key that names it."""
     labels: tuple[str, ...]
     train_examples: int
     validation_examples: int
@@ -97,14 +101,11 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
     totals = lengths.sum(1).tolist()
     return DataPreview(
         columns=tuple(splits.train.column_names),
-        used=task.columns(recipe) or _language_columns(splits, recipe),
         labels=labels or (),
         train_examples=count,
         validation_examples=0 if splits.validation is None else len(splits.validation),
         measured_examples=len(some.train),
-        examples=tuple(
-            EncodedExample(tuple(one.tokens), tuple(one.counted), one.note) for one in shown
-        ),
+        examples=tuple(map(_shown, shown)),
         lengths=histogram(totals),
         longest=max(totals),
         cut_share=encoded.cut_examples / len(some.train),
@@ -120,12 +121,11 @@ def _spread(count: int, first: int) -> list[int]:
     return sorted({*range(first), *range(0, count, step)})
 
 
-def _language_columns(splits: Any, recipe: Recipe) -> dict[str, str]:
-    """Return the columns that CAUSAL_LM reads, which depend on the layout of the data."""
-    from lorakit.data.text_formats import find_layout, text_columns
-
-    layout = find_layout(splits.train, recipe.data, splits.training_place(recipe.data))
-    return dict(text_columns(layout.name, layout.data))
+def _shown(example: PreviewExample) -> EncodedExample:
+    rejected = None if example.rejected is None else _shown(example.rejected)
+    return EncodedExample(
+        tuple(example.tokens), tuple(example.counted), example.note, example.prompt, rejected
+    )
 
 
 def _lengths(encoded: Any) -> Tensor:

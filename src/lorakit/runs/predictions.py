@@ -29,6 +29,10 @@ class Prediction:
     """Prediction of the base alone, or None if it was not asked."""
     confidence: float | None
     """Probability that the adapter gives its prediction, or None."""
+    is_several: bool = False
+    """Whether it is any number of labels."""
+    off_by: float | None = None
+    """How far a predicted number is from the expected one, or None."""
 
     @property
     def is_right(self) -> bool:
@@ -59,6 +63,15 @@ class Predictions:
         """Whether the adapter's predictions have probabilities; generated texts have none."""
         return any(one.confidence is not None for one in self.all)
 
+    @property
+    def are_numbers(self) -> bool:
+        """Whether the predictions are numbers, which are near rather than right."""
+        return any(one.off_by is not None for one in self.all)
+
+    def farthest(self) -> list[Prediction]:
+        """Return the predicted numbers, those that are farthest off first."""
+        return sorted(self.all, key=lambda one: -(one.off_by or 0.0))
+
     def wrong(self) -> list[Prediction]:
         """Return the wrong ones, the most confident first."""
         wrong = [one for one in self.all if not one.is_right]
@@ -74,7 +87,9 @@ class Predictions:
         return Counter((one.is_base_right, one.is_right) for one in self.all)
 
     def classes(self) -> list[str]:
-        """Return the classes by name; none where the predictions are texts."""
+        """Return the classes by name; none where the predictions are texts, or several labels."""
+        if self.are_numbers or any(one.is_several for one in self.all):
+            return []
         names = sorted({word for one in self.all for word in (one.expected, one.adapter)})
         return names if 2 <= len(names) <= min(_MOST_CLASSES, max(2, len(self.all))) else []
 
@@ -137,10 +152,30 @@ def _prediction(row: Mapping[str, Any]) -> Prediction:
     ]
     base, share = row.get("base_prediction"), row.get("probability")
     confidence = float(share) if isinstance(share, float) else None
+    is_several = isinstance(share, dict)
+    answers = (row["expected"], row["prediction"], base)
+    if is_several:  # in one order, so that the same labels are the same text
+        answers = tuple(sorted(one, key=str) if isinstance(one, list) else one for one in answers)
+    expected, prediction, base = answers
     return Prediction(
         "\n".join(texts),
-        value_text(row["expected"]),
-        value_text(row["prediction"]),
+        value_text(expected),
+        value_text(prediction),
         None if base is None else value_text(base),
         confidence,
+        is_several,
+        _distance(expected, prediction),
     )
+
+
+def _distance(expected: Any, prediction: Any) -> float | None:
+    """Return the mean distance of a predicted number, or several, from the expected ones."""
+    pairs = [(expected, prediction)]
+    if isinstance(expected, list) and isinstance(prediction, list):
+        pairs = list(zip(expected, prediction, strict=False))
+    if not pairs or not all(isinstance(one, float) for _, one in pairs):
+        return None
+    try:
+        return sum(abs(float(right) - one) for right, one in pairs) / len(pairs)
+    except (TypeError, ValueError):
+        return None

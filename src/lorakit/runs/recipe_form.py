@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from lorakit.config.initialization_names import INITIALIZATIONS
 from lorakit.errors import ConfigError, Problem
 from lorakit.recipes import yaml_text
+from lorakit.recipes.objective_section import ObjectiveType
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.template import TASKS, TaskName, comments_by_key
 from lorakit.recipes.yaml_edits import UNSET, key_lines, with_values
@@ -55,6 +56,18 @@ FIELDS: tuple[FormField, ...] = (
     FormField("training.warmup_steps", "number", 0),
 )
 """The fields that a newcomer changes; the text beside them has all keys."""
+
+OBJECTIVE_FIELDS: tuple[FormField, ...] = (
+    FormField("objective.type", "choice", choices={name: name for name in get_args(ObjectiveType)}),
+    FormField("objective.beta", "number", 0.1),
+)
+"""Fields of a recipe that trains on preferences."""
+
+_HELP = {
+    "objective.type": "what the preferences are trained with",
+    "objective.beta": "how close to the reference it stays: larger is closer (default 0.1)",
+}
+"""Help for keys behind which `lorakit init` writes no comment."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,11 @@ def check_text(text: str, where: str) -> CheckedText:
         lines = key_lines(text)
         problems = tuple(Problem(p.sentence, p.key, _line(p.key, lines)) for p in found)
         return CheckedText(known, None, problems, is_yaml=True)
+
+
+def shown_fields(checked: CheckedText) -> tuple[FormField, ...]:
+    """Return the fields to show for a recipe."""
+    return FIELDS if checked.value("objective") in (UNSET, None) else OBJECTIVE_FIELDS + FIELDS
 
 
 def _line(key: str, lines: Mapping[str, int]) -> int:
@@ -160,5 +178,7 @@ def field_text(field: FormField, value: Any) -> str:
 @cache
 def help_of(key: str, task: str) -> str:
     """Return one line of help for a key: the comment of `lorakit init` behind it."""
+    if key in _HELP:
+        return _HELP[key]
     known = cast(TaskName, task if task in TASKS else TASKS[0])
     return comments_by_key(known).get(key) or comments_by_key(known).get(key.partition(".")[0], "")

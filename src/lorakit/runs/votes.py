@@ -114,17 +114,23 @@ def _answer(text: str, is_talk: bool) -> str | list[Message]:
     return [{"role": "assistant", "content": text}] if is_talk else text
 
 
-def right_label(text: str | tuple[str, str], label: str, predicted: str, model: str) -> Vote:
-    """Return a vote for the class of a text, or of a pair of texts.
+def right_label(
+    text: str | tuple[str, str],
+    label: str | Sequence[str],
+    predicted: str | Sequence[str],
+    model: str,
+) -> Vote:
+    """Return a vote for the class of a text or of a pair of texts, or for all of its labels.
 
     Args:
         text: The text or the pair.
-        label: The right class.
-        predicted: The class that the model gave.
+        label: The right class, or the right labels where a text may have several.
+        predicted: What the model gave.
         model: Name of the model.
     """
     texts = {"text": text} if isinstance(text, str) else {"text1": text[0], "text2": text[1]}
-    return {**texts, "label": label, "predicted": predicted, "predicted_by": model}
+    right, given = (one if isinstance(one, str) else list(one) for one in (label, predicted))
+    return {**texts, "label": right, "predicted": given, "predicted_by": model}
 
 
 def right_tags(

@@ -8,6 +8,14 @@
   const DASHES = ["solid", "dashed", "dotted"];
   const waiting = new Map(); // messages of charts that are not mounted yet, by element id
   const mounted = new Set();
+  // A chart out of sight is not drawn again until it is seen: drawing is what an open page costs.
+  const sight = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const component = target.lorakitComponent;
+      component.lorakitIsSeen = isIntersecting;
+      if (isIntersecting && component.lorakitIsStale) drawLines(component);
+    }
+  });
 
   const isDark = () => document.body.classList.contains("body--dark");
   const short = (value) =>
@@ -87,10 +95,12 @@
       for (const point of points) line.points.push(point);
     }
     component.lorakitTitle = message.title;
-    drawLines(component);
+    component.lorakitIsStale = true;
+    if (component.lorakitIsSeen !== false) drawLines(component);
   }
 
   function drawLines(component) {
+    component.lorakitIsStale = false;
     const lines = [...component.lorakitLines];
     const series = lines.flatMap(([id, line], place) => {
       const isDense = line.points.length > DENSE && !line.isLevel;
@@ -143,6 +153,8 @@
     if (!mounted.has(component)) {
       mounted.add(component);
       component.$el.setAttribute("role", "img");
+      component.$el.lorakitComponent = component;
+      sight.observe(component.$el);
       component.lorakitDraw = chart.setOption.bind(chart);
       chart.setOption = () => {}; // NiceGUI would draw the empty option of its element again
       let timer;

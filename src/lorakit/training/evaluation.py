@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.analysis.verdict import Verdict
-from lorakit.config import SINGLE_LABEL, LoraConfig, ProblemType, TaskType
+from lorakit.config import SINGLE_LABEL, LoraConfig, TaskType
 from lorakit.data.splits import load_splits, load_validation
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import reporting_disk_errors
-from lorakit.inference.loaded import locate_adapter
+from lorakit.inference.loaded import TASKS_WITH_LABELS, locate_adapter
 from lorakit.injection import Injection, add_adapter, disable_adapters, set_adapter
-from lorakit.recipes.data_names import is_glob
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
 from lorakit.training.arguments import without_schedule
@@ -144,13 +143,10 @@ def measure(
             with trainer.evaluating_apart(), disable_adapters(setup.model):
                 base_metrics = model_metrics(trainer.evaluate())
                 base = trainer.evaluation_at(trainer.state.global_step)
-            if setup.task.is_compared_with_base:
-                judgement = judge(
-                    *(setup, trainer, found, ignore_event),
-                    known=setup.encoded.validation,
-                    base=base,
-                )
-                verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
+            judgement = judge(
+                *(setup, trainer, found, ignore_event), known=setup.encoded.validation, base=base
+            )
+            verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
         columns = None if predicted is None else prediction_columns(setup, predicted)
     return Evaluation(metrics, base_metrics, verdict, columns)
 
@@ -178,16 +174,14 @@ def _evaluating(
     reference = None if recipe.objective is None else _reference(recipe, adapter)
     if recipe.start_from is not None:  # the adapter has what came from there
         recipe = recipe.model_copy(update={"start_from": str(adapter), "lora": LoraConfig()})
-    recipe = _for_evaluation(recipe, data, max_rows, settings.problem_type)
-    labels = settings.labels
-    knows_labels = labels is not None or task_of(recipe).label_column(recipe) is None
-    is_there = all(is_glob(name) or Path(name).exists() for name in recipe.data.train_names)
-    reads_training = recipe.data.validation is None or (not knows_labels and is_there)
+    recipe = _for_evaluation(recipe, data, max_rows, settings)
+    _require_label_names(recipe, adapter, settings)
+    reads_training = recipe.data.validation is None
     setup = prepare(
         recipe,
         on_event or ignore_event,
         attach=partial(_attach, path=adapter, reference=reference),
-        labels=None if reads_training else labels,
+        labels=settings.labels,
         load=load_splits if reads_training else load_validation,
     )
     if setup.encoded.validation is None:
@@ -211,6 +205,21 @@ def settings_beside(adapter: Path) -> InferenceSettings:
     return InferenceSettings.load(adapter)
 
 
+def _require_label_names(recipe: Recipe, adapter: Path, settings: InferenceSettings) -> None:
+    """Refuse an adapter of which nothing says which output of its head is which class.
+
+    The order in which labels are found in the data may be another.
+    """
+    if settings.labels is not None or recipe.task not in TASKS_WITH_LABELS:
+        return
+    if task_of(recipe).label_column(recipe) is not None:
+        raise ConfigError(
+            f"The adapter at '{adapter}' does not say which output of its head is which class: got "
+            "no labels in lorakit.json, expected their names in the order of the outputs. Write "
+            '{"labels": ["...", "..."]} into lorakit.json beside it.'
+        )
+
+
 def _reference(recipe: Recipe, adapter: Path) -> Path | None:
     """Return the adapter that a run of an objective started from, None if it is the base."""
     if recipe.start_from is None:
@@ -231,11 +240,13 @@ def _attach(model: nn.Module, path: Path, reference: Path | None) -> Injection:
 
 
 def _for_evaluation(
-    recipe: Recipe, data: str | None, max_rows: int | None, problem_type: ProblemType | None
+    recipe: Recipe, data: str | None, max_rows: int | None, settings: InferenceSettings
 ) -> Recipe:
     changes: dict[str, object] = {}
     if recipe.task is TaskType.SEQ_CLS:  # as in training, whatever the labels look like
-        changes["problem_type"] = problem_type or SINGLE_LABEL
+        given = recipe.data.problem_type
+        is_foreign = settings.labels is None and given != "auto"
+        changes["problem_type"] = given if is_foreign else settings.problem_type or SINGLE_LABEL
     if data is not None:
         changes |= {"validation": data, "validation_split": None}
     if max_rows is not None:

@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from lorakit.analysis.example_scores import ExampleScores, scores_of_classes, scores_of_tags
-from lorakit.analysis.metrics import confusion_counts
+from lorakit.analysis.example_scores import (
+    ExampleScores,
+    scores_of_classes,
+    scores_of_label_sets,
+    scores_of_numbers,
+    scores_of_tags,
+)
+from lorakit.analysis.metrics import ClassScores, class_scores, confusion_counts, label_scores
 from lorakit.analysis.target_metrics import label_probabilities
 from lorakit.config import NOT_COUNTED
 
@@ -37,13 +43,13 @@ class Predicted:
     confusion: Any = field(default=None, compare=False)
     """Examples by expected and predicted class, array (classes, classes), over all examples of the
     evaluation; None without classes, and with more than 30."""
+    classes: tuple[ClassScores, ...] = ()
+    """Scores of each class or label over all examples; none with more than 30."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of inference that were chosen on these examples."""
-    scores: ExampleScores | None = field(default=None, compare=False)
-    """Score of each example of the evaluation, in the order of the data."""
-    expected: Any = field(default=None, compare=False)
-    """Label ids of all examples of the evaluation, array (examples, ...), in the order of the data;
-    None for texts."""
+    scores: tuple[ExampleScores, ...] = field(default=(), compare=False)
+    """Score of each example of the evaluation in the order of the data, by each metric that models
+    are compared by, the main one first."""
 
     def beside_base(self, base: Predicted) -> Predicted:
         """Return the predictions with a column of those of the base on the same examples."""
@@ -86,11 +92,11 @@ def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
     first = found.first()
     best = _best(found.scores[[row for _, row in first]])
     every = _best(found.scores).indices.numpy()
-    confusion = None
+    confusion, classes = None, ()
     if len(labels) <= MOST_CLASSES:
         confusion = confusion_counts(found.label_ids, every, labels)
+        classes = class_scores(confusion, labels)
     rows = found.data_order()
-    expected = found.label_ids[rows]
     return Predicted(
         [number for number, _ in first],
         {
@@ -100,8 +106,8 @@ def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
         len(found.label_ids),
         tuple(labels),
         confusion,
-        scores=scores_of_classes(expected, every[rows]),
-        expected=expected,
+        classes,
+        scores=(scores_of_classes(found.label_ids[rows], every[rows]),),
     )
 
 
@@ -115,9 +121,11 @@ def predicted_label_sets(
         labels: Names of the labels.
         thresholds: Probability above which each is predicted.
     """
-    first = found.first()
-    probabilities = label_probabilities(found.scores[[row for _, row in first]]).tolist()
+    first, rows = found.first(), found.data_order()
+    every = label_probabilities(found.scores)
+    probabilities = every[[row for _, row in first]].tolist()
     thresholds = tuple(thresholds) or (0.5,) * len(labels)
+    expected, predicted = found.label_ids[rows], every[rows] > np.asarray(thresholds)
     columns: dict[str, list[Any]] = {
         "prediction": [
             [name for name, p, least in zip(labels, row, thresholds, strict=True) if p > least]
@@ -129,7 +137,9 @@ def predicted_label_sets(
         [number for number, _ in first],
         columns,
         len(found.label_ids),
+        classes=label_scores(expected, predicted, labels) if len(labels) <= MOST_CLASSES else (),
         settings={"thresholds": thresholds},
+        scores=scores_of_label_sets(expected, predicted),
     )
 
 
@@ -140,10 +150,14 @@ def predicted_numbers(found: Evaluated, labels: Sequence[str]) -> Predicted:
         found: Scores (examples, numbers) and true numbers.
         labels: Names of the numbers.
     """
-    first = found.first()
-    rows = found.scores[[row for _, row in first]].tolist()
-    made = [row[0] if len(labels) == 1 else row for row in rows]
-    return Predicted([number for number, _ in first], {"prediction": made}, len(found.label_ids))
+    first, rows = found.first(), found.data_order()
+    kept = found.scores[[row for _, row in first]].tolist()
+    return Predicted(
+        [number for number, _ in first],
+        {"prediction": [row[0] if len(labels) == 1 else row for row in kept]},
+        len(found.label_ids),
+        scores=scores_of_numbers(found.label_ids[rows], found.scores[rows]),
+    )
 
 
 def predicted_tags(found: Evaluated, labels: Sequence[str]) -> Predicted:
@@ -164,13 +178,9 @@ def predicted_tags(found: Evaluated, labels: Sequence[str]) -> Predicted:
         "probability": [best.values.tolist() for best in every],
     }
     rows = found.data_order()
-    expected = found.label_ids[rows]
+    scores = scores_of_tags(found.label_ids[rows], found.scores.argmax(-1)[rows], labels)
     return Predicted(
-        [number for number, _ in first],
-        columns,
-        len(found.label_ids),
-        scores=scores_of_tags(expected, found.scores.argmax(-1)[rows], labels),
-        expected=expected,
+        [number for number, _ in first], columns, len(found.label_ids), scores=(scores,)
     )
 
 

@@ -47,9 +47,16 @@ class PredictionFacts:
     total: int
     """Number of validation examples."""
     classes: tuple[ClassScores, ...]
-    """Scores of each class; empty without classes, and with more than 30."""
+    """Scores of each class or label; empty without any, and with more than 30."""
     shown: ShownExamples = field(default_factory=ShownExamples)
     """Mistakes, and random examples."""
+    has_several_labels: bool = False
+    """Whether an example has any number of labels, so that there is no confusion of classes."""
+
+    @property
+    def has_confusion(self) -> bool:
+        """Whether confusion.png is written."""
+        return bool(self.classes) and not self.has_several_labels
 
 
 @dataclass(frozen=True)
@@ -203,11 +210,15 @@ def _prediction_section(facts: PredictionFacts | None) -> tuple[str, ...]:
         (one.label, f"{one.examples:,}", *map(number, (one.precision, one.recall, one.f1)))
         for one in facts.classes
     ]
-    return (
-        "## Validation examples",
-        table(("class", "examples", "precision", "recall", "F1"), rows),
+    picture = (
         f"{text} `confusion.png` shows which classes are predicted for which.",
         "![Confusion matrix of the validation examples](confusion.png)",
+    )
+    kind = "class" if facts.has_confusion else "label"
+    return (
+        "## Validation examples",
+        table((kind, "examples", "precision", "recall", "F1"), rows),
+        *(picture if facts.has_confusion else (text,)),
         *example_sections(facts.shown),
     )
 

@@ -214,7 +214,9 @@ def _measure_dtype(
 
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
-    recipe.evaluation.require_possible(recipe.task, recipe.training)
+    recipe.evaluation.require_possible(
+        recipe.task, recipe.training, has_objective=recipe.objective is not None
+    )
     return recipe, task_of(recipe)
 
 

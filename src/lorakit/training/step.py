@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lorakit.analysis.example_scores import Metric
 from lorakit.training.losses.counted_labels import CountedLabels, count_labels, split_batch
 from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.losses.losses_by_text import losses_by_text, losses_from_logits
@@ -52,9 +53,10 @@ class Evaluated(NamedTuple):
     """Number of correct top predictions, a scalar on the device; None if they are not computed."""
     outputs: Any
     """The model's outputs, None if they lack the logits."""
-    texts: Tensor | None = None
-    """Negative log-likelihood and number of labels of each text, (texts, 2) on the device; None for
-    classifiers of whole texts and preferences."""
+    examples: Tensor | None = None
+    """Points and weights of each text or pair of answers by the step's metric, (examples, 2) on the
+    device, such as its negative log-likelihood and number of labels; None for classifiers of whole
+    texts. An example without weight is padding."""
     measures: Measures = _NOTHING
 
     def sums(self) -> Tensor:
@@ -101,6 +103,11 @@ class Step(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
         """Return what a batch adds to an evaluation, without a graph."""
+
+    @property
+    def metric(self) -> Metric:
+        """What the scores of evaluated examples are."""
+        return "perplexity"
 
     @property
     def count(self) -> Callable[[Mapping[str, Any]], CountedLabels]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorakit.analysis.metrics import class_scores
 from lorakit.analysis.plots.confusion import plot_confusion
 from lorakit.distributed.processes import run_on_main
 from lorakit.files.atomic import replacing_file
@@ -79,15 +78,17 @@ def write_predictions(
         plot_confusion(confusion, predicted.labels, run.confusion_plot, run.path.name)
     if predicted is None:
         return None
-    classes = () if confusion is None else class_scores(confusion, predicted.labels)
-    return PredictionFacts(len(predicted.numbers), predicted.total, classes, shown)
+    return PredictionFacts(
+        *(len(predicted.numbers), predicted.total, predicted.classes, shown),
+        has_several_labels=confusion is None,
+    )
 
 
 def prediction_files(run: RunDirectory, facts: PredictionFacts | None) -> tuple[Path, ...]:
     """Return the files that `write_predictions` has written."""
     if facts is None:
         return ()
-    return (run.predictions_file, *([run.confusion_plot] if facts.classes else []))
+    return (run.predictions_file, *([run.confusion_plot] if facts.has_confusion else []))
 
 
 def prediction_columns(setup: Setup, predicted: Predicted) -> dict[str, list[Any]]:
@@ -133,7 +134,7 @@ def find_at_end(setup: Setup, trainer: AdapterTrainerMixin, emit: EventHandler) 
     All processes must call this.
     """
     found = final_evaluation(setup, trainer)
-    compares = setup.recipe.evaluation.compare_with_base and setup.task.is_compared_with_base
+    compares = setup.recipe.evaluation.compare_with_base
     return Findings(found, judge(setup, trainer, found, emit) if compares else None)
 
 
@@ -154,7 +155,7 @@ def answers_without_predictions(
     found = findings.evaluation
     if found is None or found.predicted is not None or setup.encoded.validation is None:
         return ShownExamples()
-    unlikely = examples_of_losses(setup, found.losses)
+    unlikely = examples_of_losses(setup, found.example_scores)
     compares = findings.judgement is not None
     answers = run_on_main(lambda: generated_answers(setup, trainer)) if compares else ()
-    return ShownExamples(unlikely, answers, are_answers_unlikely=True)
+    return ShownExamples(unlikely, answers, "unlikely answers")

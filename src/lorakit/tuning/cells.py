@@ -11,6 +11,8 @@ from typing import Any
 from lorakit.recipes.search_sections import Distribution
 from lorakit.tuning.target_sets import TargetSet
 
+_LAYERS = "lora.layers_to_transform"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -28,6 +30,17 @@ class Cell:
     def parameters(self) -> int:
         """Parameters of the factors: r times the sum of in + out."""
         return self.rank * self.target_set.parameters_per_rank
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """What makes a cell small: few layers, as a step costs, then few parameters."""
+        return (self.target_set.layer_count, self.parameters)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The modules, and the layers if a study varies them, by recipe key."""
+        values = {"lora.target_modules": _listed(self.target_set.target_modules)}
+        return values | ({_LAYERS: _listed(self.target_set.layers)} if self.size[0] else {})
 
     @property
     def mean(self) -> float:
@@ -58,15 +71,18 @@ class CellSpace:
     @property
     def keys(self) -> tuple[str, ...]:
         """Recipe keys that vary."""
-        return ("lora.r", "lora.target_modules", "lora.lora_alpha", "training.seed")
+        changed = self.cells[0].changes if self.cells else ()
+        return ("lora.r", *changed, "lora.lora_alpha", "training.seed")
 
     @property
     def distributions(self) -> dict[str, Distribution]:
         """Values of each key, for a table."""
         sets = dict.fromkeys(cell.target_set.label for cell in self.cells)
+        layers = dict.fromkeys(cell.target_set.layers for cell in self.cells if cell.size[0])
         return {
             "lora.r": Distribution(choice=tuple(sorted({cell.rank for cell in self.cells}))),
             "lora.target_modules": Distribution(choice=tuple(sets)),
+            **({_LAYERS: Distribution(choice=tuple(map(_listed, layers)))} if layers else {}),
             "lora.lora_alpha": Distribution(same_as="lora.r", times=self.scaling),
             "training.seed": Distribution(choice=self.seeds),
         }
@@ -80,9 +96,8 @@ class CellSpace:
     def cell_of(self, values: Mapping[str, Any]) -> int:
         """Return the index of the cell with the values of a trial."""
         for index, cell in enumerate(self.cells):
-            modules = cell.target_set.target_modules
-            listed = list(modules) if isinstance(modules, tuple) else modules
-            if (values["lora.r"], values["lora.target_modules"]) == (cell.rank, listed):
+            wanted = {"lora.r": cell.rank, **cell.changes}
+            if all(values[key] == value for key, value in wanted.items()):
                 return index
         raise LookupError(values)
 
@@ -90,10 +105,14 @@ class CellSpace:
         """Return the values of a trial by recipe key."""
         index, seed = divmod(sample["run"], len(self.seeds))
         cell = self.cells[index]
-        modules = cell.target_set.target_modules
         return {
             "lora.r": cell.rank,
-            "lora.target_modules": list(modules) if isinstance(modules, tuple) else modules,
+            **cell.changes,
             "lora.lora_alpha": self.scaling * cell.rank,
             "training.seed": self.seeds[seed],
         }
+
+
+def _listed(value: Any) -> Any:
+    """Return a tuple as a list, as recipes have it, and other values unchanged."""
+    return list(value) if isinstance(value, tuple) else value

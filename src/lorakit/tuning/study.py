@@ -27,7 +27,12 @@ from lorakit.tuning.driver import (
 )
 from lorakit.tuning.records import TrialRecord, warning_text
 from lorakit.tuning.study_report import write_study
-from lorakit.tuning.target_sets import TargetSet, given_target_sets, model_target_sets
+from lorakit.tuning.target_sets import (
+    TargetSet,
+    given_target_sets,
+    model_target_sets,
+    sets_at_depths,
+)
 from lorakit.tuning.trial import epochs_of
 
 
@@ -59,7 +64,8 @@ def study(
     """Train a grid of ranks and module sets with several seeds, configured by `study:`.
 
     The scaling lora_alpha / r of the recipe is used at every rank. The smallest sufficient cell is
-    the one with the fewest parameters whose mean is within one standard error of the best mean.
+    the one with the fewest adapted layers, where they vary, and then the fewest parameters, whose
+    mean is within one standard error of the best mean.
 
     Args:
         recipe: A recipe, or the path of its YAML file.
@@ -80,7 +86,7 @@ def study(
     directory = open_directory(recipe, "study", resume=resume)
     recipe = with_chosen_dtype(recipe, directory, on_event)
     space = _space_of(recipe, settings)
-    shared = settings.model_dump(exclude={"ranks", "target_modules", "seeds", "budget"})
+    shared = settings.model_dump(exclude={"ranks", "target_modules", "layers", "seeds", "budget"})
     search = SearchConfig(algorithm="grid", asha=None, **shared)
     runs = len(space.cells) * len(space.seeds)
     facts = {
@@ -105,7 +111,9 @@ def study(
 
 
 def _space_of(recipe: Recipe, settings: StudyConfig) -> CellSpace:
-    if settings.target_modules is None:
+    if settings.layers is not None:
+        sets = sets_at_depths(recipe, settings.target_modules, settings.layers)
+    elif settings.target_modules is None:
         sets = model_target_sets(recipe)
     else:
         sets = given_target_sets(recipe, settings.target_modules)
@@ -164,11 +172,11 @@ def best_cell(cells: Sequence[Cell], is_minimized: bool) -> Cell:
 
 
 def smallest_sufficient(cells: Sequence[Cell], best: Cell, *, is_minimized: bool) -> Cell:
-    """Return the cell with the fewest parameters within one standard error of the best mean."""
+    """Return the smallest cell within one standard error of the best mean; see `Cell.size`."""
     sign = 1 if is_minimized else -1
     limit = sign * best.mean + best.standard_error
     good = [cell for cell in cells if cell.values and sign * cell.mean <= limit]
-    return min(good, key=lambda cell: (cell.parameters, sign * cell.mean))
+    return min(good, key=lambda cell: (cell.size, sign * cell.mean))
 
 
 def nothing_learnt(
@@ -203,11 +211,10 @@ def _write_results(
     plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture)
     page = directory.path / "study.md"
     write_study(page, recipe, settings, cells, best, recommended, metric, warning)
-    modules = recommended.target_set.target_modules
     changes = {
         "lora.r": recommended.rank,
         "lora.lora_alpha": scaling * recommended.rank,
-        "lora.target_modules": list(modules) if isinstance(modules, tuple) else modules,
+        **recommended.changes,
         "training.num_train_epochs": epochs_of(recipe, settings),
         "output": str(Path(recipe.output) / "recommended"),
         "search": None,

@@ -104,9 +104,11 @@ def recommendation(
             f"{best.mean:.4f}, and nothing smaller is within one standard error "
             f"({best.standard_error:.4f}) of it."
         )
+    smallness = "parameters" if settings.layers is None else "layers, and then parameters"
+    cost = abs(best.mean - recommended.mean)
     return (
         f"**Smallest sufficient: {name}** ({size}). Its mean, {recommended.mean:.4f}, is within "
         f"one standard error ({best.standard_error:.4f}) of the best one, {best.mean:.4f} by "
         f"r={best.rank} on {best.target_set.label} with {best.parameters:,} parameters; of all "
-        "such cells, it has the fewest parameters."
+        f"such cells, it has the fewest {smallness}. It costs {cost:.4f} of {metric}."
     )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError
 from lorakit.injection.selection.plan import plan_from_config
+from lorakit.training.frozen_part.depths import count_layers, layers_at
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
     from lorakit.recipes.recipe import Recipe
+    from lorakit.recipes.search_sections import Depth
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _QUERY_VALUE = re.compile(r"(^|\.)([qv]|q_proj|v_proj|q_lin|v_lin|query|value)$")
@@ -47,6 +49,46 @@ class TargetSet:
     target_modules: TargetModules
     """Value of `lora.target_modules`."""
     parameters_per_rank: int
+    layers: tuple[int, ...] | None = None
+    """Value of `lora.layers_to_transform`."""
+    layer_count: int = 0
+    """Number of adapted layers; 0 if they are those of the recipe."""
+
+
+def sets_at_depths(
+    recipe: Recipe, given: Sequence[TargetModules] | None, depths: Sequence[Depth]
+) -> list[TargetSet]:
+    """Return the given sets, or those of the model, in all or the upper layers alone.
+
+    Args:
+        recipe: The recipe, which names no layers.
+        given: Values of `lora.target_modules`; None takes sets of the model's matrices.
+        depths: Which layers.
+
+    Raises:
+        ConfigError: The recipe names layers, directly or by the adapter that it starts from, or
+            the model has no single list of layers.
+        TargetError: A set matches nothing in the model.
+    """
+    named = "start_from" if recipe.start_from else "lora.layers_to_transform"
+    if recipe.start_from or recipe.lora.layers_to_transform is not None:
+        raise ConfigError(
+            f"study.layers chooses the adapted layers: got {named}, which chooses them too. "
+            "Remove one of the two."
+        )
+    total = count_layers(_skeleton(recipe))
+    found: dict[tuple[str, int], TargetSet] = {}
+    for depth in depths:
+        count = len(layers_at(depth, total))
+        layers = None if count == total else layers_at(depth, total)
+        there = recipe.with_changes({"lora.layers_to_transform": layers}, "the study")
+        sets = model_target_sets(there) if given is None else given_target_sets(there, given)
+        for target_set in sets:
+            label = f"{target_set.label}; {depth}" + (" layers" if depth == "all" else "")
+            # Of a shallow model, two depths may be the same layers.
+            made = replace(target_set, label=label, layers=layers, layer_count=count)
+            found.setdefault((target_set.label, count), made)
+    return list(found.values())
 
 
 def model_target_sets(recipe: Recipe) -> list[TargetSet]:

@@ -57,6 +57,20 @@ def test_parse_names_the_file_and_nested_keys():
     )
 
 
+class Sources(StrictConfig):
+    train: str | list[Inner]
+
+
+def test_a_list_that_is_wrong_inside_is_not_asked_to_be_a_text():
+    with pytest.raises(ConfigError) as caught:
+        Sources.parse({"train": [{"size": 0}]}, "recipe.yaml")
+    assert (
+        str(caught.value) == "In recipe.yaml: train.0.size: got 0; input should be greater than 0."
+    )
+    with pytest.raises(ConfigError, match="valid string or input should be a valid list"):
+        Sources.parse({"train": 3}, "recipe.yaml")
+
+
 def test_a_section_that_is_no_mapping():
     with pytest.raises(ConfigError, match=r"In f: inner: got 3; .*Inner"):
         Outer.parse({"inner": 3, "label": "x"}, "f")

@@ -3,7 +3,13 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from lorakit.data.text_formats import completion_ids, text_ids
-from lorakit.data.tokenizers import batch_columns, chat_columns, token_ids, word_columns
+from lorakit.data.tokenizers import (
+    batch_columns,
+    chat_columns,
+    pad_batch,
+    token_ids,
+    word_columns,
+)
 
 
 @pytest.fixture
@@ -66,3 +72,17 @@ def test_words_keep_their_own_token(bert):
     tokens = [bert.convert_ids_to_tokens(ids) for ids in columns["input_ids"]]
     assert tokens == [["[CLS]", "the", "cat", "[SEP]"], ["[CLS]", "the", "[SEP]"]]
     assert words == [[0, 1, 2, None], [None, 0, 1]]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_batches_are_padded_as_the_tokenizer_pads(request, name, side):
+    tokenizer = request.getfixturevalue(name)
+    tokenizer.padding_side = side
+    pair = [["the sky", "grass"]] if name == "bert" else []
+    texts = ["the grass is green", "sky", "the sun"]
+    columns = batch_columns(tokenizer, texts, *([texts[::-1]] if pair else []))
+    padded, expected = pad_batch(tokenizer, columns), tokenizer.pad(columns, return_tensors="pt")
+    assert padded.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert padded[key].dtype == tensor.dtype and padded[key].tolist() == tensor.tolist()

@@ -49,7 +49,7 @@ def test_the_optimizers_are_those_of_transformers():
 def test_a_recipe_is_checked_before_anything_heavy_is_imported(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "model: m\ntask: CAUSAL_LM\ndata: {train: a.csv, streaming: true}\noutput: runs/a\n"
+        "model: m\ntask: CAUSAL_LM\ndata: {train: a.csv, stream: true}\noutput: runs/a\n"
         "training: {learning_rte: 1, eval_strategy: epcoh}\n"
     )
     code = (
@@ -65,7 +65,7 @@ def test_a_recipe_is_checked_before_anything_heavy_is_imported(tmp_path):
     run = [sys.executable, "-c", code, str(recipe)]
     lines = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[-1] == "[]"
-    assert "unknown key 'data.streaming'" in lines[1]
+    assert "unknown key 'data.stream'" in lines[1]
     assert "eval_strategy: got 'epcoh'; input should be 'no', 'steps' or 'epoch'" in lines[2]
     assert "unknown key 'training.learning_rte'. Did you mean 'learning_rate'?" in lines[3]
 

@@ -43,13 +43,7 @@ def test_targets_of_texts_are_for_text_classification():
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [
-        ({"task": "SEQ_CLS"}, "data.turns and data.system_prompt is for task CAUSAL_LM only"),
-        (
-            {"task": "CAUSAL_LM", "objective": {"type": "dpo"}},
-            "data.turns is for conversations without `objective`",
-        ),
-    ],
+    [({"task": "SEQ_CLS"}, "data.turns and data.system_prompt is for task CAUSAL_LM only")],
 )
 def test_keys_of_chats_are_for_language_models(values, said):
     data = {"train": "a.csv", "turns": "last", "system_prompt": "Be brief."}

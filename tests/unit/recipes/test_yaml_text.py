@@ -124,7 +124,7 @@ def test_a_pipe_is_no_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.streaming=true", "unknown key 'data.streaming'"),
+        ("data.stream=true", "unknown key 'data.stream'"),
         ("data.int=1", "unknown key 'data.int'"),
         ("lora.string.deep=1", "unknown key 'lora.string'"),
         ("lora.rank_pattern.str=0", "lora.rank_pattern.str: got 0"),

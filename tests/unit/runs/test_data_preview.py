@@ -37,12 +37,28 @@ def test_the_preview_equals_a_dry_run(base, tmp_path):
     assert (preview.train_examples, preview.validation_examples) == (54, 6)
     assert preview.labels == dry.labels == ("a", "b")
     assert set(preview.notes) <= set(dry.notes)
-    assert preview.used == {"data.text": "text", "data.label": "label"}
     assert preview.columns == ("text", "label")
     assert sum(count for _, _, count in preview.lengths) == 54
     assert 0 < preview.cut_share < 1 and preview.longest == preview.max_length == 12
     assert any(f"{round(54 * preview.cut_share)} of 54" in note for note in preview.notes)
     assert not (tmp_path / "run").exists()
+
+
+def test_two_answers_are_shown_with_their_prompt(base, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    rows = [
+        {"prompt": f"Say {n}.", "chosen": " Yes, gladly.", "rejected": " No."} for n in range(12)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    values = {"model": base, "task": "CAUSAL_LM", "objective": {"type": "dpo"}}
+    values |= {"data": {"train": str(path)}, "output": str(tmp_path / "run")}
+    preview = preview_data(Recipe.check({**values, "training": {"use_cpu": True}}, "the test"))
+    assert preview.columns == ("prompt", "chosen", "rejected")
+    for example in preview.examples:
+        assert "Say" in "".join(example.tokens[: example.prompt])
+        assert "gladly" in "".join(example.tokens[example.prompt :])
+        assert "No." in "".join(example.rejected.tokens)
+        assert any(example.rejected.counted) and not any(example.counted[: example.prompt])
 
 
 def test_only_the_completion_counts_and_packed_batches_have_no_padding(base, tmp_path):
@@ -54,7 +70,6 @@ def test_only_the_completion_counts_and_packed_batches_have_no_padding(base, tmp
     recipe = written(base, "CAUSAL_LM", {"train": str(path)}, tmp_path)
     preview = preview_data(recipe, examples=3)
     assert len(preview.examples) == 3 and preview.labels == ()
-    assert preview.used == {"data.prompt": "prompt", "data.completion": "completion"}
     for example in preview.examples:
         first = example.counted.index(True)
         assert all(example.counted[first:]) and "?" in "".join(example.tokens[:first])

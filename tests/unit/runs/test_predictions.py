@@ -83,3 +83,23 @@ def test_the_expected_answer_may_be_in_the_column_of_the_data(tmp_path):
     (one,) = read_predictions(path, "label").all
     assert (one.text, one.expected, one.confidence) == ("x", "a", 0.5)
     assert read_predictions(path, "answer").all == ()
+
+
+def test_labels_are_right_in_any_order_and_have_no_confusion(read):
+    probability = {"a": 0.9, "b": 0.6}
+    found = read(
+        row(["b", "a"], ["a", "b"], probability=probability),
+        row([], ["b"], base_prediction=["a", "b"], probability=probability),
+    )
+    assert [one.is_right for one in found.all] == [True, False]
+    assert found.classes() == [] and not found.has_confidence
+    tags = read({"tokens": ["x", "y"], "expected": ["B", "A"], "prediction": ["A", "B"]})
+    assert not tags.all[0].is_right
+
+
+def test_numbers_are_near_or_far(read):
+    found = read(row(1, 1.5), row("2.0", 2.25), row(0.5, 3.5))
+    assert found.are_numbers and found.classes() == []
+    assert [one.off_by for one in found.farthest()] == [3.0, 0.5, 0.25]
+    assert read(row([1.0, 2.0], [1.5, 3.5])).all[0].off_by == 1.0
+    assert not read(row("1.5", "1.5"), row("a", "b")).are_numbers

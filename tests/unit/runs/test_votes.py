@@ -210,3 +210,28 @@ def test_corrected_pairs_and_tags_are_examples_too(tmp_path):
     found = recognize(str(pairs), None, None)
     assert found.columns == {"text": "text1", "text_pair": "text2", "label": "label"}
     assert recognize(str(tags), None, None).columns == {"tokens": "tokens", "tags": "tags"}
+
+
+def test_corrected_sets_of_labels_are_examples_of_several_labels(tmp_path):
+    from lorakit.training.recognition import recognize
+
+    file = tmp_path / "labels.jsonl"
+    sets = (("post", "bill"), ("bill",), ())
+    add_votes(file, [right_label(f"text {n}", sets[n % 3], sets[n % 3], "m") for n in range(9)])
+    (first, *_) = read_votes(file)
+    assert (first["label"], first["predicted"]) == (["post", "bill"], ["post", "bill"])
+    found = recognize(str(file), None, None)
+    assert found.columns == {"text": "text", "label": "label"}
+
+
+@pytest.mark.parametrize("prompt", ["Say it {n}.", [{"role": "user", "content": "Say {n}."}]])
+def test_votes_on_answers_are_trained_on_as_preferences(tmp_path, prompt):
+    from lorakit.training.recognition import recognize
+
+    file = tmp_path / "votes.jsonl"
+    prompts = [json.loads(json.dumps(prompt).replace("{n}", str(n))) for n in range(9)]
+    add_votes(
+        file, [preference(p, " Yes.", " No.", chosen_from="a", rejected_from="b") for p in prompts]
+    )
+    found = recognize(str(file), None, None)
+    assert (found.objective, found.columns) == ("dpo", {"format": "preference"})

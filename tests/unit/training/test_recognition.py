@@ -4,7 +4,7 @@ import pytest
 
 from fixtures.layouts import CHATS, PAIRS, PROMPTED, REVIEWS, TAGGED, write_data
 from lorakit.config import TaskType
-from lorakit.errors import LorakitError
+from lorakit.errors import DataError, LorakitError
 from lorakit.training.recognition import recognize
 
 SHAPES = {
@@ -116,7 +116,7 @@ def test_without_a_tokenizer_a_longer_text_has_more_tokens(tmp_path):
         ("a.csv", "text,label\na,x,2\n", None, "has 3 cells"),
         ("a.csv", "", None, "No examples in"),
         ("a.jsonl", "{\n", None, "expected one JSON object"),
-        ("a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}], None, "Preference data"),
+        ("a.jsonl", [{"prompt": "", "chosen": "b", "rejected": "c"}], None, "an empty prompt"),
         ("a.txt", "text", None, "expected one of .csv"),
     ],
 )
@@ -140,3 +140,53 @@ def test_labels_other_than_one_class_are_told(tmp_path, values, note):
     path = write_data(tmp_path, "t.jsonl", examples)
 
     assert note in recognize(str(path), TaskType.SEQ_CLS, None).notes
+
+
+def answers(**more):
+    return [
+        {"prompt": f"Say {n}.", "chosen": " Yes.", "rejected": " No.", **more} for n in range(9)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("contents", "task", "objective", "layout"),
+    [
+        (answers(), None, "dpo", "preference"),
+        (answers(topic="sums"), "CAUSAL_LM", "dpo", "preference"),
+        (answers(), "SEQ_CLS", "reward", "preference"),
+        (
+            [{"prompt": "Say it.", "completion": " Yes.", "label": n % 2 == 0} for n in range(9)],
+            None,
+            "kto",
+            "votes",
+        ),
+        (
+            [
+                {
+                    "prompt": [{"role": "user", "content": f"{n}?"}],
+                    "chosen": [{"role": "assistant", "content": "Yes."}],
+                    "rejected": [{"role": "assistant", "content": "No."}],
+                }
+                for n in range(9)
+            ],
+            None,
+            "dpo",
+            "preference",
+        ),
+    ],
+)
+def test_preferences_are_recognized(tmp_path, contents, task, objective, layout):
+    path = write_data(tmp_path, "t.jsonl", contents)
+    found = recognize(str(path), task and TaskType(task), None)
+    assert (found.objective, found.columns) == (objective, {"format": layout})
+    assert found.task == ("SEQ_CLS" if objective == "reward" else "CAUSAL_LM")
+    assert 2 <= found.tokens < 40
+
+
+def test_an_objective_that_does_not_fit_is_refused(tmp_path):
+    path = write_data(tmp_path, "t.jsonl", answers())
+    with pytest.raises(DataError, match=r"objective: \{type: dpo\}"):
+        recognize(str(path), None, None, "kto")
+    same = [{**row, "rejected": row["chosen"]} for row in answers()]
+    with pytest.raises(DataError, match="the chosen answer is the rejected one"):
+        recognize(str(write_data(tmp_path, "same.jsonl", same)), None, None)

@@ -55,6 +55,28 @@ def test_the_smallest_within_one_standard_error_suffices():
     assert smallest_sufficient([*cells[:3], exact], exact, is_minimized=False) is exact
 
 
+def test_few_layers_come_before_few_parameters():
+    half = replace(WIDE, label="wide; upper half", layers=(2, 3), layer_count=2)
+    every = replace(WIDE, label="wide; all layers", layer_count=4)
+    best = Cell(8, 8, every, (0.90, 0.92, 0.94))
+    small = Cell(1, 1, every, (0.915, 0.915, 0.915))
+    upper = Cell(8, 8, half, (0.911, 0.911, 0.911))
+    cells = [small, upper, best]
+    assert upper.parameters > small.parameters
+    assert smallest_sufficient(cells, best, is_minimized=False) is upper
+
+
+def test_cells_of_upper_layers_train_these_and_are_told_from_all():
+    half = replace(WIDE, label="wide; upper half", layers=(2, 3), layer_count=2)
+    every = replace(WIDE, label="wide; all layers", layer_count=4)
+    space = CellSpace((Cell(1, 1, half), Cell(1, 1, every)), (7,), 2.0)
+    upper, whole = (space.trial_values({"run": run}) for run in (0, 1))
+    assert upper["lora.layers_to_transform"] == [2, 3]
+    assert whole["lora.layers_to_transform"] is None
+    assert upper.keys() == set(space.keys) == space.distributions.keys()
+    assert [space.cell_of(values) for values in (upper, whole)] == [0, 1]
+
+
 def test_losses_are_compared_the_other_way_round():
     cells = [Cell(1, 1, WIDE, (2.0, 2.0)), Cell(2, 2, WIDE, (1.0, 1.4)), Cell(4, 4, WIDE, (1.1,))]
     best = best_cell(cells, is_minimized=True)

@@ -48,7 +48,9 @@ def test_the_recommendation_states_its_rule():
     assert text(SMALL) == (
         "**Smallest sufficient: r=1 on narrow** (100 parameters in the factors). Its mean, 0.9100, "
         "is within one standard error (0.0200) of the best one, 0.9200 by r=8 on wide with 2,800 "
-        "parameters; of all such cells, it has the fewest parameters."
+        "parameters; of all such cells, it has the fewest parameters. It costs 0.0100 of accuracy."
     )
+    depths = text(SMALL, layers=("all", "upper half"))
+    assert "of all such cells, it has the fewest layers, and then parameters." in depths
     assert "nothing smaller is within one standard error (0.0200) of it" in text(BEST)
     assert "With one seed, chance cannot be ruled out" in text(BEST, seeds=(1,))

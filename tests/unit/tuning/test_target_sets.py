@@ -3,11 +3,18 @@
 import pytest
 
 import tiny_models
+from lorakit.errors import ConfigError
 from lorakit.injection import add_adapter
 from lorakit.training import Recipe
 from lorakit.training.preview import dry_run
 from lorakit.tuning.space import Space, default_space
-from lorakit.tuning.target_sets import Matrix, given_target_sets, model_target_sets, names_of
+from lorakit.tuning.target_sets import (
+    Matrix,
+    given_target_sets,
+    model_target_sets,
+    names_of,
+    sets_at_depths,
+)
 
 MODELS = {
     "distilbert": (tiny_models.distilbert, "SEQ_CLS"),
@@ -75,3 +82,39 @@ def test_a_recipe_that_starts_from_an_adapter_has_the_set_of_the_adapter(done, r
     }
     trial = dry_run(made.with_changes(values, "a trial"))
     assert {(match.r, match.scaling) for match in trial.injection.matches} == {(4, 1)}
+
+
+DEPTHS = ("all", "upper half", "upper quarter")
+
+
+def saved(model, folder, task="CAUSAL_LM", **values):
+    model.save_pretrained(folder)
+    return Recipe(model=str(folder), task=task, data={"train": "x"}, output="unused", **values)
+
+
+def test_sets_of_the_upper_layers_have_their_share_of_the_parameters(tmp_path):
+    recipe = saved(tiny_models.llama(num_hidden_layers=4), tmp_path)
+    whole, half, quarter = sets_at_depths(recipe, [["q_proj"]], DEPTHS)
+    labels = [one.label for one in (whole, half, quarter)]
+    assert labels == ["q_proj; all layers", "q_proj; upper half", "q_proj; upper quarter"]
+    assert [one.layers for one in (whole, half, quarter)] == [None, (2, 3), (3,)]
+    sizes = [one.parameters_per_rank for one in (whole, half, quarter)]
+    assert sizes[0] == 2 * sizes[1] == 4 * sizes[2]
+
+
+def test_depths_that_are_the_same_layers_are_one(tmp_path):
+    sets = sets_at_depths(saved(tiny_models.llama(), tmp_path), None, DEPTHS)
+    labels = [one.label for one in sets if one.label.startswith("MLP")]
+    assert labels == ["MLP; all layers", "MLP; upper half"]
+
+
+def test_depths_of_a_recipe_that_names_layers_are_refused(tmp_path):
+    recipe = saved(tiny_models.llama(), tmp_path, lora={"layers_to_transform": (1,)})
+    with pytest.raises(ConfigError, match=r"got lora\.layers_to_transform, which chooses them too"):
+        sets_at_depths(recipe, None, DEPTHS)
+
+
+def test_depths_of_an_encoder_with_a_decoder_are_refused(tmp_path):
+    recipe = saved(tiny_models.t5(), tmp_path, "SEQ_2_SEQ_LM")
+    with pytest.raises(ConfigError, match=r"encoder\.block, decoder\.block, expected one\. Leave"):
+        sets_at_depths(recipe, None, DEPTHS)

@@ -51,7 +51,8 @@ def init(
         typer.Option(
             metavar="NAME",
             help="Train on preferences: dpo on pairs of a chosen and a rejected answer, kto on "
-            "answers with votes, reward for a model that scores answers.",
+            "answers with votes, reward for a model that scores answers. By default inferred from "
+            "--data.",
         ),
     ] = None,
     start_from: Annotated[
@@ -84,8 +85,9 @@ def init(
         )
     if start_from is not None:
         name, model = _of_adapter(start_from, name, model)
-    found = None if train is None or learns else _found(train, name, model)
-    name = name or (found and cast("TaskName", str(found.task)))
+    found = None if train is None else _found(train, name, model, learns)
+    if found is not None:
+        name, learns = cast("TaskName", str(found.task)), cast("ObjectiveName", found.objective)
     if name is None:
         given = "no --task and no --data" if train is None else f"no --task for {train}"
         raise ConfigError(
@@ -95,7 +97,7 @@ def init(
     from lorakit.runs.new_recipe import data_keys, positions_of
 
     positions = positions_of(model)
-    keys, about = ({}, None) if found is None else data_keys(found, name, positions)
+    keys, about = ({}, None) if found is None else data_keys(found, learns or name, positions)
     defaults = task_template(learns or name).values
     text = recipe_text(
         *(name, str(output), f"runs/{output.stem}", model, train, positions, keys, about),
@@ -111,7 +113,8 @@ def init(
             "Choose another with --output, or move the old file away."
         ) from None
     start = "" if start_from is None else f", starting from {start_from}"
-    say(f"A recipe for {name} on {model or defaults['model']}{start}.")
+    by = "" if learns is None else f" by the objective {learns}"
+    say(f"A recipe for {name}{by} on {model or defaults['model']}{start}.")
     if found is not None:
         show_found(found, keys)
     named = "" if train else f"set data.train (now {defaults['train']}) to your own data"
@@ -181,7 +184,9 @@ def _of_adapter(start_from: str, task: TaskName | None, model: str | None) -> tu
     return cast("TaskName", str(known)), base
 
 
-def _found(train: str, task: TaskName | None, model: str | None) -> Recognized | None:
+def _found(
+    train: str, task: TaskName | None, model: str | None, objective: ObjectiveName | None
+) -> Recognized | None:
     """Return what the data contains, or None for data that would have to be downloaded."""
     from lorakit.recipes.data_names import is_local
 
@@ -190,7 +195,7 @@ def _found(train: str, task: TaskName | None, model: str | None) -> Recognized |
     from lorakit.runs.new_recipe import look_into
 
     say(f"Reading {train} ...")
-    return look_into(train, task, model)
+    return look_into(train, task, model, objective)
 
 
 def show_found(found: Recognized, keys: Mapping[str, Any]) -> None:

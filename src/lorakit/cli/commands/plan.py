@@ -76,7 +76,13 @@ def plan(
         if planned.fits is False:
             raise typer.Exit(DOES_NOT_FIT)
         return
-    from lorakit.cli.views.plan import show_changes, show_measurement, show_methods, show_plan
+    from lorakit.cli.views.plan import (
+        show_changes,
+        show_depths,
+        show_measurement,
+        show_methods,
+        show_plan,
+    )
 
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train_name}")
     show_plan(planned)
@@ -85,6 +91,9 @@ def plan(
 
     methods = side_by_side(loaded, planned, **options)
     show_methods(methods)
+    from lorakit.planning.depths import depths
+
+    show_depths(depths(loaded, planned, **options), loaded.frozen_part.cache_bytes)
     if planned.fits is False:
         show_changes(possible_changes(loaded, planned, **options))
     if measure:
@@ -112,7 +121,11 @@ def _as_json(
     plot: Path | None,
 ) -> dict[str, Any]:
     """Return the plan, with the measurement if requested."""
+    from lorakit.planning.depths import depths
+
+    found_depths = depths(recipe, planned, **options)
     values = planned.to_dict()
+    values["depths"] = {name: made.to_dict() for name, made in found_depths.items()}
     if plot is not None:
         from lorakit.planning.alternatives import side_by_side
 

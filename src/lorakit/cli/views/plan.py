@@ -19,6 +19,7 @@ from lorakit.cli.views.console import (
 if TYPE_CHECKING:
     from lorakit.planning import MemoryPlan
     from lorakit.planning.alternatives import Change
+    from lorakit.planning.depths import DepthPlan
     from lorakit.planning.measurement import Measurement
 
 _BAR_WIDTH = 40
@@ -89,6 +90,31 @@ def show_methods(plans: Mapping[str, MemoryPlan]) -> None:
         "fits": [{True: "yes", False: "no", None: "?"}[plan.fits] for plan in plans.values()],
     }
     table(("", *plans), [(name, *cells) for name, cells in values.items()], max_width=_MAX_WIDTH)
+
+
+def show_depths(plans: Mapping[str, DepthPlan], cache_bytes: int) -> None:
+    """Print what adapting the upper layers alone costs; nothing for no plans."""
+    if not plans:
+        return
+    heading("Adapting the upper layers alone")
+    table(
+        ("layers", "first epoch", "later epochs", "memory", "kept on disk"),
+        [
+            (
+                f"{name} ({made.layers})",
+                f"{made.first_epoch:.2f}",
+                f"{made.later_epoch:.2f}",
+                size_text(made.needed_bytes),
+                "?" if made.cache_bytes is None else size_text(made.cache_bytes),
+            )
+            for name, made in plans.items()
+        ],
+        max_width=_MAX_WIDTH,
+    )
+    say("  Times by counted products, as shares of an epoch that adapts all layers.")
+    if any((made.cache_bytes or 0) > cache_bytes for made in plans.values()):
+        size = size_text(cache_bytes)
+        say(f"  Not everything is kept: frozen_part.cache_bytes is {size}.")
 
 
 def show_changes(changes: Sequence[Change]) -> None:

@@ -293,11 +293,13 @@ class Playground:
         vote = self._preference(candidate, text, answer.text, candidate.name, chosen_from=BY_USER)
         return self._file(candidate), [vote]
 
-    def label(self, answer: Answer, label: str) -> tuple[Path, list[Vote]]:
-        """Return the vote for the right label of the text, and its file."""
+    def label(self, answer: Answer, label: str | Sequence[str]) -> tuple[Path, list[Vote]]:
+        """Return the vote for the right label of the text, or its labels, and its file."""
         said, question, name = answer.label, self.question, answer.candidate.name
         given = (question.text, question.second) if answer.candidate.takes_pairs else question.text
-        vote = right_label(given, label, "" if said is None else said.label, name)
+        several = None if said is None else said.chosen
+        predicted = "" if said is None else said.label if several is None else several
+        vote = right_label(given, label, predicted, name)
         return self._labels_file("labels", name), [vote]
 
     def tag(self, answer: Answer, tags: Sequence[str]) -> tuple[Path, list[Vote]]:
@@ -306,6 +308,11 @@ class Playground:
         tokens, predicted = [each.word.text for each in words], [each.label for each in words]
         vote = right_tags(tokens, tags, predicted, answer.candidate.name)
         return self._labels_file("tags", answer.candidate.name), [vote]
+
+    def place_of(self, candidate: Candidate) -> Path | None:
+        """Return the directory of an adapter that is asked; None for the base and a mixture."""
+        place = None if self.wanted is None else self.wanted.adapters.get(candidate.name)
+        return place if place is None or labelling_adapter(place) is None else None
 
     async def save(self, found: tuple[Path, list[Vote]]) -> Added:
         """Write votes to their file; see `add_votes` for what may go wrong."""

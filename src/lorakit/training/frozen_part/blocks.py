@@ -38,7 +38,7 @@ def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
     A model must have one list of blocks; an encoder with a decoder has two. What is registered
     before the list, such as embeddings, must be frozen as well.
     """
-    lists = _block_lists(model)
+    lists = block_lists(model)
     if len(lists) != 1:
         return None
     path, blocks = lists[0]
@@ -120,7 +120,7 @@ def _below(names: Iterable[str], blocks: FrozenBlocks) -> Iterator[str]:
         yield name
 
 
-def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     """Return the lists of at least two modules of one class that lie in no other such list."""
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():

@@ -8,19 +8,31 @@ Otherwise the frozen blocks run without gradients, and their result is kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.ops.compute_dtype import autocast_dtype
+from lorakit.training.frozen_part.block_output import BlockOutput
 from lorakit.training.frozen_part.blocks import FrozenBlocks
-from lorakit.training.frozen_part.store import HiddenStates
 
 _NOT_INPUTS = ("labels", "num_items_in_batch")
+
+
+class Store(Protocol):
+    """Keeps hidden states, (tokens, hidden), by key."""
+
+    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, Tensor]:
+        """Return what is known for some keys."""
+        ...
+
+    def put(self, states: Mapping[bytes, Tensor]) -> None:
+        """Keep hidden states under their keys."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,16 +47,22 @@ class _Row:
 
 @contextmanager
 def caching_frozen_part(
-    model: nn.Module, blocks: FrozenBlocks, store: HiddenStates
-) -> Iterator[None]:
+    model: nn.Module,
+    blocks: FrozenBlocks,
+    store: Store,
+    output: BlockOutput | None = None,
+) -> Iterator[CachedForward]:
     """Let a model take the output of its frozen blocks from a store, and put it there.
 
     Args:
         model: The model, whose frozen blocks have no active dropout.
         blocks: Its frozen blocks.
         store: The store of this base and depth.
+        output: The form of what the blocks return; None for hidden states alone.
+
+    Yields: The state of the model's calls.
     """
-    forward = _CachedForward(store)
+    forward = CachedForward(store, output or BlockOutput())
     handles = [
         model.register_forward_pre_hook(forward.begin, with_kwargs=True),
         model.register_forward_hook(forward.end, always_call=True),
@@ -55,7 +73,7 @@ def caching_frozen_part(
         block.forward = forward.passing_on(block.forward)
     last.forward = forward.returning_kept(last.forward)
     try:
-        yield
+        yield forward
     finally:
         for handle in handles:
             handle.remove()
@@ -65,14 +83,17 @@ def caching_frozen_part(
                 block.forward = was_set
 
 
-class _CachedForward:
+class CachedForward:
     """The state of one call of the model."""
 
-    def __init__(self, store: HiddenStates):
+    def __init__(self, store: Store, output: BlockOutput):
+        self.examples = 0
+        """Number of examples, in all calls so far, that were read or kept."""
         self._store = store
+        self._output = output
         self._rows: list[_Row] | None = None
         """The examples of the batch; None where its blocks run as without a cache."""
-        self._known: dict[bytes, Tensor] = {}
+        self._known: Mapping[bytes, Tensor] = {}
 
     # ---- around the model ----
 
@@ -81,6 +102,7 @@ class _CachedForward:
         self._rows = None if args else _rows_of(kwargs)
         if self._rows is not None:
             self._known = self._store.get([row.key for row in self._rows])
+            self.examples += len(self._rows)
 
     def end(self, model: nn.Module, args: Any, output: Any) -> None:
         """Forget the batch."""
@@ -97,7 +119,7 @@ class _CachedForward:
 
         def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._is_known:
-                return hidden_states
+                return self._output.made_of(hidden_states)
             with torch.no_grad():
                 return forward(hidden_states, *args, **kwargs)
 
@@ -117,19 +139,19 @@ class _CachedForward:
                     output = forward(hidden_states, *args, **kwargs)
                 if rows is None:
                     return output
-                self._keep(output, rows)
-            return self._kept(hidden_states, rows)
+                self._keep(self._output.hidden_states(output), rows)
+            return self._output.made_of(self._kept(hidden_states, rows))
 
         return run
 
-    def _keep(self, output: Tensor, rows: list[_Row]) -> None:
+    def _keep(self, hidden_states: Tensor, rows: list[_Row]) -> None:
         """Keep the hidden states of the examples of a batch that are not known."""
         new: dict[bytes, Tensor] = {}
         for k, row in enumerate(rows):
             if row.key not in self._known:
-                new.setdefault(row.key, output[k, row.begin : row.end])
+                new.setdefault(row.key, hidden_states[k, row.begin : row.end])
         self._store.put(new)
-        self._known = self._known | new
+        self._known = {**self._known, **new}
 
     def _kept(self, like: Tensor, rows: list[_Row]) -> Tensor:
         """Return the kept hidden states of a batch, (batch, tokens, hidden); zero where padded."""

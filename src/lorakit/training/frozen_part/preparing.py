@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lorakit.files.user_cache import user_cache
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.training.frozen_part.block_output import BlockOutput
 from lorakit.training.frozen_part.blocks import (
     FrozenBlocks,
     find_frozen_blocks,
@@ -66,7 +67,7 @@ def frozen_part_once(
         if not reason:
             some = [examples[k] for k in range(min(len(examples), _TRIED_EXAMPLES))]
             batch = trainer.counting_collator()(some)
-            reason = _keep(held, trainer, config, blocks, batch)
+            reason = _keep(held, trainer, config, blocks, batch, len(some))
         if not reason:
             notes.append(
                 f"The {blocks.depth} of {blocks.total} blocks below the first adapted one are "
@@ -87,6 +88,7 @@ def _keep(
     config: FrozenPartConfig,
     blocks: FrozenBlocks,
     batch: Mapping[str, Any],
+    tried_examples: int,
 ) -> str:
     """Begin to keep outputs, and return "", or return why that is impossible."""
     model = trainer.model
@@ -94,14 +96,14 @@ def _keep(
     name = "-".join(filter(None, (identity_of(model, blocks), precision)))
     with _watching_output(blocks.frozen[-1]) as outputs:
         expected = _loss(trainer, batch)
-    if not all(isinstance(output, Tensor) for output in outputs):
-        return f"the blocks of this {type(model).__name__} return more than hidden states"
-    if any(output.requires_grad for output in outputs):
+    forms = {BlockOutput.of(output) for output in outputs}
+    form = forms.pop() if len(forms) == 1 else None
+    if form is None:
+        return f"the blocks of this {type(model).__name__} do not return hidden states first"
+    if any(form.hidden_states(output).requires_grad for output in outputs):
         return "what is trained outside the blocks changes their output"
-    with ExitStack() as kept:
-        store = HiddenStates(_directory(config), name, config.cache_bytes)
-        kept.callback(store.close)
-        kept.enter_context(caching_frozen_part(model, blocks, store))
+    # What is tried is not kept: a run would read what another batch than its own has computed.
+    with caching_frozen_part(model, blocks, _InMemory(), form) as forward:
         try:
             losses = [_loss(trainer, batch) for _ in ("computed", "kept")]
         except torch.OutOfMemoryError:
@@ -110,12 +112,29 @@ def _keep(
             return (
                 f"this {type(model).__name__} needs them to run ({type(error).__name__}: {error})"
             )
-        if store.problem is not None:
-            return f"they cannot be kept in {_directory(config)} ({store.problem})"
-        if not all(math.isclose(loss, expected, rel_tol=_TOLERANCE) for loss in losses):
-            return f"this {type(model).__name__} gives another loss with kept outputs"
-        held.enter_context(kept.pop_all())
+    if forward.examples != len(losses) * tried_examples:
+        return "a batch does not have one row of token ids for each example"
+    if not all(math.isclose(loss, expected, rel_tol=_TOLERANCE) for loss in losses):
+        return f"this {type(model).__name__} gives another loss with kept outputs"
+    store = HiddenStates(_directory(config), name, config.cache_bytes)
+    held.callback(store.close)
+    if store.problem is not None:
+        return f"they cannot be kept in {_directory(config)} ({store.problem})"
+    held.enter_context(caching_frozen_part(model, blocks, store, form))
     return ""
+
+
+class _InMemory:
+    """Keeps hidden states in memory."""
+
+    def __init__(self) -> None:
+        self._states: dict[bytes, Tensor] = {}
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
+        return self._states
+
+    def put(self, states: Mapping[bytes, Tensor]) -> None:
+        self._states.update(states)
 
 
 @contextmanager

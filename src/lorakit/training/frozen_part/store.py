@@ -21,16 +21,17 @@ _MAPPED_BYTES = 1 << 40
 _DELETED_AT_ONCE = 16
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 _SETTINGS = f"""
-PRAGMA page_size = 65536;
+PRAGMA page_size = 16384;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
 PRAGMA mmap_size = {_MAPPED_BYTES};
-CREATE TABLE IF NOT EXISTS examples (
-    key BLOB PRIMARY KEY, dtype TEXT, tokens INTEGER, checksum INTEGER, last_run INTEGER,
-    states BLOB
+CREATE TABLE IF NOT EXISTS kept (
+    key BLOB PRIMARY KEY, dtype TEXT, tokens INTEGER, checksum INTEGER, states BLOB
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS last_reads (key BLOB PRIMARY KEY, run INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY);
 """
+# A change of a row writes all of it, so what changes with each run is in another table.
 # Nothing waits for the disk: a checksum finds what a power cut leaves, and it is computed again.
 
 
@@ -48,6 +49,7 @@ class HiddenStates:
 
     def __init__(self, directory: Path, name: str, budget_bytes: int):
         self.path = directory / f"{name}{_SUFFIX}"
+        self._name_checksum = zlib.crc32(name.encode())
         self.budget_bytes = budget_bytes
         self.problem: str | None = None
         """Why nothing more can be kept, such as a full disk; None while all is well."""
@@ -83,10 +85,10 @@ class HiddenStates:
         """Return what is known for some keys: (tokens, hidden) each, on the CPU."""
         columns = "key, dtype, tokens, checksum, states"
         marks = ",".join("?" * len(keys))
-        rows = self._rows(f"SELECT {columns} FROM examples WHERE key IN ({marks})", keys)
+        rows = self._rows(f"SELECT {columns} FROM kept WHERE key IN ({marks})", keys)
         found: dict[bytes, Tensor] = {}
         for key, dtype, tokens, checksum, states in rows:
-            if dtype in _DTYPES and checksum == _checksum(key, states):
+            if dtype in _DTYPES and checksum == self._checksum(key, states):
                 flat = torch.frombuffer(bytearray(states), dtype=_DTYPES[dtype])
                 found[key] = flat.view(tokens, -1)
         self._touch([key for key in found if key not in self._touched])
@@ -94,13 +96,14 @@ class HiddenStates:
 
     def put(self, states: Mapping[bytes, Tensor]) -> None:
         """Keep tensors (tokens, hidden) under their keys, as far as the budget allows."""
-        insert = "INSERT OR REPLACE INTO examples VALUES (?, ?, ?, ?, ?, ?)"
+        insert = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)"
         for key, tensor in states.items():
             if not self._make_room(tensor.nbytes):
                 return
             flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
-            row = (key, str(tensor.dtype), len(tensor), _checksum(key, flat), self._run, flat)
+            row = (key, str(tensor.dtype), len(tensor), self._checksum(key, flat), flat)
             self._change_each(insert, [row])
+            self._touch([key])
 
     # ---- room ----
 
@@ -116,20 +119,21 @@ class HiddenStates:
                 del self._other_files[others[0][0]]
                 continue
             oldest = self._rows(
-                "SELECT key FROM examples WHERE last_run < ? ORDER BY last_run LIMIT ?",
+                "SELECT key FROM last_reads WHERE run < ? ORDER BY run LIMIT ?",
                 (self._run, _DELETED_AT_ONCE),
             )
             if not oldest:
                 return False
-            self._change_each("DELETE FROM examples WHERE key = ?", oldest)
+            for name in ("kept", "last_reads"):
+                self._change_each(f"DELETE FROM {name} WHERE key = ?", oldest)
         return False
 
     def _touch(self, keys: Sequence[bytes]) -> None:
         """Write down, once in this run, that it reads some entries."""
         if keys:
             self._touched.update(keys)
-            rows = [(self._run, key) for key in keys]
-            self._change_each("UPDATE examples SET last_run = ? WHERE key = ?", rows)
+            rows = [(key, self._run) for key in keys]
+            self._change_each("INSERT OR REPLACE INTO last_reads VALUES (?, ?)", rows)
 
     # ---- the file ----
 
@@ -171,6 +175,10 @@ class HiddenStates:
         except sqlite3.DatabaseError as error:
             self._recover(error)
 
+    def _checksum(self, key: bytes, states: bytes) -> int:
+        """Return a number that differs for other bytes, another key or another base."""
+        return zlib.crc32(states, zlib.crc32(key, self._name_checksum))
+
     def _recover(self, error: sqlite3.DatabaseError) -> None:
         """Replace a damaged file by an empty one; stop writing if the disk is full or similar."""
         self.close()
@@ -179,10 +187,6 @@ class HiddenStates:
         else:
             _remove(self.path)
             self._open()
-
-
-def _checksum(key: bytes, states: bytes) -> int:
-    return zlib.crc32(states, zlib.crc32(key))
 
 
 def _is_of_the_system(error: sqlite3.DatabaseError) -> bool:

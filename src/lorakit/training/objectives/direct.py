@@ -16,7 +16,7 @@ from lorakit.training.objectives.objective import (
     Compared,
     Objective,
     chosen_nll,
-    pair_measures,
+    compared_pairs,
 )
 
 
@@ -34,7 +34,13 @@ class PairObjective(Objective):
         losses = self.losses(ratios, policy)
         if self.sft_weight:
             losses = losses + self.sft_weight * chosen_nll(policy)
-        return Compared(losses, pair_measures(policy, self.beta * ratios))
+        rewards = self.beta * ratios
+        return compared_pairs(losses, policy, rewards, counts_tokens=self.counts_tokens)
+
+    @property
+    @abstractmethod
+    def counts_tokens(self) -> bool:
+        """Whether log-ratios are means over tokens."""
 
     @abstractmethod
     def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
@@ -58,6 +64,11 @@ class DPO(PairObjective):
     length_normalized: bool = False
     """Whether log-ratios are means over tokens."""
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether log-ratios are means over tokens."""
+        return self.length_normalized
+
     def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
         """Return the loss of each pair, (examples,)."""
         if self.length_normalized:
@@ -72,6 +83,11 @@ class IPO(PairObjective):
 
     Source: Azar et al. 2023, arXiv:2310.12036, equation 17. Its authors normalise by length.
     """
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Always."""
+        return True
 
     def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
         """Return the loss of each pair, (examples,)."""

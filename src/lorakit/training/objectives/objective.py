@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lorakit.analysis.example_scores import Metric
+from lorakit.training.losses.counted_answers import CountedAnswers
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -39,6 +42,9 @@ class Compared:
 
     losses: Tensor
     """Loss of each example, (examples,), with its graph."""
+    is_right: Tensor
+    """Whether the model itself is right about each example, (examples,), bool: for a pair whether
+    it finds the chosen answer likelier, without a reference."""
     measures: Mapping[str, Tensor]
     """Sum and count of what is reported, (2,) each, without a graph."""
 
@@ -50,8 +56,10 @@ class Objective(ABC):
     """Whether it compares with the reference's log-probabilities."""
     counts_prompts: ClassVar[bool] = False
     """Whether the log-probabilities of prompts are needed too."""
+    metric: ClassVar[Metric] = "preference accuracy"
+    """What the mean of `Compared.is_right` is."""
     metric_names: ClassVar[tuple[str, ...]] = (
-        *("loss", "accuracy", "margin", "chosen_reward", "rejected_reward"),
+        *("loss", "accuracy", "preference_accuracy", "margin", "chosen_reward", "rejected_reward"),
         *("chosen_log_prob", "rejected_log_prob", "kl"),
     )
     """Metrics of an evaluation, without their "eval_" prefix."""
@@ -67,28 +75,47 @@ class Objective(ABC):
         """
 
 
-def pair_measures(policy: Answers, rewards: Tensor) -> dict[str, Tensor]:
-    """Return what is reported of pairs.
+def compared_pairs(
+    losses: Tensor, policy: Answers, rewards: Tensor, *, counts_tokens: bool
+) -> Compared:
+    """Return the result for pairs, with what is reported of them.
 
     Args:
+        losses: Loss of each pair, (examples,).
         policy: The answers.
         rewards: What the model gives each answer, (examples, 2).
+        counts_tokens: Whether the likelier answer is that with the higher mean over tokens, as the
+            objective compares, rather than the higher sum.
     """
     rewards, sums = rewards.detach(), policy.sums.detach()
-    is_right = (rewards[:, 0] > rewards[:, 1]).to(rewards.dtype)
-    return {
-        "accuracy": sum_and_count(is_right, policy.examples),
+    log_probs = policy.means.detach() if counts_tokens else sums
+    is_right = log_probs[:, 0] > log_probs[:, 1]
+    measures = {
+        "accuracy": sum_and_count(rewards[:, 0] > rewards[:, 1], policy.examples),
+        "preference_accuracy": sum_and_count(is_right, policy.examples),
         "chosen_reward": sum_and_count(rewards[:, 0], policy.examples),
         "rejected_reward": sum_and_count(rewards[:, 1], policy.examples),
         "chosen_log_prob": sum_and_count(sums[:, 0], policy.examples),
         "rejected_log_prob": sum_and_count(sums[:, 1], policy.examples),
     }
+    return Compared(losses, is_right, measures)
 
 
 def sum_and_count(values: Tensor, counts: Tensor) -> Tensor:
     """Return the sum of the values that count and their number, (2,)."""
     values = values.detach().float()
     return torch.stack([torch.where(counts, values, 0.0).sum(), counts.sum().to(values.dtype)])
+
+
+def right_answers(is_right: Tensor, counted: CountedAnswers) -> Tensor:
+    """Return points and weights of the examples of a batch, (examples, 2).
+
+    Args:
+        is_right: Which examples the model is right about, (examples,), bool.
+        counted: The answers of the batch; an example that does not count has no weight.
+    """
+    counts = counted.examples.to(is_right.device)
+    return torch.stack([is_right & counts, counts], 1).float()
 
 
 def chosen_nll(policy: Answers, *, with_prompts: bool = False) -> Tensor:

@@ -11,12 +11,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lorakit.analysis.example_scores import Metric
 from lorakit.data.preferences import REFERENCE_KEY, VOTES_KEY
 from lorakit.injection.state import unwrapped
 from lorakit.training.losses.counted_answers import CountedAnswers, count_answers
 from lorakit.training.losses.counted_labels import split_batch
 from lorakit.training.losses.output_loss import OutputLoss
-from lorakit.training.objectives.objective import Answers, Compared, Objective, sum_and_count
+from lorakit.training.objectives.objective import (
+    Answers,
+    Compared,
+    Objective,
+    right_answers,
+    sum_and_count,
+)
 from lorakit.training.objectives.reference import reference_acts, reference_of
 from lorakit.training.objectives.shared_prompts import attention_inputs
 from lorakit.training.step import Evaluated, Share, Step, at_least_one, in_float64, wide
@@ -36,6 +43,11 @@ class PreferenceStep(Step):
     objective: Objective
     auxiliary_weight: float = 0.0
     """Weight of a mixture of experts' auxiliary loss; 0 for none."""
+
+    @property
+    def metric(self) -> Metric:
+        """What the scores of evaluated examples are."""
+        return self.objective.metric
 
     @property
     def count(self) -> Callable[[Mapping[str, Any]], CountedAnswers]:
@@ -79,7 +91,8 @@ class PreferenceStep(Step):
         every = torch.ones_like(divergences, dtype=torch.bool)
         measures = {**compared.measures, "kl": sum_and_count(divergences, every)}
         loss = in_float64(self._sum(compared, counted))
-        return Evaluated(loss, counted.labels, None, None, measures=measures)
+        scores = right_answers(compared.is_right, counted)
+        return Evaluated(loss, counted.labels, None, None, scores, measures)
 
     def mean_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Return the mean loss of a batch."""

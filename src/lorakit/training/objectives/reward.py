@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorakit.analysis.example_scores import Metric
 from lorakit.training.losses.counted_answers import CountedAnswers, count_answers
 from lorakit.training.losses.counted_labels import split_batch
-from lorakit.training.objectives.objective import sum_and_count
+from lorakit.training.objectives.objective import right_answers, sum_and_count
 from lorakit.training.step import Evaluated, Share, Step, at_least_one, in_float64, wide
 
 REWARD_METRICS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
@@ -31,6 +32,11 @@ class RewardStep(Step):
 
     center_rewards: float = 0.0
     """The factor c."""
+
+    @property
+    def metric(self) -> Metric:
+        """What the scores of evaluated examples are."""
+        return "accuracy"
 
     @property
     def count(self) -> Callable[[Mapping[str, Any]], CountedAnswers]:
@@ -61,8 +67,10 @@ class RewardStep(Step):
     def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
         """Return the summed loss of a batch, and what is measured, without a graph."""
         share = self.share(model, batch, 1)
-        loss = in_float64(share.loss)
-        return Evaluated(loss, share.counted.labels, None, None, measures=share.measures)
+        loss, scores = in_float64(share.loss), share.outputs.logits.view(-1, 2)
+        counted: Any = share.counted
+        examples = right_answers(scores[:, 0] > scores[:, 1], counted)
+        return Evaluated(loss, share.counted.labels, None, None, examples, share.measures)
 
     def mean_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Return the mean loss of a batch."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from lorakit.analysis.example_scores import Metric
 from lorakit.distributed.processes import sum_over_processes
 from lorakit.training.objectives.direct import required
 from lorakit.training.objectives.objective import Answers, Compared, Objective, sum_and_count
@@ -23,6 +25,11 @@ class KTO(Objective):
     Source: Ethayarajh et al. 2024, arXiv:2402.01306, equations 7 and 8.
     """
 
+    metric: ClassVar[Metric] = "accuracy"
+    metric_names: ClassVar[tuple[str, ...]] = tuple(
+        name for name in Objective.metric_names if name != "preference_accuracy"
+    )
+
     beta: float
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
@@ -37,10 +44,10 @@ class KTO(Objective):
         weight = torch.where(is_good, self.desirable_weight, self.undesirable_weight)
         rewards = self.beta * ratios[:, 0]
         losses = weight * (1 - torch.sigmoid(sign * (rewards - self.beta * z)))
-        is_right = ((ratios[:, 0] > z) == is_good).float()
+        is_right = (ratios[:, 0] > z) == is_good
         measures = {"accuracy": sum_and_count(is_right, policy.examples)}
         for name, chosen in (("chosen", is_good), ("rejected", ~is_good)):
             counts = policy.examples & chosen
             measures[f"{name}_reward"] = sum_and_count(rewards, counts)
             measures[f"{name}_log_prob"] = sum_and_count(policy.sums[:, 0], counts)
-        return Compared(losses, measures)
+        return Compared(losses, is_right, measures)

@@ -18,6 +18,7 @@ from transformers import (
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.adapters.lineage import Lineage
+from lorakit.analysis.baselines import Guess
 from lorakit.config import LoraConfig, ProblemType, TaskType
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
@@ -53,8 +54,6 @@ class Task(ABC):
     best_metric: ClassVar[str]
     """The evaluation metric that picks the best checkpoint, with its "eval_" prefix."""
     greater_is_better: ClassVar[bool]
-    is_compared_with_base: ClassVar[bool] = True
-    """Whether a run says how much better its adapter is than the base."""
     needs_reference: bool = False
     """Whether an adapter to start from also stays as it was, to be compared with."""
     base_trainer_class: ClassVar[type[Trainer]]
@@ -209,6 +208,23 @@ class Task(ABC):
         self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Evaluated], Predicted] | None:
         """Return what reads predictions from the arrays of an evaluation, if these have any."""
+        return None
+
+    def guess(
+        self, model: PreTrainedModel, known: Any, examples: Any, labels: Sequence[str]
+    ) -> Guess | None:
+        """Return what an adapter is compared with where the base cannot answer, else None.
+
+        Args:
+            model: The base model with its adapter.
+            known: Encoded examples that the guess is made from.
+            examples: Encoded examples to guess.
+            labels: The label names; none for tasks without labels.
+        """
+        return self.blind_guess(known, examples, labels) if fresh_modules(model) else None
+
+    def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess | None:
+        """Return a guess that reads no input, for a base without a trained head; see `guess`."""
         return None
 
     def prediction_columns(

@@ -9,6 +9,7 @@ from datasets import Dataset, List, Value
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lorakit.analysis.baselines import Guess, guess_label_set
 from lorakit.analysis.target_metrics import (
     best_thresholds,
     multi_label_metric_names,
@@ -36,7 +37,6 @@ class MultiLabelClassification(TextTask):
     of the final weights are saved with the adapter.
     """
 
-    is_compared_with_base: ClassVar[bool] = False
     problem_type: ClassVar[ProblemType | None] = MULTI_LABEL
     best_metric: ClassVar[str] = "eval_ranking_average_precision"
     greater_is_better: ClassVar[bool] = True
@@ -128,3 +128,7 @@ class MultiLabelClassification(TextTask):
         return lambda found: predicted_label_sets(
             found, labels or (), self._thresholds(found.label_ids, found.scores)
         )
+
+    def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
+        """Return the commonest labels."""
+        return guess_label_set(known["labels"][:], examples["labels"][:], labels)

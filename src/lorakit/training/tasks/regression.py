@@ -9,6 +9,7 @@ from datasets import Dataset, List, Value
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lorakit.analysis.baselines import Guess, guess_numbers
 from lorakit.analysis.target_metrics import regression_metric_names, regression_metrics
 from lorakit.config import REGRESSION, ProblemType
 from lorakit.data import Place
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 class TextRegression(TextTask):
     """Predict numbers for texts."""
 
-    is_compared_with_base: ClassVar[bool] = False
     problem_type: ClassVar[ProblemType | None] = REGRESSION
     best_metric: ClassVar[str] = "eval_rmse"
     greater_is_better: ClassVar[bool] = False
@@ -102,6 +102,10 @@ class TextRegression(TextTask):
     ) -> Callable[[Evaluated], Predicted]:
         """Return what reads the predicted numbers."""
         return lambda found: predicted_numbers(found, labels or ())
+
+    def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
+        """Return the mean of the numbers."""
+        return guess_numbers(known["labels"][:], examples["labels"][:], labels)
 
 
 def _count(target: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import (
@@ -12,14 +12,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.analysis.baselines import Guess, guess_answer
 from lorakit.config import TaskType
 from lorakit.data.answers import AnswerCollator
 from lorakit.data.tokenizers import pad_id
-from lorakit.models.pretrained import resolve_max_length
-from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.training.objectives.reward import REWARD_METRICS
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task
-from lorakit.training.tasks.preference_lm import encode_answers, preview_answers
+from lorakit.training.tasks.answers_task import AnswersTask
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.reward_trainer import RewardTrainer
 
@@ -35,19 +33,14 @@ class AdapterRewardTrainer(AdapterTrainerMixin, RewardTrainer):
     """Trains an adapter of a reward model."""
 
 
-class RewardModel(Task):
+class RewardModel(AnswersTask):
     """Score answers."""
 
-    is_compared_with_base: ClassVar[bool] = False
     task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
     best_metric: ClassVar[str] = "eval_accuracy"
     greater_is_better: ClassVar[bool] = True
     base_trainer_class: ClassVar[type[Trainer]] = RewardTrainer
     trainer_class: ClassVar[type[Trainer]] = AdapterRewardTrainer
-
-    def __init__(self, config: ObjectiveConfig):
-        """Create the task of an `objective:` section."""
-        self.config = config
 
     def arguments_class(self) -> type[TrainingArguments]:
         """Return transformers' TrainingArguments."""
@@ -57,41 +50,15 @@ class RewardModel(Task):
         """Return the name of the only output."""
         return LABELS
 
-    def encode(
-        self,
-        splits: Splits,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        labels: tuple[str, ...] | None,
-    ) -> Encoded:
-        """Tokenize each prompt with its two answers."""
-        max_length = resolve_max_length(recipe.data.max_length, model, tokenizer)
-        encoded, cut, layout, notes = encode_answers(
-            splits, recipe, tokenizer, self.config, max_length
-        )
-        prompts = "messages" if layout.is_conversation else "prompt_completion"
-        settings = self.settings(recipe, model, max_length=max_length, format=prompts)
-        notes = (*self.fresh_notes(recipe, model), *notes)
-        return Encoded(
-            *(encoded["training"], encoded.get("validation"), notes, settings), cut_examples=cut
-        )
-
-    def preview_examples(
-        self,
-        encoded: Encoded,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: tuple[str, ...] | None,
-        n: int = 2,
-    ) -> list[PreviewExample]:
-        """Return the first examples, each with its rejected answer beside the chosen one."""
-        return preview_answers(encoded, tokenizer, n)
-
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
         """Return loss, accuracy, scores and their margin."""
         return REWARD_METRICS
+
+    def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
+        """Return chance."""
+        return guess_answer(len(examples))
 
     def trainer_options(
         self,

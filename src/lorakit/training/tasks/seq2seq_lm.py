@@ -184,7 +184,7 @@ class Seq2SeqLM(Task):
             targets = _texts(tokenizer, found.label_ids[rows])
             scores = scores_of_texts(targets, _texts(tokenizer, found.scores[rows]))
             count = len(found.label_ids)
-            return Predicted(numbers, {"prediction": texts}, count, scores=scores)
+            return Predicted(numbers, {"prediction": texts}, count, scores=(scores,))
 
         return read
 

@@ -10,6 +10,7 @@ from datasets import Dataset, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from lorakit.analysis.baselines import Guess, guess_class
 from lorakit.analysis.metric_text import classification_metric_names
 from lorakit.analysis.metrics import classification_metrics
 from lorakit.config import SINGLE_LABEL, ProblemType
@@ -120,3 +121,7 @@ class SequenceClassification(TextTask):
     ) -> Callable[[Evaluated], Predicted]:
         """Return what reads classes and their probabilities."""
         return lambda found: predicted_classes(found, labels or ())
+
+    def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
+        """Return the commonest class."""
+        return guess_class(known["labels"], examples["labels"][:], labels)

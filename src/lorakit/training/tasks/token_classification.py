@@ -16,6 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.analysis.baselines import Guess, guess_tag
 from lorakit.analysis.metric_text import classification_metric_names, is_entity_scheme
 from lorakit.analysis.metrics import first_output, token_metrics
 from lorakit.config import NOT_COUNTED, TaskType
@@ -210,6 +211,10 @@ class TokenClassification(Task):
     ) -> Callable[[Evaluated], Predicted]:
         """Return what reads tags and their probabilities."""
         return lambda found: predicted_tags(found, labels or ())
+
+    def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
+        """Return the commonest tag."""
+        return guess_tag(known["labels"], examples["labels"][:], labels)
 
     def prediction_columns(
         self,

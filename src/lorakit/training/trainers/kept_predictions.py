@@ -26,9 +26,18 @@ class KeptEvaluation:
 
     predicted: Predicted | None
     """None if the task has no predictions, or the loss alone was asked for."""
-    losses: ExampleScores | None
-    """The loss of each text; None for classifiers of whole texts. In the order of the data, or of
-    the evaluation if texts are packed."""
+    example_scores: ExampleScores | None
+    """How good each text or pair of answers is by the metric of the step; None for classifiers of
+    whole texts. In the order of the data, or of the evaluation if texts are packed."""
+    divergence: float | None = None
+    """KL divergence from the reference of an objective, in nats per token; None without one."""
+
+    @property
+    def scores(self) -> tuple[ExampleScores, ...]:
+        """The scores of the examples by each metric that models are compared by."""
+        if self.predicted is not None:
+            return self.predicted.scores
+        return () if self.example_scores is None else (self.example_scores,)
 
 
 class KeptPredictionsMixin(_Base):
@@ -50,12 +59,14 @@ class KeptPredictionsMixin(_Base):
             predicted = self.read_predictions(
                 Evaluated(output.predictions, output.label_ids, order)
             )
-        losses: ExampleScores | None = getattr(self, "text_losses", None)
-        if losses is not None and len(losses) <= len(order):
-            losses = losses.reordered(order)
+        scores: ExampleScores | None = getattr(self, "example_scores", None)
+        if scores is not None and len(scores) <= len(order):
+            scores = scores.reordered(order)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        divergence = (output.metrics or {}).get(f"{prefix}_kl")
         best = self.state.best_global_step  # of the evaluations before this one
         kept = {step: found for step, found in self._kept.items() if step == best}
-        self._kept = kept | {self.state.global_step: KeptEvaluation(predicted, losses)}
+        self._kept = kept | {self.state.global_step: KeptEvaluation(predicted, scores, divergence)}
         return output
 
     def evaluation_at(self, step: int) -> KeptEvaluation | None:

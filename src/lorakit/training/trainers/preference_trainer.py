@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+from transformers import DataCollatorForTokenClassification, Trainer
 
 from lorakit.data.tokenize_examples import probe_tokens
 from lorakit.errors import ConfigError
@@ -17,6 +19,7 @@ from lorakit.training.objectives import Objective
 from lorakit.training.objectives.preference_step import PreferenceStep
 from lorakit.training.objectives.reference import disable_base_dropout
 from lorakit.training.objectives.shared_prompts import can_share_prompts
+from lorakit.training.step import NextTokenStep
 from lorakit.training.trainers.reference_log_probs import ReferenceLogProbsMixin
 from lorakit.training.trainers.step_trainer import StepTrainerMixin
 
@@ -34,6 +37,7 @@ class PreferenceTrainer(ReferenceLogProbsMixin, StepTrainerMixin, Trainer):
         "act on the answers, or the two answers of each example are the same tokens"
     )
     """Why no gradient may reach the adapter."""
+    step: Any
 
     def __init__(self, model: Any, *args: Any, objective: Objective, **kwargs: Any):
         """Create the trainer.
@@ -69,6 +73,18 @@ class PreferenceTrainer(ReferenceLogProbsMixin, StepTrainerMixin, Trainer):
                 options=options, output=output, objective=objective, auxiliary_weight=weight
             )
         )
+
+    @contextmanager
+    def as_language_model(self) -> Iterator[None]:
+        """Evaluate encoded texts inside the block by the loss of their tokens."""
+        step, collator = self.step, self.data_collator
+        tokenizer: Any = self.processing_class
+        self.step = NextTokenStep(output=step.output, options=step.options, shifts=True)
+        self.data_collator = DataCollatorForTokenClassification(tokenizer)  # pads the labels too
+        try:
+            yield
+        finally:
+            self.step, self.data_collator = step, collator
 
     def timed_collator(self, examples: list[Any]) -> dict[str, Tensor]:
         """Collate examples into inputs of the model, to time it with."""

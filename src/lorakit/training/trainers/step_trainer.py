@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
-from lorakit.analysis.example_scores import ExampleScores, scores_of_losses
+from lorakit.analysis.example_scores import ExampleScores, Metric
 from lorakit.distributed.processes import all_gather_object
 from lorakit.training.losses.counted_labels import CountingCollator, split_batch
 from lorakit.training.losses.example_losses import ExampleLoss
@@ -37,24 +38,29 @@ class StepTrainerMixin(_Base):
     step: Step
     current_gradient_accumulation_steps: int = 1
     """Number of batches of an optimizer step; the Trainer sets it."""
-    text_losses: ExampleScores | None = None
-    """The loss of each text of the latest evaluation, in the order of its loader; None for
-    classifiers of whole texts."""
+    example_scores: ExampleScores | None = None
+    """The scores of the texts or pairs of the latest evaluation by the step's metric, in the order
+    of its loader; None for classifiers of whole texts."""
     _sums: Tensor
     """Loss, labels and hits of an evaluation so far, (3,)."""
-    _texts: list[Tensor | None]
-    """Losses and labels of the texts of each batch of an evaluation so far, (texts, 2)."""
+    _scored: list[Tensor | None]
+    """Points and weights of the examples of each batch of an evaluation so far, (examples, 2)."""
     _evaluated: RunningMeasures
     """What the step measures in an evaluation."""
 
     def use_step(self, step: Step) -> None:
         """Compute all losses by a step."""
         self.step = step
-        self._texts = []
+        self._scored = []
         self._evaluated = RunningMeasures()
         self.measured = RunningMeasures()
         """What the step has measured in training since the last log."""
         self.model_accepts_loss_kwargs = True  # the loss is a share of the step's, in any model
+
+    @contextmanager
+    def as_language_model(self) -> Iterator[None]:
+        """Evaluate encoded texts inside the block by their loss; only language models can."""
+        yield
 
     # ---- counting where batches are made ----
 
@@ -130,7 +136,7 @@ class StepTrainerMixin(_Base):
         if found.labels:
             self._sums = self._sums.to(found.loss.device) + found.sums()
             self._evaluated.add(found.measures)
-        self._texts.append(found.texts)
+        self._scored.append(found.examples)
         loss = (found.loss / max(found.labels, 1)).float()
         if prediction_loss_only:
             return loss, None, None
@@ -153,10 +159,10 @@ class StepTrainerMixin(_Base):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate; the metrics of the loss are over all labels that count."""
-        self._sums, self._texts = torch.zeros(3, device=self.args.device), []
+        self._sums, self._scored = torch.zeros(3, device=self.args.device), []
         self._evaluated = RunningMeasures()
         output = super().evaluation_loop(*args, **kwargs)
-        self.text_losses = _in_loader_order(self._texts)
+        self.example_scores = _in_loader_order(self._scored, self.step.metric)
         here = self._sums.to(self.args.device, torch.float32)
         sums: Tensor = self.accelerator.reduce(here, "sum")  # type: ignore[assignment]
         loss, labels, hits = sums.tolist()
@@ -185,18 +191,19 @@ class StepTrainerMixin(_Base):
         return {"loss": loss}
 
 
-def _in_loader_order(texts: Sequence[Tensor | None]) -> ExampleScores | None:
-    """Return the losses of all processes' batches, which took turns; other texts do not count.
+def _in_loader_order(scored: Sequence[Tensor | None], metric: Metric) -> ExampleScores | None:
+    """Return the scores of all processes' batches, which took turns.
 
-    Texts without labels are padding, or repeated so that all processes have as many batches.
+    Examples without weight are padding, or repeated so that all processes have as many batches.
     """
-    here = [None if one is None else one.cpu().double().numpy() for one in texts]
+    here = [None if one is None else one.cpu().double().numpy() for one in scored]
     everywhere = all_gather_object(here)
     batches = [one for turn in zip_longest(*everywhere) for one in turn if one is not None]
     if not batches:
         return None
     sums = np.concatenate(batches)
-    return scores_of_losses(sums[sums[:, 1] > 0])
+    points, weights = sums[sums[:, 1] > 0].T
+    return ExampleScores(metric, points, weights)
 
 
 class ClassifierTrainer(StepTrainerMixin, Trainer):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from lorakit.analysis.example_scores import ExampleScores, scores_of_classes, scores_of_tags
-from lorakit.analysis.verdict import Comparison, Forgetting, Verdict, compare, measure_forgetting
+from lorakit.analysis.example_scores import ExampleScores
+from lorakit.analysis.verdict import (
+    Comparison,
+    Forgetting,
+    Verdict,
+    compare_all,
+    measure_forgetting,
+)
 from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data.tokenizers import token_ids
 from lorakit.errors import TrainingError
 from lorakit.injection import disable_adapters
-from lorakit.models.pretrained import fresh_modules, model_limit
+from lorakit.models.pretrained import model_limit
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.predicted import Predicted
 from lorakit.training.setup import Setup
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
     from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 _BASE = "the base"
-_BATCH = 1000
 _MOST_TOKENS = 256
 """Largest number of tokens of a neutral passage; only byte-level tokenizers reach it."""
 _NOT_A_NUMBER = "{} is not compared: the loss of {} is not a number."
@@ -65,10 +69,9 @@ def judge(
         trainer: The trainer that has evaluated the adapter.
         found: What the adapter's evaluation found; None if there was none.
         emit: Receives the event "comparing" before the base is measured.
-        known: Encoded examples whose classes a guess may know; None takes the training examples.
+        known: Encoded examples to make a guess from; None takes the training examples.
         base: What the base's evaluation found; None evaluates it here.
     """
-    known = setup.encoded.train if known is None else known
     return _Judge(setup, trainer, emit, known, base).judge(found)
 
 
@@ -80,7 +83,7 @@ class _Judge:
         setup: Setup,
         trainer: AdapterTrainerMixin,
         emit: EventHandler,
-        known: Dataset,
+        known: Dataset | None,
         evaluated: KeptEvaluation | None,
     ):
         self._started_s = time.perf_counter()
@@ -96,52 +99,56 @@ class _Judge:
         Args:
             found: What the adapter's evaluation found.
         """
-        comparison = None
+        compared: tuple[Comparison, ...] = ()
         if found is None:
             self._notes.append("Adapter and base are not compared: the run has no evaluation.")
         else:
-            comparison = self._compare(found)
-        verdict = Verdict(comparison, self._forgetting(), tuple(self._notes))
+            compared = self._compare(found)
+        forgetting = self._forgetting()
+        verdict = Verdict(
+            compared[0] if compared else None,
+            forgetting,
+            tuple(self._notes),
+            compared[1:],
+            None if found is None else found.divergence,
+        )
         return Judgement(verdict, self._base, time.perf_counter() - self._started_s)
 
     # ---- the validation examples ----
 
-    def _compare(self, found: KeptEvaluation) -> Comparison | None:
-        setup, predicted = self._setup, found.predicted
-        if setup.labels is not None and predicted is not None and fresh_modules(setup.model):
-            before, baseline = self._guess(predicted, setup.labels)
-            after = predicted.scores
-        elif predicted is not None:
-            base = self._evaluate_base()
-            self._base = None if base is None else base.predicted
-            before, after = None if self._base is None else self._base.scores, predicted.scores
-            baseline = _BASE
-        else:
-            before, baseline = self._base_losses()
-            after = found.losses
-        if before is None or after is None:
-            return None
-        if not (before.is_finite and after.is_finite):
-            which = "the adapter" if before.is_finite else "the base"
-            self._notes.append(_NOT_A_NUMBER.format("The adapter", which))
-            return None
-        return compare(before, after, baseline, self._seed)
+    def _compare(self, found: KeptEvaluation) -> tuple[Comparison, ...]:
+        """Return the comparisons by each metric, the main one first."""
+        before, baseline = self._baseline()
+        after = found.scores
+        if [one.metric for one in before] != [one.metric for one in after] or not after:
+            if before:
+                self._notes.append(
+                    "Adapter and base are not compared: the evaluation keeps no predictions."
+                )
+            return ()
+        for scores, which in ((before, "the base"), (after, "the adapter")):
+            if not all(one.is_finite for one in scores):
+                self._notes.append(_NOT_A_NUMBER.format("The adapter", which))
+                return ()
+        return compare_all(before, after, baseline, self._seed)
 
-    def _guess(self, predicted: Predicted, labels: Sequence[str]) -> tuple[ExampleScores, str]:
-        """Score a guess: the base has no trained head, so it cannot answer."""
-        is_words = self._setup.task.task_type is TaskType.TOKEN_CLS
-        best = commonest_label(self._known)
-        guessed = np.full_like(predicted.expected, best)
-        what = "tag" if is_words else "class"
-        self._notes.append(
-            f"The base has no trained head, so the adapter is compared with guessing the commonest "
-            f"{what} ('{labels[best]}') every time."
-        )
-        if is_words:
-            scores = scores_of_tags(predicted.expected, guessed, labels)
-        else:
-            scores = scores_of_classes(predicted.expected, guessed)
-        return scores, f"guessing the commonest {what}"
+    def _baseline(self) -> tuple[tuple[ExampleScores, ...], str]:
+        """Return the scores of the base, or of what stands in for it, and its name."""
+        setup = self._setup
+        known: Any = setup.encoded.train if self._known is None else self._known
+        examples: Any = setup.encoded.validation
+        guess = setup.task.guess(setup.model, known, examples, setup.labels or ())
+        if guess is not None:
+            self._notes.append(guess.note)
+            if self._known is not None and guess.knows_examples:
+                self._notes.append("The guess is made from the same examples.")
+            return guess.scores, guess.baseline
+        wanted = setup.recipe.evaluation.examples_in_prompt
+        if wanted:
+            return self._base_with_examples(known, examples, wanted)
+        base = self._evaluate_base()
+        self._base = None if base is None else base.predicted
+        return () if base is None else base.scores, _BASE
 
     def _evaluate_base(self) -> KeptEvaluation | None:
         """Evaluate the base as the adapter was evaluated, without logging."""
@@ -157,21 +164,19 @@ class _Judge:
             self._notes.append(_NOT_A_NUMBER.format("The adapter", _BASE))
             return None
 
-    def _base_losses(self) -> tuple[ExampleScores | None, str]:
-        """Return the base's loss of each validation example, and what it was shown."""
-        examples: Any = self._setup.encoded.validation
-        wanted = self._setup.recipe.evaluation.examples_in_prompt
-        if not wanted:
-            base = self._evaluate_base()
-            return None if base is None else base.losses, _BASE
+    def _base_with_examples(
+        self, known: Any, examples: Any, wanted: int
+    ) -> tuple[tuple[ExampleScores, ...], str]:
+        """Return the base's loss of each example after solved ones."""
         self._announce()
         limit = model_limit(self._setup.model)
-        shown = with_examples_in_prompt(examples, self._known, wanted, limit, self._seed)
+        shown = with_examples_in_prompt(examples, known, wanted, limit, self._seed)
         self._notes.append(
             f"The base is shown {wanted} training examples before each validation example, or as "
             "many as fit."
         )
-        return self._losses(shown, use_base=True), f"the base with {wanted} examples in its prompt"
+        losses = self._losses(shown, use_base=True)
+        return () if losses is None else (losses,), f"the base with {wanted} examples in its prompt"
 
     def _announce(self) -> None:
         self._emit("comparing", {"examples": len(self._setup.encoded.validation or ())})
@@ -195,9 +200,10 @@ class _Judge:
 
     def _losses(self, examples: Dataset, *, use_base: bool) -> ExampleScores | None:
         """Return the loss of each example, which may differ from the run's."""
-        trainer = self._trainer
+        trainer: Any = self._trainer
         with ExitStack() as held:
             held.enter_context(trainer.evaluating_apart())
+            held.enter_context(trainer.as_language_model())
             if use_base:
                 held.enter_context(disable_adapters(self._setup.model))
             loader = trainer.get_test_dataloader(examples)
@@ -205,21 +211,7 @@ class _Judge:
                 loader, "Comparison", prediction_loss_only=True, metric_key_prefix="base"
             )
             found = trainer.evaluation_at(trainer.state.global_step)
-        return None if found is None else found.losses
-
-
-def commonest_label(examples: Any) -> int:
-    """Return the most frequent label id of encoded examples; the lower one of two.
-
-    Args:
-        examples: Encoded examples, whose labels are ids or lists of ids.
-    """
-    counts: Counter[int] = Counter()
-    for batch in examples.select_columns(["labels"]).iter(_BATCH):
-        for label in batch["labels"]:
-            counts.update(label if isinstance(label, list) else [label])
-    del counts[NOT_COUNTED]
-    return min(counts, key=lambda label: (-counts[label], label))
+        return None if found is None else found.example_scores
 
 
 def with_examples_in_prompt(

@@ -9,6 +9,20 @@ from lorakit.training.markdown_text import number, plain, table, text_table
 from lorakit.training.verdict.shown_examples import ShownExample, ShownExamples
 
 _MOST_CHARACTERS = 300
+_MISTAKES = {
+    "confident mistakes": (
+        "### The most confident mistakes",
+        "Often it is the label that is wrong. `lorakit blame RUN --mistakes` shows the training "
+        "examples behind them.",
+    ),
+    "wrong labels": ("### The most confident mistakes", "Often it is the label that is wrong."),
+    "unlikely answers": (
+        "### The least likely answers",
+        "Expected answers that the adapter finds least likely, by the probability of a token. "
+        "Some may be wrong in the data.",
+    ),
+    "errors": ("### The largest errors", "Often it is the number in the data that is wrong."),
+}
 
 
 def verdict_section(verdict: Verdict | None, wall_s: float | None) -> tuple[str, ...]:
@@ -21,11 +35,13 @@ def verdict_section(verdict: Verdict | None, wall_s: float | None) -> tuple[str,
     if verdict is None:
         return ()
     parts = ["## Is it better?"]
-    rows = []
-    if verdict.comparison is not None:
-        rows.append(_comparison_row(verdict.comparison))
+    compared = () if verdict.comparison is None else (verdict.comparison, *verdict.further)
+    rows = [_comparison_row(one) for one in compared]
     if verdict.forgetting is not None:
         rows.append(_forgetting_row(verdict.forgetting))
+    if verdict.divergence is not None:
+        name = "KL divergence from the reference, per token"
+        rows.append((name, "0", number(verdict.divergence), "", "", "expected answers"))
     if rows:
         before = "base" if verdict.comparison is None else verdict.comparison.baseline
         parts.append(table(("", before, "adapter", "difference", "95% interval", "on"), rows))
@@ -37,16 +53,13 @@ def verdict_section(verdict: Verdict | None, wall_s: float | None) -> tuple[str,
 
 
 def _comparison_row(found: Comparison) -> tuple[str, ...]:
-    gain = found.gain
-    unit = "points"
-    if found.metric == "perplexity":
-        unit, gain = "%", gain.map(lambda value: -value)
+    change = found.change
     return (
         found.metric,
         number(found.before),
         number(found.after),
-        f"{gain.value:+,.1f} {unit}",
-        f"{gain.low:+,.1f} to {gain.high:+,.1f}",
+        f"{change.value:+,.1f} {found.unit}",
+        f"{change.low:+,.1f} to {change.high:+,.1f}",
         f"{found.examples:,} examples",
     )
 
@@ -85,20 +98,8 @@ def _meaning(verdict: Verdict) -> list[str]:
 def example_sections(shown: ShownExamples) -> tuple[str, ...]:
     """Return the tables of the most confident mistakes and of random examples."""
     parts: list[str] = []
-    if shown.mistakes and shown.are_answers_unlikely:
-        parts += [
-            "### The least likely answers",
-            "Expected answers that the adapter finds least likely, by the probability of a token. "
-            "Some may be wrong in the data.",
-            _examples_table(shown.mistakes),
-        ]
-    elif shown.mistakes:
-        parts += [
-            "### The most confident mistakes",
-            "Often it is the label that is wrong. `lorakit blame RUN --mistakes` shows the "
-            "training examples behind them.",
-            _examples_table(shown.mistakes),
-        ]
+    if shown.mistakes:
+        parts += [*_MISTAKES[shown.kind], _examples_table(shown.mistakes)]
     if shown.random:
         parts += ["### Random examples", _examples_table(shown.random)]
     return tuple(parts)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.analysis.example_scores import ExampleScores
 from lorakit.config import NOT_COUNTED, TaskType
+from lorakit.data.preferences import PARTS, VOTES_KEY
 from lorakit.data.reading.positions import Place, describe_examples
 from lorakit.data.tokenizers import decode
 from lorakit.inference.generation import continue_tokens
@@ -28,6 +29,9 @@ SHOWN = 10
 _MOST_NEW_TOKENS = 48
 _MOST_PROMPT_TOKENS = 32
 """Number of tokens of a plain text that are given to the model, which continues it."""
+
+
+Kind = Literal["confident mistakes", "wrong labels", "unlikely answers", "errors"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,11 @@ class ShownExamples:
     """The examples that a report shows."""
 
     mistakes: tuple[ShownExample, ...] = ()
-    """Wrong answers, the most confident first; for a language model without probabilities of
-    answers those expected answers that it finds least likely."""
+    """The examples that the adapter does worst on, the worst first."""
     random: tuple[ShownExample, ...] = ()
-    are_answers_unlikely: bool = False
-    """Whether `mistakes` are expected answers that are unlikely."""
+    kind: Kind = "confident mistakes"
+    """What `mistakes` are: wrong answers or sets of labels by their probability, expected answers
+    that a language model finds unlikely, or numbers by their error."""
 
 
 def examples_of_predictions(
@@ -88,15 +92,31 @@ def examples_of_predictions(
 
     count = len(predicted.numbers)
     chosen = np.random.default_rng(seed).permutation(count)[:SHOWN].tolist()
-    mistakes: tuple[ShownExample, ...] = ()
+    random = tuple(shown(index) for index in sorted(chosen))
     if "predicted_words" in columns:
-        mistakes = _wrong_words(predicted, columns, answer, place)
-    elif "probability" in columns:
+        return ShownExamples(_wrong_words(predicted, columns, answer, place), random)
+    if "probability" in columns:
         table = zip(columns["prediction"], columns[answer], columns["probability"], strict=True)
         sure = [_certainty_of_mistake(*row) for row in table]
         wrong = sorted((-one, index) for index, one in enumerate(sure) if one is not None)
-        mistakes = tuple(shown(index) for _, index in wrong[:SHOWN])
-    return ShownExamples(mistakes, tuple(shown(index) for index in sorted(chosen)))
+        worst = [replace(shown(index), confidence=-one) for one, index in wrong[:SHOWN]]
+        has_sets = count > 0 and isinstance(columns["probability"][0], Mapping)
+        return ShownExamples(
+            tuple(worst), random, "wrong labels" if has_sets else "confident mistakes"
+        )
+    if count and not isinstance(columns["prediction"][0], str):
+        largest = _largest_errors(columns[answer], columns["prediction"])
+        return ShownExamples(tuple(map(shown, largest)), random, "errors")
+    return ShownExamples((), random)
+
+
+def _largest_errors(expected: Sequence[Any], predicted: Sequence[Any]) -> list[int]:
+    """Return the examples with the largest errors; each of several numbers in its own scale."""
+    errors = np.abs(np.array(expected, np.float64) - np.array(predicted, np.float64))
+    errors = errors.reshape(len(errors), -1)
+    sizes = errors.mean(0)
+    relative = (errors / np.where(sizes > 0, sizes, 1.0)).max(1)
+    return np.argsort(-relative, kind="stable")[:SHOWN].tolist()
 
 
 def _certainty_of_mistake(predicted: Any, expected: Any, probability: Any) -> float | None:
@@ -153,10 +173,12 @@ def examples_of_losses(setup: Setup, losses: ExampleScores | None) -> tuple[Show
 
     Args:
         setup: Examples and tokenizer.
-        losses: The adapter's loss of each validation example.
+        losses: The adapter's loss of each validation example; other scores show no examples.
     """
     examples = _unpacked(setup)
-    if losses is None or examples is None or len(losses) != len(examples):
+    if losses is None or losses.metric != "perplexity":
+        return ()
+    if examples is None or len(losses) != len(examples):
         return ()
     means = losses.points / np.maximum(losses.weights, 1)
     found: dict[tuple[str, str], ShownExample] = {}
@@ -185,10 +207,9 @@ def generated_answers(setup: Setup, trainer: AdapterTrainerMixin) -> tuple[Shown
     chosen = [examples[index] for index in sorted(order[:SHOWN].tolist())]
     prompts = [_prompt_of(example, setup) for example in chosen]
     answers = [
-        list(example["input_ids"])[len(prompt) :]
-        for example, prompt in zip(chosen, prompts, strict=True)
+        _answer_of(example, len(prompt)) for example, prompt in zip(chosen, prompts, strict=True)
     ]
-    new_tokens = min(_MOST_NEW_TOKENS, max(map(len, answers)))
+    new_tokens = min(_MOST_NEW_TOKENS, max(map(len, answers)) or _MOST_NEW_TOKENS)
     limit = model_limit(setup.model)
     if limit is not None:
         new_tokens = max(1, min(new_tokens, limit - 1))
@@ -221,10 +242,21 @@ def _unpacked(setup: Setup) -> Any:
 def _prompt_of(example: Mapping[str, Any], setup: Setup) -> list[int]:
     """Return the tokens before the first that counts; of plain text the first tokens."""
     ids, labels = list(example["input_ids"]), example["labels"]
+    if PARTS in example:
+        return ids[: example[PARTS][0]]
     if setup.task.task_type is not TaskType.CAUSAL_LM:
         return ids
     first = next((at for at, label in enumerate(labels) if label != NOT_COUNTED), len(ids))
     return ids[:first] if first > 1 else ids[: max(1, min(_MOST_PROMPT_TOKENS, len(ids) // 2))]
+
+
+def _answer_of(example: Mapping[str, Any], prompt_tokens: int) -> list[int]:
+    """Return the tokens of the expected answer: the chosen one of two, or one with a good vote."""
+    ids = list(example["input_ids"])
+    if PARTS not in example:
+        return ids[prompt_tokens:]
+    is_good = example.get(VOTES_KEY, 1)
+    return ids[prompt_tokens : prompt_tokens + example[PARTS][1]] if is_good else []
 
 
 def _decoded(setup: Setup, ids: Sequence[int]) -> str:

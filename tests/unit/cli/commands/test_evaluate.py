@@ -102,3 +102,23 @@ def test_a_language_model_has_no_predictions_to_write(cli, done, tmp_path):
     result = cli("evaluate", run, "--data", rows, "--output", tmp_path / "p.jsonl")
     assert result.exit_code == 2
     assert "got an evaluation that generates nothing" in result.stderr
+
+
+def test_an_adapter_of_another_tool_has_to_name_its_classes(cli, cls_run, tmp_path):
+    adapter = tmp_path / "theirs"
+    shutil.copytree(cls_run / "adapter", adapter)
+    labels = InferenceSettings.load(adapter).labels
+    (adapter / "lorakit.json").unlink()
+    given = ("evaluate", adapter, "--recipe", cls_run / "recipe.yaml")
+    result = cli(*given)
+    assert result.exit_code == 2 and "Traceback" not in result.stderr
+    assert "does not say which output of its head is which class" in result.stderr
+    assert 'Write {"labels": ["...", "..."]} into lorakit.json' in result.stderr
+    (adapter / "lorakit.json").write_text(json.dumps({"labels": labels}))
+    named, own = cli(*given), cli("evaluate", cls_run)
+    assert named.exit_code == 0, named.stderr
+    tables = [
+        [line.split() for line in one.stdout.split("\n") if "accuracy" in line]
+        for one in (named, own)
+    ]
+    assert tables[0] == tables[1] != []

@@ -207,3 +207,20 @@ def test_an_unknown_objective_and_one_of_another_task_are_refused():
     result = runner.invoke(app, ["init", "--objective", "kto", "--task", "SEQ_CLS"])
     assert result.exit_code == 2
     assert "--objective kto does not fit --task SEQ_CLS: expected CAUSAL_LM." in result.stderr
+
+
+def test_preferences_in_a_file_give_the_objective(tmp_path):
+    data, path = tmp_path / "answers.jsonl", tmp_path / "recipe.yaml"
+    rows = [{"prompt": f"Say {n}.", "chosen": " Yes.", "rejected": " No."} for n in range(9)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = runner.invoke(app, ["init", "--data", str(data), "-o", str(path)])
+    assert result.exit_code == 0
+    assert "A recipe for CAUSAL_LM by the objective dpo" in result.stdout
+    values = yaml.safe_load(path.read_text())
+    assert values["objective"]["type"] == "dpo" and values["data"]["format"] == "preference"
+    assert values["data"]["max_length"] < 64
+    result = runner.invoke(
+        app, ["init", "--data", str(data), "--objective", "kto", "-o", str(tmp_path / "b.yaml")]
+    )
+    assert result.exit_code == 2
+    assert "change the line to `objective: {type: dpo}`" in result.stderr

@@ -45,6 +45,7 @@ def test_what_does_not_fit_comes_with_what_would(cli, cls_recipe):
 def test_json_is_an_object_and_nothing_else(cli, cls_recipe):
     result = cli("plan", cls_recipe, "--json", "--memory", "8GB", "lora.r=4")
     values = json.loads(result.stdout)
+    assert list(values["depths"]) == ["all", "upper half"]
     assert values["memory_bytes"] == 8_000_000_000
     assert values["fits"] is True
     assert values["updates"] == 3

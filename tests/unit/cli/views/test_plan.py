@@ -7,12 +7,14 @@ import pytest
 from fixtures.printed import flat
 from lorakit.cli.views.plan import (
     show_changes,
+    show_depths,
     show_measurement,
     show_plan,
     summary,
 )
 from lorakit.planning import MemoryPlan
 from lorakit.planning.alternatives import Change
+from lorakit.planning.depths import DepthPlan
 from lorakit.planning.live_storages import Purpose
 from lorakit.planning.measurement import Measurement
 from lorakit.planning.memory_plan import PURPOSES
@@ -100,4 +102,22 @@ def test_a_measurement_is_compared_with_the_plan(capsys):
     assert (
         "the run about 2 min 00 s, evaluations not included" in words
         and "84.0 MB (+5.0% of the plan)" in words
+    )
+
+
+def test_depths_are_a_small_table(capsys):
+    show_depths({}, MB)
+    assert capsys.readouterr().out == ""
+    plans = {
+        "all": DepthPlan(8, 1.0, 1.0, 90 * MB, 0),
+        "upper half": DepthPlan(4, 0.7654, 0.5321, 70 * MB, 2 * MB),
+    }
+    show_depths(plans, 5 * MB)
+    text = flat(capsys.readouterr().out)
+    assert "layers first epoch later epochs memory kept on disk" in text
+    assert "all (8) 1.00 1.00 90.0 MB 0 B upper half (4) 0.77 0.53 70.0 MB 2.0 MB" in text
+    assert "frozen_part.cache_bytes" not in text
+    show_depths(plans, MB)
+    assert "Not everything is kept: frozen_part.cache_bytes is 1.0 MB." in flat(
+        capsys.readouterr().out
     )

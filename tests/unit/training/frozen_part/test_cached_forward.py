@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from lorakit import LoraConfig, add_adapter
+from lorakit.training.frozen_part.block_output import BlockOutput
 from lorakit.training.frozen_part.blocks import find_frozen_blocks
 from lorakit.training.frozen_part.cached_forward import caching_frozen_part
 from lorakit.training.frozen_part.store import HiddenStates
-from tiny_models.architectures import gpt2, llama
+from tiny_models.architectures import gpt2, llama, tiny
 
 PADDED = {
     "right": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
@@ -22,9 +23,12 @@ def store(tmp_path):
     opened.close()
 
 
+DROPOUT = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout")
+DROPOUT += ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
 def adapted(build=llama, layers=4, first=2):
-    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    sizes = {"n_layer": layers, **drops} if build is gpt2 else {"num_hidden_layers": layers}
+    sizes = {"num_hidden_layers": layers, **dict.fromkeys(DROPOUT, 0.0)}
     model = build(**sizes).requires_grad_(False)
     chosen = tuple(range(first, layers))
     add_adapter(model, LoraConfig(r=2, target_modules="all-linear", layers_to_transform=chosen))
@@ -48,9 +52,9 @@ def gradients(model, inputs, real):
     return logits.detach(), [p.grad.clone() for p in model.parameters() if p.requires_grad]
 
 
-def calls_of(block):
+def calls_of(block, inner="mlp"):
     made = []
-    block.mlp.register_forward_hook(lambda *_: made.append(1))
+    block.get_submodule(inner).register_forward_hook(lambda *_: made.append(1))
     return made
 
 
@@ -75,6 +79,39 @@ def test_values_and_gradients_are_the_same_and_the_blocks_do_not_run(build, side
     assert torch.equal(after[0], expected[0]) and [len(made) for made in calls] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        ("Bloom", "CausalLM"),
+        ("GPTJ", "CausalLM"),
+        ("Falcon", "CausalLM"),
+        ("DebertaV2", "TokenClassification"),
+    ],
+)
+def test_blocks_that_return_a_tuple_do_not_run_either(architecture, task, store):
+    def build(**sizes):
+        return tiny(architecture, f"{architecture}For{task}", **sizes)
+
+    model, inputs = adapted(build), batch(PADDED["right"])
+    real = inputs["attention_mask"].bool()
+    blocks = find_frozen_blocks(model)
+    assert blocks.depth == 2
+    outputs = []
+    handle = blocks.frozen[0].register_forward_hook(lambda *args: outputs.append(args[-1]))
+    expected = gradients(model, inputs, real)
+    handle.remove()
+    form = BlockOutput.of(outputs[0])
+    assert form.others == 1
+    calls = calls_of(blocks.frozen[1], "output" if architecture == "DebertaV2" else "mlp")
+    with caching_frozen_part(model, blocks, store, form) as forward:
+        found = [gradients(model, inputs, real) for _ in ("computed", "kept")]
+    assert len(calls) == 1 and forward.examples == 4
+    for logits, others in found:
+        assert torch.equal(logits, expected[0])
+        for gradient, other in zip(others, expected[1], strict=True):
+            assert torch.equal(gradient, other)
+
+
 def test_an_example_is_found_in_another_batch_with_other_padding(store):
     model, inputs = adapted(), batch(PADDED["right"])
     alone = {name: tensor[1:, :3] for name, tensor in inputs.items()}
@@ -96,7 +133,7 @@ def test_a_known_example_keeps_its_states_in_a_batch_that_is_computed(store):
     model.model.layers[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with caching_frozen_part(model, blocks, store):
         model(**alone)
-        (key,) = [key for (key,) in store._rows("SELECT key FROM examples")]
+        (key,) = [key for (key,) in store._rows("SELECT key FROM kept")]
         states = store.get([key])[key] * 2  # other bits, as another batch would have given
         store.put({key: states})
         for _ in ("partly known", "known"):

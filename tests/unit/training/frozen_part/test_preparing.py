@@ -32,9 +32,9 @@ def run(recipe, tmp_path):
 def computed(monkeypatch):
     """Return the number of batches whose frozen blocks ran."""
     made = []
-    put = cached_forward.HiddenStates.put
+    put = preparing.HiddenStates.put
     monkeypatch.setattr(
-        cached_forward.HiddenStates,
+        preparing.HiddenStates,
         "put",
         lambda self, states: made.append(len(states)) or put(self, states),
     )
@@ -85,18 +85,27 @@ def test_what_runs_blocks_otherwise_is_named(run, changes, reason):
 
 def test_a_model_that_gives_another_loss_from_kept_outputs_keeps_none(run, monkeypatch):
     expected, _ = run("without", {"cache_bytes": 0})
-    kept = cached_forward._CachedForward._kept
-    monkeypatch.setattr(cached_forward._CachedForward, "_kept", lambda *args: kept(*args).flip(1))
+    kept = cached_forward.CachedForward._kept
+    monkeypatch.setattr(cached_forward.CachedForward, "_kept", lambda *args: kept(*args).flip(1))
     got, notes = run("with")
     assert any("gives another loss with kept outputs" in note for note in notes)
     assert_same(got, expected)
 
 
-def test_blocks_that_return_a_tuple_run_in_every_step(run, tiny_bloom_dir):
-    got, notes = run("run", model=tiny_bloom_dir, training={"max_steps": 2})
+def test_blocks_that_return_a_tuple_are_kept(run, tiny_bloom_dir, computed):
+    expected, _ = run("without", {"cache_bytes": 0}, model=tiny_bloom_dir)
+    got, notes = run("run", model=tiny_bloom_dir)
     (note,) = [note for note in notes if "frozen" in note]
-    assert note.endswith("the blocks of this BloomForCausalLM return more than hidden states.")
-    assert all("h.1." in name for name in got)
+    assert note.startswith("The 1 of 2 blocks below the first adapted one are computed once")
+    assert computed
+    assert_same(got, expected)
+
+
+def test_blocks_that_return_something_else_run_in_every_step(run, monkeypatch):
+    monkeypatch.setattr(preparing.BlockOutput, "of", lambda output: None)
+    _, notes = run("run", training={"max_steps": 1})
+    (note,) = [note for note in notes if "frozen" in note]
+    assert note.endswith("the blocks of this LlamaForCausalLM do not return hidden states first.")
 
 
 def test_blocks_that_others_read_from_run_in_every_step(run, monkeypatch):

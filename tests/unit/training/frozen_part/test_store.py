@@ -80,7 +80,7 @@ def test_an_entry_with_other_bytes_is_unknown(opened):
     store = opened()
     store.put({b"one": states(), b"other": states(1)})
     with sqlite3.connect(store.path) as connection:
-        connection.execute("UPDATE examples SET states = zeroblob(96) WHERE key = ?", (b"one",))
+        connection.execute("UPDATE kept SET states = zeroblob(96) WHERE key = ?", (b"one",))
     connection.close()
     assert store.get([b"one", b"other"]).keys() == {b"other"}
 
@@ -89,9 +89,20 @@ def test_an_entry_under_the_key_of_another_is_unknown(opened):
     store = opened()
     store.put({b"one": states()})
     with sqlite3.connect(store.path) as connection:
-        connection.execute("UPDATE examples SET key = ?", (b"other",))
+        connection.execute("UPDATE kept SET key = ?", (b"other",))
     connection.close()
     assert store.get([b"other"]) == {}
+
+
+def test_a_file_of_another_base_under_this_name_is_unknown(opened):
+    store = opened("other")
+    store.put({b"one": states()})
+    store.close()
+    store.path.rename(store.path.with_name("base.sqlite"))
+    again = opened()
+    assert again.get([b"one"]) == {}
+    again.put({b"one": states(1)})
+    assert torch.equal(again.get([b"one"])[b"one"], states(1))
 
 
 def test_a_damaged_file_is_begun_anew(opened):

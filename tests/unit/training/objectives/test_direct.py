@@ -32,6 +32,7 @@ def test_what_is_measured():
     assert found == pytest.approx(
         {
             "accuracy": 1,
+            "preference_accuracy": 1,
             "chosen_reward": 0.1,
             "rejected_reward": -0.1,
             "chosen_log_prob": -4,

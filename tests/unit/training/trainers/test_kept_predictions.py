@@ -12,7 +12,7 @@ class _Evaluates:
     """The part of a Trainer that evaluates."""
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
-        return SimpleNamespace(predictions=self.scores, label_ids=[0, 0])
+        return SimpleNamespace(predictions=self.scores, label_ids=[0, 0], metrics={})
 
 
 class _Trainer(KeptPredictionsMixin, _Evaluates):
@@ -49,11 +49,12 @@ def test_nothing_is_kept_unless_it_can_be_read():
 
 def test_losses_are_kept_in_the_order_of_the_data():
     trainer = _Trainer()
-    trainer.text_losses = scores_of_losses([[10.0, 2], [3.0, 1]])
+    trainer.example_scores = scores_of_losses([[10.0, 2], [3.0, 1]])
     trainer.evaluate_at(1)
     kept = trainer.evaluation_at(1)
     assert kept.predicted is None
-    assert kept.losses.points.tolist() == [3, 10] and kept.losses.weights.tolist() == [1, 2]
+    scores = kept.example_scores
+    assert scores.points.tolist() == [3, 10] and scores.weights.tolist() == [1, 2]
 
 
 def test_an_evaluation_apart_leaves_no_trace():

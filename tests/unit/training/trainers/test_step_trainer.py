@@ -126,12 +126,12 @@ def test_texts_of_several_processes_are_in_the_order_of_the_loader(monkeypatch):
         return [found, [one.double().numpy() for one in other]]
 
     monkeypatch.setattr(step_trainer, "all_gather_object", gathered)
-    scores = step_trainer._in_loader_order(here)
+    scores = step_trainer._in_loader_order(here, "perplexity")
     assert scores.points.tolist() == [1, 2, 3, 4, 5] and scores.weights.tolist() == [1] * 5
     monkeypatch.setattr(step_trainer, "all_gather_object", lambda found: [found])
-    assert step_trainer._in_loader_order([None, None]) is None
+    assert step_trainer._in_loader_order([None, None], "perplexity") is None
 
 
 def test_a_classifiers_texts_have_no_loss_of_tokens(trainer):
     trainer.evaluate()
-    assert trainer.text_losses is None
+    assert trainer.example_scores is None

@@ -19,7 +19,6 @@ from lorakit.training.tasks import task_for
 from lorakit.training.validation_predictions import find_at_end
 from lorakit.training.verdict import judge
 from lorakit.training.verdict.judge import (
-    commonest_label,
     encode_neutral_text,
     neutral_passages,
     with_examples_in_prompt,
@@ -239,11 +238,6 @@ def test_bad_input_is_refused(run_of, tiny_distilbert_dir, tiny_llama_dir):
         run_of(*given, evaluation={"examples_in_prompt": -1})
     with pytest.raises(ConfigError, match="compare_with_base"):
         run_of(*given, evaluation={"compare_with_bas": True})
-
-
-def test_the_commonest_label_counts_words_and_takes_the_lower_of_two():
-    assert commonest_label(Dataset.from_dict({"labels": [2, 1, 2, 1, 0]})) == 1
-    assert commonest_label(Dataset.from_dict({"labels": [[-100, 3, -100], [-100, 3, 0]]})) == 3
 
 
 def test_examples_before_a_prompt_do_not_count_and_fit():

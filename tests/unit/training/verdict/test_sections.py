@@ -35,6 +35,6 @@ def test_examples_are_short_and_read_as_text():
     assert "| input | expected | adapter | base |" in text
     assert "| question | answer | mine |  |" in text
     unlikely = ShownExample("", "question", "answer", None, None, 0.1)
-    text = "\n".join(example_sections(ShownExamples((unlikely,), are_answers_unlikely=True)))
+    text = "\n".join(example_sections(ShownExamples((unlikely,), kind="unlikely answers")))
     assert "| input | expected | probability |" in text and "least likely answers" in text
     assert example_sections(ShownExamples()) == ()

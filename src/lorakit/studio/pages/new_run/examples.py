@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from lorakit.config import TaskType
 from lorakit.runs.data_preview import DataPreview, EncodedExample, shorten_middle
 from lorakit.studio.blocks import Text
 
+_PAIR = "The model learns to prefer the first answer to the second, by the coloured tokens."
 _LEGENDS = {
-    TaskType.SEQ_CLS: "The model learns the label; no token counts by itself.",
-    TaskType.TOKEN_CLS: "The model learns the tag of each coloured token.",
-    TaskType.CAUSAL_LM: "The model learns to write the coloured tokens; the others it only reads.",
-    TaskType.SEQ_2_SEQ_LM: "The model learns to write the coloured tokens; the others it reads.",
+    "SEQ_CLS": "The model learns the label; no token counts by itself.",
+    "TOKEN_CLS": "The model learns the tag of each coloured token.",
+    "CAUSAL_LM": "The model learns to write the coloured tokens; the others it only reads.",
+    "SEQ_2_SEQ_LM": "The model learns to write the coloured tokens; the others it reads.",
+    "dpo": _PAIR,
+    "ipo": _PAIR,
+    "orpo": _PAIR,
+    "kto": "The model learns to write the coloured tokens of good answers, and not those of bad.",
+    "reward": "The model learns to score the first answer higher than the second.",
 }
 
 
-def draw_preview(found: DataPreview, notes: tuple[str, ...], task: str) -> None:
+def draw_preview(found: DataPreview, notes: tuple[str, ...], kind: str) -> None:
     """Draw the result of `preview_data`.
 
     Args:
         found: The result.
         notes: What was noticed when the columns were detected.
-        task: The task.
+        kind: The objective, or else the task.
     """
     _draw_facts(found)
     _draw_lengths(found)
@@ -33,7 +38,7 @@ def draw_preview(found: DataPreview, notes: tuple[str, ...], task: str) -> None:
             for sentence in sentences:
                 Text("li", sentence)
     Text("h2", f"The first {len(found.examples)} examples as the model will see them")
-    Text("p", _LEGENDS[TaskType(task)]).classes("note")
+    Text("p", _LEGENDS[kind]).classes("note")
     with ui.element("ol").classes("walk-examples").props('tabindex=0 aria-label="Examples"'):
         for example in found.examples:
             _draw_example(example)
@@ -75,12 +80,28 @@ def _draw_lengths(found: DataPreview) -> None:
 
 
 def _draw_example(example: EncodedExample) -> None:
-    tokens, counted = shorten_middle(example.tokens, example.counted)
+    rejected, prompt = example.rejected, example.prompt
     with ui.element("li"):
-        with ui.element("div").classes("walk-tokens"):
-            for token, counts in zip(tokens, counted, strict=True):
-                span = Text("span", token)
-                if counts:
-                    span.classes("walk-counted")
+        if rejected is None:
+            _draw_tokens(example.tokens, example.counted)
+        else:
+            _draw_tokens(example.tokens[:prompt], example.counted[:prompt])
+            answers = {
+                "chosen": (example.tokens[prompt:], example.counted[prompt:]),
+                "rejected": (rejected.tokens, rejected.counted),
+            }
+            with ui.element("div").classes("walk-answers"):
+                for name, tokens in answers.items():
+                    with ui.element("div"):
+                        Text("p", name).classes("note text-sm")
+                        _draw_tokens(*tokens)
         if example.note:
             Text("p", f"{len(example.tokens):,} tokens · {example.note}").classes("note text-sm")
+
+
+def _draw_tokens(tokens: tuple[str, ...], counted: tuple[bool, ...]) -> None:
+    with ui.element("div").classes("walk-tokens"):
+        for token, counts in zip(*shorten_middle(tokens, counted), strict=True):
+            span = Text("span", token)
+            if counts:
+                span.classes("walk-counted")

@@ -8,11 +8,11 @@ from nicegui import ui
 
 from lorakit.recipes.yaml_edits import UNSET, key_lines
 from lorakit.runs.recipe_form import (
-    FIELDS,
     FormField,
     field_text,
     help_of,
     parse_field,
+    shown_fields,
     with_field,
 )
 from lorakit.studio.blocks import Text, card
@@ -30,12 +30,13 @@ async def draw(walk: Walk) -> None:
 class _MethodStep:
     def __init__(self, walk: Walk):
         self.walk = walk
+        self.fields = shown_fields(walk.checked)
         self.inputs: dict[str, Any] = {}
 
     def draw(self) -> None:
         with ui.element("div").classes("walk-columns walk-method"):
             with card("Method", "walk-tall"), ui.element("div").classes("walk-fields"):
-                for field in FIELDS:
+                for field in self.fields:
                     self._draw_field(field)
             with card(None, "walk-tall"):
                 Text("h2", "The recipe").props("id=recipe-title")
@@ -111,7 +112,7 @@ class _MethodStep:
         await self.walk.write(text)
         if self.walk.draft.text != text:
             return
-        for field in FIELDS:
+        for field in self.fields:
             value = self.walk.checked.value(field.key)
             element = self.inputs[field.key]
             if field.choices:
@@ -163,7 +164,7 @@ def _choice_name(field: FormField, value: Any) -> str:
     """Return what the value of a choice is called; another value is shown as it is."""
     names = {id(known): name for name, known in field.choices.items() if known is UNSET}
     if value is UNSET or value is None:
-        return next(iter(names.values()))
+        return next(iter(names.values()), "")
     same = (name for name, known in field.choices.items() if known is not UNSET and known == value)
     return next(same, field_text(field, value))
 

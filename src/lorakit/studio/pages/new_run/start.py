@@ -65,7 +65,9 @@ class _StartStep:
         facts: dict[str, Any] = {
             "Base": base_name(str(value("model"))),
             "Task": value("task"),
-            "Data": value("data.train"),
+            "Objective": value("objective.type"),
+            "Data": self._data_name(),
+            "Begins with": value("start_from"),
             "Rank": value("lora.r"),
             "Epochs": value("training.num_train_epochs"),
             "Learning rate": value("training.learning_rate"),
@@ -76,6 +78,10 @@ class _StartStep:
                     Text("dt", name)
                     Text("dd", str(fact))
         note("When it has finished, its page has a report, and the playground can try it.")
+
+    def _data_name(self) -> str:
+        train = self.walk.value("data.train")
+        return train if isinstance(train, str) else f"{len(train or ())} sources"
 
     def _draw_command(self) -> None:
         line = command_line(self.walk.root, train_command(self.recipe))

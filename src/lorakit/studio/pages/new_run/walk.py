@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from nicegui import ui
 
 from lorakit.errors import MissingFileError
+from lorakit.recipes import yaml_text
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import STEPS, Draft, Step, load_draft, new_draft, save_draft
@@ -45,6 +46,8 @@ async def new_run() -> None:
     draft = await asyncio.to_thread(
         _draft_for, current(), *(query.get(key, "") for key in ("draft", "from", "start"))
     )
+    if query.get("data"):
+        draft = _draft_on(*(query.get(key, "") for key in ("data", "model", "adapter")))
     walk = Walk(current().root, draft)
     walk.begin_at(query.get("step", ""))
     ui.timer(0.1, lambda: asyncio.to_thread(warm_up), once=True)
@@ -72,6 +75,19 @@ def _draft_for(studio: Studio, id: str, like: str, start: str) -> Draft:
     if start:  # the adapter says what is adapted, and how
         text = with_values(text, {"start_from": start, "lora": UNSET})
     return save_draft(studio.root, new_draft(text, step="data" if start else "method"))
+
+
+def _draft_on(data: str, model: str, adapter: str) -> Draft:
+    """Return a draft for a data file, whose columns the data step detects.
+
+    Args:
+        data: Path of the file below the folder.
+        model: The base.
+        adapter: Path of an adapter below the folder to train on from; empty for a new one.
+    """
+    values = {"model": model or None, "start_from": adapter or None, "data": {"train": data}}
+    known = {key: value for key, value in values.items() if value is not None}
+    return new_draft(yaml_text.to_text(known), step="data" if model else "base")
 
 
 class _Frame:

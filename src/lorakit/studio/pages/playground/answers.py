@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlencode
 
 from nicegui import ui
 
 from lorakit.errors import escaped
 from lorakit.runs.votes import Added, Vote
 from lorakit.serving.clients.playground import Answer, Playground
-from lorakit.serving.pooled.labels import LabelledWord, spans
+from lorakit.serving.pooled.labels import LabelledWord, TextLabel, spans
 from lorakit.studio.blocks import Text, badge, card, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import error_text
@@ -22,7 +23,7 @@ _ENDS = {
     "length": "Cut at the number of new tokens.",
     "stopped": "Stopped.",
 }
-Save = Callable[[tuple[Path, list[Vote]]], Awaitable[None]]
+Save = Callable[[Answer, tuple[Path, list[Vote]]], Awaitable[None]]
 
 
 class AnswersPart:
@@ -48,21 +49,26 @@ class AnswersPart:
         for column in self._columns:
             column.look()
 
-    async def _save(self, found: tuple[Path, list[Vote]]) -> None:
+    async def _save(self, better: Answer, found: tuple[Path, list[Vote]]) -> None:
         added = await self._state.save(found)
         self._saved.clear()
         with self._saved, card():
             Text("p", self._sentence(added))
-            note(self._how_to_train(added))
+            with ui.element("div").classes("flex-row"):
+                link = ui.link("Train on these votes", self._training_address(added, better))
+                link.classes("button button-quiet")
+            what = "pairs of a better and a worse answer" if added.is_of_answers else "examples"
+            start = self._state.place_of(better.candidate)
+            whose = "a new adapter" if start is None else f"a copy of {better.candidate.name}"
+            note(f"A new run trains {whose} on these {what}.")
 
-    def _how_to_train(self, added: Added) -> str:
-        file = self._studio.relative(added.file)
-        if added.is_of_answers:
-            return (
-                "The file is one of preferences. A recipe trains on the better answers with "
-                f"data.train={file} data.format=prompt_completion data.completion=chosen."
-            )
-        return f"A recipe trains on it with data.train={file}."
+    def _training_address(self, added: Added, better: Answer) -> str:
+        """Return the address of a new run on a file of votes, from the adapter that was asked."""
+        start = self._state.place_of(better.candidate)
+        query = {"data": self._studio.relative(added.file), "model": self._state.base or ""}
+        if start is not None:
+            query["adapter"] = self._studio.relative(start)
+        return f"/new?{urlencode(query)}"
 
     def _sentence(self, added: Added) -> str:
         file = self._studio.relative(added.file)
@@ -110,7 +116,7 @@ class Column:
         elif answer.label is not None and answer.label.values is not None:
             Text("p", answer.label.label)
         elif answer.label is not None:
-            self._draw_label(answer.label.probabilities)
+            self._draw_label(answer.label)
         elif answer.words is not None:
             self._draw_words(answer.words.words)
         else:
@@ -135,7 +141,7 @@ class Column:
         self._editor = ui.element("div").classes("flex-col gap-2 w-full")
 
     async def _prefer(self) -> None:
-        await self._save(self._state.prefer(self._answer))
+        await self._save(self._answer, self._state.prefer(self._answer))
 
     def _edit(self) -> None:
         self._editor.clear()
@@ -144,7 +150,8 @@ class Column:
             text.props("autogrow outlined autofocus")
 
             async def save() -> None:
-                await self._save(self._state.correct(self._answer, text.value or ""))
+                corrected = self._state.correct(self._answer, text.value or "")
+                await self._save(self._answer, corrected)
                 self._editor.clear()
 
             with ui.element("div").classes("flex-row gap-2"):
@@ -153,8 +160,11 @@ class Column:
 
     # ---- labels ----
 
-    def _draw_label(self, probabilities: dict[str, float]) -> None:
+    def _draw_label(self, said: TextLabel) -> None:
+        probabilities, chosen = said.probabilities, said.chosen
         ordered = sorted(probabilities.items(), key=lambda item: -item[1])
+        if chosen is not None:
+            Text("p", ", ".join(chosen) if chosen else "None of the labels.")
         with ui.element("div").classes("bars w-full"):
             for label, probability in ordered:
                 Text("span", label).classes("bar-name")
@@ -162,10 +172,16 @@ class Column:
                     ui.element("span").style(f"width: {100 * probability:.2f}%")
                 Text("span", f"{100 * probability:.1f}%").classes("number")
         names = {label: escaped(label) for label in probabilities}
-        right = ui.select(names, value=ordered[0][0], label="The right label").classes("w-full")
+        is_several = chosen is not None
+        right = ui.select(
+            names,
+            value=ordered[0][0] if chosen is None else list(chosen),
+            label="The right labels" if is_several else "The right label",
+            multiple=is_several,
+        ).classes("w-full")
 
         async def save() -> None:
-            await self._save(self._state.label(self._answer, right.value))
+            await self._save(self._answer, self._state.label(self._answer, right.value))
 
         ui.button("Save as an example", on_click=telling(save)).props("outline")
 
@@ -201,7 +217,7 @@ class Column:
 
             async def save() -> None:
                 tags = [str(each.value) for each in chosen]
-                await self._save(self._state.tag(self._answer, tags))
+                await self._save(self._answer, self._state.tag(self._answer, tags))
                 self._editor.clear()
 
             with ui.element("div").classes("flex-row gap-2"):

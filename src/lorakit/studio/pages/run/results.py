@@ -40,6 +40,9 @@ def show_predictions(found: Predictions) -> None:
         problem(found.problem)
     if not found.all:
         return
+    if found.are_numbers:
+        _show_numbers(found)
+        return
     right = sum(one.is_right for one in found.all)
     count = len(found.all)
     words = f"{right:,} of {count:,} validation examples are right ({right / count:.1%})"
@@ -56,6 +59,14 @@ def show_predictions(found: Predictions) -> None:
         most = least = ""
     _examples(f"Wrong{most}", found.wrong(), found)
     _examples(f"Right{least}", found.right(), found)
+
+
+def _show_numbers(found: Predictions) -> None:
+    off = [one.off_by for one in found.all if one.off_by is not None]
+    note(f"{len(off):,} validation examples, on average {sum(off) / len(off):.4g} off.")
+    ordered = found.farthest()
+    _examples("The farthest off", ordered, found)
+    _examples("The nearest", ordered[::-1], found)
 
 
 def show_picture(path: Path, description: str) -> None:

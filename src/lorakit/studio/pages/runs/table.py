@@ -145,6 +145,7 @@ _ACTIONS = """
 <q-btn flat round dense icon="delete_outline" @click="$parent.$emit('remove', props.row.path)"
   :aria-label="'Delete ' + props.row.shown"><q-tooltip>Delete</q-tooltip></q-btn>
 """
+_SELECT = '<q-checkbox v-model="props.selected" :aria-label="{name}" />'
 _CARD = f"""
 <div class="run-card"><section class="card">
   <div class="flex-row gap-2 run-card-top">{_STATE}<span class="grow"></span>{_ACTIONS}</div>
@@ -194,6 +195,8 @@ def draw_table(
         ("actions", _ACTIONS),
     ):
         table.add_slot(f"body-cell-{column}", f'<q-td :props="props">{inner}</q-td>')
+    table.add_slot("header-selection", _SELECT.format(name="'Select all runs'"))
+    table.add_slot("body-selection", _SELECT.format(name="'Select ' + props.row.shown"))
     table.add_slot("item", _CARD)
     table.on("edit", lambda event: edit(event.args))
     table.on("remove", lambda event: delete(event.args))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-WAIT_S = 30
+WAIT_S = 90
 
 
 @pytest.fixture

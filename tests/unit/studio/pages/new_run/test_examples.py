@@ -8,7 +8,6 @@ pytestmark = pytest.mark.anyio
 
 PREVIEW = DataPreview(
     columns=("prompt", "completion"),
-    used={"data.prompt": "prompt"},
     labels=(),
     train_examples=9000,
     validation_examples=1000,

@@ -66,3 +66,14 @@ async def test_what_is_not_yaml_closes_the_fields_until_it_is_mended(only, until
     assert not only(ui.input, "lora.r").enabled
     editor.set_value(draft.text)
     await until(lambda: only(ui.input, "lora.r").enabled)
+
+
+async def test_preferences_have_fields_of_their_objective(only, until, see, open_at, studio):
+    text = recipe_text("CAUSAL_LM", "r.yaml", "runs/a", "m", objective="dpo")
+    draft = await open_at("method", with_values(text, {"objective.sft_weight": 0.5}))
+    await see("The recipe")
+    assert only(ui.select, "objective.type").value == "dpo"
+    only(ui.input, "objective.beta").set_value("0.3")
+    await until(lambda: "beta: 0.3" in load_draft(studio.root, draft.id).text)
+    values = check_text(load_draft(studio.root, draft.id).text, "r").values
+    assert values["objective"] == {"type": "dpo", "beta": 0.3, "sft_weight": 0.5}

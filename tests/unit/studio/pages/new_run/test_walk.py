@@ -1,12 +1,16 @@
 """The walk: its five steps, its draft, and what keeps a step from the next."""
 
+from urllib.parse import urlencode
+
 import pytest
 from nicegui import ui
 
+from lorakit.quickstart.model_files import base_model_path
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.yaml_edits import with_values
 from lorakit.runs.drafts import load_draft, recent_drafts
 from lorakit.runs.recipe_form import check_text
+from lorakit.runs.votes import add_votes, preference
 
 pytestmark = pytest.mark.anyio
 
@@ -74,3 +78,23 @@ async def test_a_second_round_begins_with_the_adapter_of_a_run(user, studio, see
     second = check_text(draft.text, "r").recipe
     assert (second.start_from, second.output) == ("runs/a", "runs/a-2")
     assert "lora" not in second.model_fields_set
+
+
+async def test_votes_become_a_run_on_preferences_that_starts_from_the_adapter(
+    user, studio, see, computed_here, until
+):
+    file = studio.root / "preferences" / "texts.jsonl"
+    votes = [
+        preference(f"Say {n}.", " Yes.", " No.", chosen_from="a", rejected_from="b")
+        for n in range(12)
+    ]
+    add_votes(file, votes)
+    (studio.root / "first").mkdir()
+    query = {"data": "preferences/texts.jsonl", "model": str(base_model_path())}
+    await user.open(f"/new?{urlencode({**query, 'adapter': 'first'})}")
+    await until(lambda: recent_drafts(studio.root))
+    await until(lambda: "objective" in recent_drafts(studio.root)[0].text)
+    (draft,) = recent_drafts(studio.root)
+    recipe = check_text(draft.text, "r").recipe
+    assert (recipe.start_from, recipe.objective.type) == ("first", "dpo")
+    assert recipe.data.train == "preferences/texts.jsonl"

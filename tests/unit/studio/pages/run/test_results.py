@@ -76,3 +76,16 @@ async def test_a_picture_that_is_not_there_or_a_link_is_not_shown(user, tmp_path
     await drawn(user, show)
     await user.should_see("shown")
     assert "secret" not in str([e.props for e in user.find(ui.element).elements if e.tag == "img"])
+
+
+async def test_numbers_are_shown_by_how_far_they_are_off(user):
+    found = Predictions(
+        tuple(
+            Prediction(f"text {n}", "1.0", f"{1 + n}", None, None, off_by=float(n))
+            for n in range(3)
+        )
+    )
+    await drawn(user, lambda: show_predictions(found))
+    await user.should_see("3 validation examples, on average 1 off.")
+    await user.should_see("The farthest off")
+    await user.should_not_see("Confusion matrix")

@@ -1,0 +1,106 @@
+"""What the tasks share that compare two answers to a prompt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit.data.answers import AnswerCollator
+from lorakit.data.preferences import PARTS, VOTES_KEY
+from lorakit.data.tokenize_examples import first_examples, readable
+from lorakit.data.tokenizers import pad_id
+from lorakit.models.pretrained import resolve_max_length
+from lorakit.recipes.objective_section import ObjectiveConfig
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.tasks.encoded_answers import encode_answers
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from lorakit.data import Splits
+    from lorakit.recipes.recipe import Recipe
+
+
+class AnswersTask(Task):
+    """Learn from an `objective:` section; its examples are two answers to one prompt each."""
+
+    def __init__(self, config: ObjectiveConfig):
+        """Create the task of an `objective:` section."""
+        self.config = config
+
+    @property
+    def counts_prompts(self) -> bool:
+        """Whether the tokens of prompts count too."""
+        return False
+
+    def encode(
+        self,
+        splits: Splits,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        labels: tuple[str, ...] | None,
+    ) -> Encoded:
+        """Tokenize each prompt with its two answers, and mark the tokens that count."""
+        max_length = resolve_max_length(recipe.data.max_length, model, tokenizer)
+        encoded, cut, layout, notes = encode_answers(
+            *(splits, recipe, tokenizer, self.config, max_length),
+            counts_prompts=self.counts_prompts,
+        )
+        settings = self.settings(
+            recipe,
+            model,
+            max_length=max_length,
+            format="messages" if layout.is_conversation else "prompt_completion",
+            **self.answer_settings(encoded["training"], recipe, tokenizer),
+        )
+        return Encoded(
+            encoded["training"],
+            encoded.get("validation"),
+            (*self.fresh_notes(recipe, model), *notes),
+            settings,
+            cut_examples=cut,
+        )
+
+    def answer_settings(
+        self, examples: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Return further settings that inference needs.
+
+        Args:
+            examples: The encoded training examples.
+            recipe: The recipe.
+            tokenizer: The base model's tokenizer.
+        """
+        return {}
+
+    def preview_examples(
+        self,
+        encoded: Encoded,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+        n: int = 2,
+    ) -> list[PreviewExample]:
+        """Return the first examples as they are batched; a pair has its rejected answer beside."""
+        collate = AnswerCollator(pad_id(tokenizer))
+        previews = []
+        for example in first_examples(encoded.train, n):
+            batch = collate([example])
+            rows = []
+            for row in range(2):
+                mask = batch["attention_mask"][0, row].bool()
+                counted = (batch["labels"][0, row][mask] >= 0).tolist()
+                counted[0] = False  # nothing predicts the first token
+                rows.append((readable(tokenizer, batch["input_ids"][0, row][mask]), counted))
+            (chosen, marks), (rejected, others) = rows
+            prompt = example[PARTS][0]
+            if VOTES_KEY in example:
+                vote = "good" if example[VOTES_KEY] else "bad"
+                note = f"{vote}, {sum(marks)} of {len(marks)} tokens count"
+                previews.append(PreviewExample(chosen, marks, note))
+                continue
+            note = f"{prompt} of the prompt, {sum(marks)} and {sum(others)} that count"
+            beside = PreviewExample(rejected[prompt:], others[prompt:], "rejected")
+            previews.append(PreviewExample(chosen, marks, note, prompt, beside))
+        return previews

@@ -1,0 +1,47 @@
+"""The cost of adapting all layers, the upper half and the upper quarter."""
+
+import pytest
+
+from lorakit.planning import plan
+from lorakit.planning.depths import depths
+
+
+@pytest.fixture
+def of(recipe, config_dir):
+    def planned(**changes):
+        model = config_dir(num_hidden_layers=8, hidden_size=64, intermediate_size=128)
+        made = recipe(model=model, **changes)
+        return depths(made, plan(made))
+
+    return planned
+
+
+def test_times_are_counted_products_and_memory_is_planned(of):
+    found = of()
+    assert [one.layers for one in found.values()] == [8, 4, 2]
+    block, head = 4 * 64 * 64 + 3 * 64 * 128, 64 * 64
+    every = 2 * (8 * block + head)
+    half, quarter = found["upper half"], found["upper quarter"]
+    assert found["all"].first_epoch == found["all"].later_epoch == 1
+    assert half.first_epoch == pytest.approx((12 * block + 2 * head) / every)
+    assert half.later_epoch == pytest.approx((8 * block + 2 * head) / every)
+    assert quarter.later_epoch == pytest.approx((4 * block + 2 * head) / every)
+    needed = [one.needed_bytes for one in found.values()]
+    assert needed == sorted(needed, reverse=True)
+    assert found["all"].cache_bytes == 0
+
+
+def test_a_recipe_that_keeps_nothing_has_none(of):
+    assert of(**{"frozen_part.cache_bytes": 0}) == {}
+
+
+def test_checkpointing_has_none(of):
+    assert of(**{"training.gradient_checkpointing": True}) == {}
+
+
+def test_what_is_kept_has_the_tokens_of_an_epoch(recipe):
+    made = recipe()
+    planned = plan(made)
+    found = depths(made, planned)
+    assert list(found) == ["all", "upper half"], "a quarter of two layers is the same one"
+    assert found["upper half"].cache_bytes == round(planned.tokens / planned.epochs) * 32 * 4
