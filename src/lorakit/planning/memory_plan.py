@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,15 +78,6 @@ class MemoryPlan(StepMemory):
         """Memory of the process with its tensors."""
         return self.peak_bytes + self.process_bytes
 
-    def needed_bytes_together(self, runs: int) -> int:
-        """Memory of a process that trains several such runs together: one base, the rest for each.
-
-        Args:
-            runs: Number of runs.
-        """
-        base = self.at_peak.get("base weights", 0)
-        return self.process_bytes + base + runs * (self.peak_bytes - base)
-
     @property
     def fits(self) -> bool | None:
         """Whether tensors and process fit into the memory; None if unknown."""
@@ -119,6 +110,17 @@ class MemoryPlan(StepMemory):
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON values."""
         return {**asdict(self), "needed_bytes": self.needed_bytes, "fits": self.fits}
+
+
+def bytes_together(plans: Sequence[MemoryPlan]) -> int:
+    """Return the memory of runs that train together: one process and base, the rest for each.
+
+    Args:
+        plans: Plans of the runs alone.
+    """
+    base = max(plan.at_peak.get("base weights", 0) for plan in plans)
+    others = sum(plan.peak_bytes - plan.at_peak.get("base weights", 0) for plan in plans)
+    return max(plan.process_bytes for plan in plans) + base + others
 
 
 def plan(

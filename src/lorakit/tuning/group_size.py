@@ -17,7 +17,7 @@ import torch
 from lorakit.errors import LorakitError, PlanError, StoppedError
 from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import size_text
-from lorakit.planning import MemoryPlan, plan
+from lorakit.planning import MemoryPlan, bytes_together, plan
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.run import train
 from lorakit.training.stop_request import StopRequest
@@ -80,7 +80,7 @@ def require_room(recipe: Recipe, runs: int) -> None:
     planned = _plan_or_none(recipe)
     if planned is None:
         return
-    needed, there = planned.needed_bytes_together(runs), planned.memory_bytes
+    needed, there = bytes_together([planned] * runs), planned.memory_bytes
     if there is not None and needed > there:
         raise PlanError(
             f"{runs} trials do not fit together: they need {size_text(needed)}, expected at most "
@@ -94,7 +94,7 @@ def _sizes(recipe: Recipe, most: int) -> list[int]:
     sizes = [2**power for power in range(1, most.bit_length()) if 2**power <= most]
     if planned is None or planned.memory_bytes is None:
         return sizes
-    return [s for s in sizes if planned.needed_bytes_together(s) <= planned.memory_bytes]
+    return [s for s in sizes if bytes_together([planned] * s) <= planned.memory_bytes]
 
 
 def _plan_or_none(recipe: Recipe) -> MemoryPlan | None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lorakit.planning import plan
+from lorakit.planning import bytes_together, plan
 from lorakit.tuning import group_size
 from lorakit.tuning.group_size import quickest_size
 
@@ -36,8 +36,8 @@ def test_trials_stay_apart_where_together_is_not_clearly_quicker(timed):
 
 def test_what_does_not_fit_is_not_measured(recipe, timed):
     planned = plan(recipe(), memory=10**12)
-    assert planned.needed_bytes_together(1) == planned.needed_bytes
-    per_run = planned.needed_bytes_together(2) - planned.needed_bytes
+    assert bytes_together([planned]) == planned.needed_bytes
+    per_run = bytes_together([planned] * 2) - planned.needed_bytes
     assert 0 < per_run < planned.peak_bytes
     timed({1: 1.0, 2: 1.0, 4: 1.0}, replace(planned, memory_bytes=planned.needed_bytes + per_run))
     assert quickest_size(None, 8, 1, 1).size == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lorakit.cli.launched import is_launched_in_parallel
@@ -48,6 +49,37 @@ def plan_first(
             f"{plan_command}. To try anyway: {command} --force"
         )
     return plan
+
+
+def plan_together_first(recipes: Sequence[Recipe], *, force: bool = False) -> None:
+    """Print the plan of runs that train together in one line.
+
+    Args:
+        recipes: Their recipes.
+        force: Whether to continue even if they do not fit.
+
+    Raises:
+        PlanError: They do not fit.
+        OutputExistsError: An `output` is not empty.
+    """
+    from lorakit.planning import bytes_together
+    from lorakit.recipes.run_directory import RunDirectory
+
+    for recipe in recipes:
+        RunDirectory.refuse_occupied(recipe.output)
+    plans = [found for recipe in recipes if (found := _plan_or_report(recipe, 1)) is not None]
+    if len(plans) < len(recipes):
+        return
+    needed, there = bytes_together(plans), plans[0].memory_bytes
+    alone = size_text(sum(plan.needed_bytes for plan in plans))
+    of = "" if there is None else f" of {size_text(there)}"
+    say(f"Planned: {size_text(needed)}{of} at the peak; {alone} in a process for each run")
+    if there is not None and needed > there and not force:
+        raise PlanError(
+            f"These {len(plans)} runs cannot fit together: they need {size_text(needed)} at their "
+            f"peak, expected at most {size_text(there)}. Train fewer at a time, or one after "
+            "another without --together; to try anyway, add --force."
+        )
 
 
 def _plan_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:

@@ -70,7 +70,7 @@ def train(
     """Train an adapter from a recipe."""
     changes = overrides or []
     if together:
-        _train_together(recipe, changes, resume=resume, dry_run=dry_run, ray=ray)
+        _train_together(recipe, changes, resume=resume, force=force, dry_run=dry_run, ray=ray)
         return
     second = next((each for each in changes if "=" not in each and Path(each).is_file()), None)
     if second is not None:
@@ -123,7 +123,13 @@ def train(
 
 
 def _train_together(
-    recipe: Path, arguments: list[str], *, resume: bool, dry_run: bool, ray: int | None
+    recipe: Path,
+    arguments: list[str],
+    *,
+    resume: bool,
+    force: bool,
+    dry_run: bool,
+    ray: int | None,
 ) -> None:
     """Train the recipes among the arguments; those with an = change all of them."""
     if dry_run or ray is not None:
@@ -136,7 +142,7 @@ def _train_together(
 
     changes = [argument for argument in arguments if "=" in argument]
     recipes = [recipe, *(Path(argument) for argument in arguments if "=" not in argument)]
-    train_several(recipes, changes, resume=resume)
+    train_several(recipes, changes, resume=resume, force=force)
     exit_if_signalled()
 
 

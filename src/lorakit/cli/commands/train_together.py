@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lorakit.cli.commands.plan_first import plan_together_first
 from lorakit.cli.launched import is_launched_in_parallel
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import closing, complain, heading, say, shell_quote
+from lorakit.cli.views.progress import showing_data_progress
 from lorakit.cli.views.result import show_result
 from lorakit.cli.views.together import GroupView, short_names
 from lorakit.errors import ConfigError, LorakitError, OutputExistsError, StoppedError
@@ -20,16 +22,20 @@ if TYPE_CHECKING:
     from lorakit.training.run import TrainResult
 
 
-def train_several(recipes: Sequence[Path], changes: Sequence[str], *, resume: bool) -> None:
+def train_several(
+    recipes: Sequence[Path], changes: Sequence[str], *, resume: bool, force: bool
+) -> None:
     """Train recipes together, and show the progress of each.
 
     Args:
         recipes: The recipes' files.
         changes: Changes to each of them.
         resume: Whether to continue the runs.
+        force: Whether to train even if the plan does not fit.
 
     Raises:
         ConfigError: The recipes cannot run together.
+        PlanError: They do not fit into memory together.
     """
     if is_launched_in_parallel():
         raise ConfigError(
@@ -39,11 +45,16 @@ def train_several(recipes: Sequence[Path], changes: Sequence[str], *, resume: bo
     from lorakit.recipes.recipe import Recipe
     from lorakit.training.stop_request import StopRequest
     from lorakit.training.together import train_together
+    from lorakit.training.together.agreement import require_agreement
 
     say(f"Reading {', '.join(map(str, recipes))} ...")
     loaded = [Recipe.load(path, [*changes]) for path in recipes]
+    require_agreement(loaded)
     hide_loading_bars()
     say(f"{len(loaded)} runs on {loaded[0].model}, together in one process")
+    if not resume:
+        with showing_data_progress():
+            plan_together_first(loaded, force=force)
     files = " ".join(map(shell_quote, recipes))
     command = " ".join(["lorakit train", files, "--together", *map(shell_quote, changes)])
     view = GroupView(short_names([recipe.output for recipe in loaded]))

@@ -55,3 +55,14 @@ def test_what_cannot_be_planned_is_trained(cli, cls_recipe, monkeypatch):
     assert result.exit_code == 0, result.stderr
     assert "could not be planned (ZeroDivisionError: no such number)" in result.stdout
     assert "| planned |" not in (cls_recipe.parent / "run" / "report.md").read_text()
+
+
+def test_runs_that_do_not_fit_together_are_not_trained(cli, cls_recipe, small_machine):
+    other = cls_recipe.parent / "other.yaml"
+    other.write_text(cls_recipe.read_text().replace("/run", "/other"))
+    result = cli("train", cls_recipe, other, "--together")
+    assert result.exit_code == 2
+    assert "These 2 runs cannot fit together: they need" in flat(result.stderr)
+    assert "without --together; to try anyway, add --force" in flat(result.stderr)
+    assert "in a process for each run" in flat(result.stdout)
+    assert not (cls_recipe.parent / "run").exists()
