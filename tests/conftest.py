@@ -29,6 +29,7 @@ from fixtures.figures import blank_pictures, saved_figures  # noqa: E402, F401
 from fixtures.layers import group_sizes  # noqa: E402, F401
 from fixtures.preferences import prepare_preferences  # noqa: E402, F401
 from fixtures.runs import (  # noqa: E402, F401
+    all_neutral_passages,
     blank_loss_plots,
     done,
     few_neutral_passages,

@@ -14,6 +14,8 @@ from lorakit import LoraConfig, add_adapter, save_adapter
 from lorakit.training import Recipe, RunDirectory, train
 from tiny_models import randomize_
 
+pytestmark = pytest.mark.usefixtures("all_neutral_passages")
+
 # Of losses, norms and weights. Sums of float32 are made in another order; AdamW divides what that
 # changes in a small gradient by the gradient's size.
 TOLERANCES = {"loss": 1e-5, "norm": 1e-4, "weight": 1e-4}

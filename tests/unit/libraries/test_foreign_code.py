@@ -117,6 +117,8 @@ def adapter(folder, tmp_path, tiny_distilbert_dir):
     randomize_(model)
     lorakit.save_adapter(model, tmp_path / "adapter")
     _change(tmp_path / "adapter" / "adapter_config.json", {"base_model_name_or_path": str(folder)})
+    labels = {"labels": ["negative", "positive"]}
+    (tmp_path / "adapter" / "lorakit.json").write_text(json.dumps(labels))
     for name in ("tokenizer.json", "tokenizer_config.json", "own_tokenizer.py"):
         if "auto_map" in (folder / "tokenizer_config.json").read_text():
             shutil.copy(folder / name, tmp_path / "adapter" / name)

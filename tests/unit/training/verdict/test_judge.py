@@ -17,7 +17,6 @@ from lorakit.quickstart.model_files import base_model_path
 from lorakit.training import Recipe, RunDirectory, evaluate, train
 from lorakit.training.tasks import task_for
 from lorakit.training.validation_predictions import find_at_end
-from lorakit.training.verdict import judge
 from lorakit.training.verdict.judge import (
     encode_neutral_text,
     neutral_passages,
@@ -27,11 +26,7 @@ from lorakit.training.verdict.judge import (
 WORDS = {"good": "positive", "fine": "positive", "awful": "negative", "dull": "negative"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _all_passages(few_neutral_passages):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge, "neutral_passages", neutral_passages)
-        yield
+pytestmark = pytest.mark.usefixtures("all_neutral_passages")
 
 
 @pytest.fixture
