@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lorakit.ops.native import openmp
 from lorakit.training.together.process_state import ProcessState
 
 
@@ -65,7 +66,8 @@ class Turns:
 
     A thread keeps its turn until it requests something. When all wait, the requests are served in
     the thread that asked last. So nothing here runs at the same time, and each thread finds the
-    process as it has left it.
+    process as it has left it. A thread that waits keeps no OpenMP threads: with more of them than
+    processors, those of the thread that computes would sleep between any two products.
     """
 
     def __init__(self, serve: Callable[[Sequence[Turn]], None]):
@@ -98,6 +100,7 @@ class Turns:
                     self._turns.append(turn)
             finally:
                 if is_first and self._turns:
+                    openmp.end_waiting_threads()
                     self._turns[0].wake()
 
     def ask(self, turn: Turn, request: Any) -> Any:
@@ -112,6 +115,7 @@ class Turns:
         if following is turn:
             turn.state.restore()
         else:
+            openmp.end_waiting_threads()
             following.wake()
             turn.sleep()
         problem, turn.problem = turn.problem, None
@@ -122,6 +126,7 @@ class Turns:
 
     def _run(self, turn: Turn) -> None:
         turn.run()
+        openmp.end_waiting_threads()
         with self._changing:
             if len(self._turns) > 1:
                 self._next_after(turn, leaves=True).wake()

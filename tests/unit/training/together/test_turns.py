@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from lorakit.training.together import turns as turns_module
 from lorakit.training.together.turns import Turn, Turns
 
 
@@ -123,3 +124,15 @@ def test_one_may_join_while_others_run():
     turns.start(first)
     assert first.is_over.wait(10) and joined[0].is_over.wait(10)
     assert first.result == [1, 2, 2] and joined[0].result == [2, 2, 1]
+
+
+def test_a_thread_that_waits_keeps_no_threads_that_compute(monkeypatch):
+    ended = []
+    monkeypatch.setattr(
+        turns_module.openmp,
+        "end_waiting_threads",
+        lambda: ended.append(threading.current_thread().name),
+    )
+    run(lambda ask: ask(1), lambda ask: ask(1))
+    assert ended[0] == threading.current_thread().name
+    assert {"0", "1"} <= set(ended), "each when it passes its turn on or is over"
