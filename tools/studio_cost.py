@@ -28,6 +28,7 @@ from playwright.sync_api import Page, sync_playwright
 from tools.studio_screenshots import find_link
 
 from lorakit.quickstart.model_files import base_model_path
+from lorakit.recipes.directory_lock import locking_directory
 from lorakit.recipes.recipe import Recipe
 
 EXAMPLES, POINTS, SAMPLES = 400, 20_000, 9
@@ -137,7 +138,18 @@ def drawing(page: Page, address: str) -> None:
 
 
 def live_points(page: Page, address: str, run: Path) -> None:
-    """Measure the time from a row in the run's file to its point on the screen."""
+    """Measure the time from a row in the run's file to its point on the screen.
+
+    Args:
+        page: A page of the browser.
+        address: Address of the run.
+        run: Its directory, which is locked as that of a run that trains: others are seldom read.
+    """
+    with locking_directory(run):
+        _live_points(page, address, run)
+
+
+def _live_points(page: Page, address: str, run: Path) -> None:
     page.goto(address)
     wait_for_step(page, POINTS)
     found = []
