@@ -47,7 +47,7 @@ def test_outputs_and_gradients_are_those_of_each_run_alone(build):
     alone = []
     for model, one in zip(members, passes(), strict=True):
         hidden = backbone_of(model)(**one.inputs).last_hidden_state
-        hidden.square().sum().backward()
+        hidden.pow(3).sum().backward()  # the sum of squares of a normalised state is constant
         alone.append((hidden.detach(), gradients(model)))
         model.zero_grad()
     group = StackedModel(base, torch.device("cpu"))
@@ -56,13 +56,14 @@ def test_outputs_and_gradients_are_those_of_each_run_alone(build):
     states = [ProcessState.current() for _ in members]
     outputs, leaves = group.forward(passes(), states)
     for output in outputs:
-        output.last_hidden_state.square().sum().backward()
+        output.last_hidden_state.pow(3).sum().backward()
     assert not gradients(members[0]), "the gradients arrive with the pass of all"
     leaves.backward()
     for (hidden, expected), output, model in zip(alone, outputs, members, strict=True):
         torch.testing.assert_close(output.last_hidden_state, hidden, rtol=1e-4, atol=1e-5)
         for got, wanted in zip(gradients(model), expected, strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
+            # Sums in another order: against the largest entry, as small ones may cancel out.
+            assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert_untouched(base, before)
 
 
