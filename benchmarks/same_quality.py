@@ -62,7 +62,7 @@ STEP = "step of one batch, as dtype: auto times it"
 CHOSEN = "{}, which dtype: auto takes"
 
 STANDARD_ERROR_POINTS = 1.8
-"""Of one accuracy near 80 % of the quickstart's 480 held-out examples."""
+"""Standard error of one accuracy near 80 %, on the quickstart's 480 held-out examples."""
 
 _QUICK_EXAMPLES = 120
 

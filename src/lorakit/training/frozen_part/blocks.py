@@ -1,4 +1,4 @@
-"""Find the blocks of a model that no training reaches: those below the first adapted one."""
+"""The blocks of a model below the first adapted one, and the form of what blocks return."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from lorakit.recipes.numerics import numerics_facts
@@ -130,3 +130,34 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
         if not is_inner and len({type(block) for block in module}) == 1:
             found.append((path, module))
     return found
+
+
+@dataclass(frozen=True)
+class BlockOutput:
+    """The form of what every block of a model returns.
+
+    Most blocks return hidden states. Those of BLOOM, Falcon, GPT-J or DeBERTa return a tuple of
+    hidden states and attention weights, which nobody reads in training.
+    """
+
+    others: int | None = None
+    """Number of values after the hidden states in a tuple; None for hidden states alone."""
+
+    @classmethod
+    def of(cls, output: object) -> BlockOutput | None:
+        """Return the form of an output, None if it does not begin with hidden states."""
+        if isinstance(output, Tensor):
+            return cls()
+        if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+            return cls(len(cast(tuple[object, ...], output)) - 1)
+        return None
+
+    def hidden_states(self, output: Any) -> Tensor:
+        """Return the hidden states of an output of this form."""
+        return output if self.others is None else output[0]
+
+    def made_of(self, hidden_states: Tensor) -> Any:
+        """Return an output of this form; the other values are None."""
+        if self.others is None:
+            return hidden_states
+        return (hidden_states, *[None] * self.others)

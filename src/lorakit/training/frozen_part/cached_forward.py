@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.ops.compute_dtype import autocast_dtype
-from lorakit.training.frozen_part.block_output import BlockOutput
-from lorakit.training.frozen_part.blocks import FrozenBlocks
+from lorakit.training.frozen_part.blocks import BlockOutput, FrozenBlocks
 
 _NOT_INPUTS = ("labels", "num_items_in_batch")
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lorakit.files.user_cache import user_cache
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
-from lorakit.training.frozen_part.block_output import BlockOutput
 from lorakit.training.frozen_part.blocks import (
+    BlockOutput,
     FrozenBlocks,
     find_frozen_blocks,
     has_dropout,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.recipes.recipe import Recipe
@@ -30,6 +30,15 @@ _NOTE = (
 )
 
 
+class RunOptions(TypedDict, total=False):
+    """Arguments of `lorakit.train` that each run of a group has for itself."""
+
+    resume: bool
+    planned_bytes: int | None
+    on_event: EventHandler | None
+    stop: StopRequest | None
+
+
 class RunGroup:
     """Trains runs on one base in this process; runs may join and leave between steps.
 
@@ -51,55 +60,28 @@ class RunGroup:
         self._recipes: list[Recipe] = []  # not the runs, whose errors hold trainers
         self._settled: Recipe | None = None
 
-    def start(
-        self,
-        recipe: Recipe,
-        *,
-        resume: bool = False,
-        planned_bytes: int | None = None,
-        on_event: EventHandler | None = None,
-        stop: StopRequest | None = None,
-    ) -> GroupedRun:
+    def start(self, recipe: Recipe, **options: Unpack[RunOptions]) -> GroupedRun:
         """Start a run, from any thread; see `add`.
 
         Raises:
             ConfigError: It cannot run with those that have been started.
         """
-        run = self.add(
-            recipe, resume=resume, planned_bytes=planned_bytes, on_event=on_event, stop=stop
-        )
+        run = self.add(recipe, **options)
         self.begin(run)
         return run
 
-    def add(
-        self,
-        recipe: Recipe,
-        *,
-        resume: bool = False,
-        planned_bytes: int | None = None,
-        on_event: EventHandler | None = None,
-        stop: StopRequest | None = None,
-    ) -> GroupedRun:
+    def add(self, recipe: Recipe, **options: Unpack[RunOptions]) -> GroupedRun:
         """Add a run that `begin` starts.
 
         Args:
             recipe: A recipe with the base of the others.
-            resume: See `lorakit.train`.
-            planned_bytes: See `lorakit.train`.
-            on_event: See `lorakit.train`; called in the run's thread.
-            stop: See `lorakit.train`.
+            options: Arguments of `lorakit.train`; `on_event` is called in the run's thread.
 
         Raises:
             ConfigError: It cannot run with those that have been added.
         """
         recipe = recipe.with_absolute_paths()
         require_agreement([*self._recipes, recipe])
-        options = {
-            "resume": resume,
-            "planned_bytes": planned_bytes,
-            "on_event": on_event,
-            "stop": stop,
-        }
         run = GroupedRun(self, self._passes, len(self._recipes), recipe, options)
         self._recipes.append(recipe)
         return run
@@ -138,7 +120,7 @@ class GroupedRun:
         passes: SharedPasses,
         number: int,
         recipe: Recipe,
-        options: dict[str, Any],
+        options: RunOptions,
     ):
         """Create the run; `RunGroup.start` does.
 
@@ -154,7 +136,7 @@ class GroupedRun:
         self._group = group
         self._passes = passes
 
-    def _train(self, options: dict[str, Any]) -> TrainResult:
+    def _train(self, options: RunOptions) -> TrainResult:
         recipe = self._group.with_settled_dtype(self.recipe)
         return train(recipe, host=self, **options)
 

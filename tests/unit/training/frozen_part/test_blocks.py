@@ -5,6 +5,7 @@ import torch
 
 from lorakit import LoraConfig, add_adapter
 from lorakit.training.frozen_part.blocks import (
+    BlockOutput,
     find_frozen_blocks,
     has_dropout,
     identity_of,
@@ -80,3 +81,24 @@ def test_dropout_stays_off_below_while_the_model_trains():
 def test_a_model_without_dropout_has_none():
     model = adapted(llama(), (1,))
     assert not has_dropout(model, find_frozen_blocks(model))
+
+
+STATES, OTHER = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("output", "made"),
+    [(STATES, OTHER), ((STATES,), (OTHER,)), ((STATES, STATES, 1), (OTHER, None, None))],
+    ids=["tensor", "tuple of one", "tuple of three"],
+)
+def test_an_output_of_the_same_form_is_made(output, made):
+    form = BlockOutput.of(output)
+    assert form.hidden_states(output) is STATES
+    got = form.made_of(OTHER)
+    assert type(got) is type(made)
+    assert got is OTHER or (got[0] is OTHER and got[1:] == made[1:])
+
+
+@pytest.mark.parametrize("output", [{"hidden_states": STATES}, (), (None, STATES), None])
+def test_what_does_not_begin_with_hidden_states_has_no_form(output):
+    assert BlockOutput.of(output) is None

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from lorakit import LoraConfig, add_adapter
-from lorakit.training.frozen_part.block_output import BlockOutput
-from lorakit.training.frozen_part.blocks import find_frozen_blocks
+from lorakit.training.frozen_part.blocks import BlockOutput, find_frozen_blocks
 from lorakit.training.frozen_part.cached_forward import caching_frozen_part
 from lorakit.training.frozen_part.store import HiddenStates
 from tiny_models.architectures import gpt2, llama, tiny

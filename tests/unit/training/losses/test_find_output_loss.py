@@ -5,29 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fixtures.labelled_batches import batch
 from lorakit.training.losses.find_output_loss import (
     all_logits_note,
     assumed_output_loss,
     find_output_loss,
 )
 from tiny_models import VOCABULARY, llama
-
-
-def batch(model, rows=3, length=8):
-    """Return inputs and labels; of the labels some are masked."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, 30, (rows, length), generator=generator)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    labels = ids.clone()
-    if model.config.is_encoder_decoder:
-        labels = torch.randint(3, 30, (rows, length - 2), generator=generator)
-        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels)
-    else:
-        inputs["use_cache"] = False
-    if getattr(model.config, "output_router_logits", False):
-        inputs["output_router_logits"] = True
-    labels[0, :4] = labels[-1, -1] = -100
-    return inputs, labels
 
 
 class OwnHead(nn.Module):

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 import tiny_models
 from allocations import allocations_of
+from fixtures.labelled_batches import batch
 from lorakit.config import LoraConfig
 from lorakit.errors import TrainingError
 from lorakit.injection import add_adapter, disable_adapters
@@ -84,23 +85,6 @@ def untied_t5():
 
 
 MODELS = [llama, gpt2, bloom, capped, scaled, divided, experts, t5, untied_t5, offset]
-
-
-def batch(model, rows=3, length=8):
-    """Return inputs and labels; of the labels some are masked."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, 30, (rows, length), generator=generator)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    labels = ids.clone()
-    if model.config.is_encoder_decoder:
-        labels = torch.randint(3, 30, (rows, length - 2), generator=generator)
-        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels)
-    else:
-        inputs["use_cache"] = False
-    if getattr(model.config, "output_router_logits", False):
-        inputs["output_router_logits"] = True
-    labels[0, :4] = labels[-1, -1] = -100
-    return inputs, labels
 
 
 def auxiliary_weight(model):
