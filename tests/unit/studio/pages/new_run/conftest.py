@@ -1,7 +1,8 @@
 """Waiting for what a page does beside the event loop, and recipes of small runs."""
 
 import asyncio
-import os
+import contextlib
+import threading
 import time
 
 import pytest
@@ -49,18 +50,16 @@ def computed_here(monkeypatch):
     """Compute in a thread of this process; its processes are tested where they are."""
     from lorakit.studio.pages.new_run import state
 
+    one_at_a_time = threading.Lock()  # a process has one working directory
+
     class Here:
         def __init__(self, directory, function, *args, **options):
             self.directory, self.call = directory, (function, args, options)
 
         def result(self):
             function, args, options = self.call
-            before = os.getcwd()
-            os.chdir(self.directory)
-            try:
+            with one_at_a_time, contextlib.chdir(self.directory):
                 return function(*args, **options)
-            finally:
-                os.chdir(before)
 
         def cancel(self):
             pass

@@ -156,7 +156,7 @@ async def test_a_file_that_is_not_understood_takes_nothing_from_the_one_before(
 
 
 async def test_another_file_of_the_same_task_keeps_the_settings(
-    studio, see, only, open_at, tickets
+    studio, see, only, open_at, tickets, until
 ):
     text = with_values(tickets, {"lora.r": 3, "lora.lora_dropout": UNSET, "start_from": "runs/a"})
     lines = [f"letter {n} of someone,{'xy'[n % 2]}" for n in range(40)]
@@ -164,6 +164,7 @@ async def test_another_file_of_the_same_task_keeps_the_settings(
     draft = await open_at("data", text)
     await see(kind=ui.radio)
     only(ui.radio).set_value("letters.csv")
+    await until(lambda: "letters.csv" in load_draft(studio.root, draft.id).text)
     await see("runs/a")  # which is not there
     values = check_text(load_draft(studio.root, draft.id).text, "r").values
     assert values["lora"] == check_text(text, "r").values["lora"]
