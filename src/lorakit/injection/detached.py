@@ -188,7 +188,7 @@ def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:
 
 
 def _attach_copy(model: nn.Module, name: str, given: DetachedCopy) -> None:
-    """Give a module its trained copy, with the module's children in place of the other model's."""
+    """Give a module its trained copy, with the module's children instead of the other model's."""
     module = model.get_submodule(given.path)
     unfuse_all(module)
     part = _holding_children(given.copy)

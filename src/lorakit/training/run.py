@@ -202,8 +202,8 @@ def _fit(
             frozen_part_once(trainer, kept_part, setup.encoded.train) as frozen,
             hosting as hosted,
         ):
-            own = getattr(trainer, "notes", ())
-            trainer_notes = (*notes, *padding, *computing, *frozen, *own, *hosted)
+            of_trainer = getattr(trainer, "notes", ())
+            trainer_notes = (*notes, *padding, *computing, *frozen, *of_trainer, *hosted)
             if trainer_notes:
                 emit("notes", {"notes": trainer_notes})
             output = trainer.train(

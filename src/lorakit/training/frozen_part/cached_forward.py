@@ -111,7 +111,7 @@ class CachedForward:
     def _is_known(self) -> bool:
         return self._rows is not None and all(row.key in self._known for row in self._rows)
 
-    # ---- in place of the blocks' forward ----
+    # ---- instead of the blocks' forward ----
 
     def passing_on(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return a forward that returns its input if the batch is known."""
