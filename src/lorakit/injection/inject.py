@@ -244,7 +244,7 @@ def _add_copies(
                 parameter.data = parameter.data.to(dtype or trained_dtype(parameter.dtype))
         made[path] = trained
     for path, module in plan.other_biases.items():
-        made[path] = copy_with_own(module, ["bias"], dtype or trained_dtype(module.bias.dtype))  # type: ignore[arg-type]
+        made[path] = copy_with_own(module, ["bias"], dtype or trained_dtype(module.bias.dtype))  # type: ignore[arg-type]  # a module with a bias
     for path, trained in made.items():
         module = plan.heads[path] if path in plan.heads else plan.other_biases[path]
         if tensors is not None:
@@ -279,7 +279,7 @@ def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraCon
     biases = sorted(f"{path}.bias" for path in plan.site_biases)
     biases += [f"{path}.bias" for path in plan.other_biases]
     factors = {
-        str(site.module.updates[name].lora_A.dtype).removeprefix("torch.")  # type: ignore[union-attr,index]
+        str(site.module.updates[name].lora_A.dtype).removeprefix("torch.")  # type: ignore[union-attr,index]  # an item of a ModuleDict
         for site in plan.sites
     }
     weights = {site.adapted_class.base_dtype_name(site.module) for site in plan.sites}

@@ -103,7 +103,7 @@ def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
     layers, replaced = adapted_and_replaced_modules(unwrapped(model))
     holders: list[nn.Module] = [*layers, *replaced]
     for module in holders:
-        module.per_row_adapters = rows  # type: ignore[assignment]
+        module.per_row_adapters = rows  # type: ignore[assignment]  # None: no adapters of rows
     for layer in layers:
         layer.choose_executor()
     state.rows = rows
@@ -150,7 +150,7 @@ class RowChoice:
                 "adapter_rows block under torch.no_grad(). Enter another block."
             )
         for name in {*names}.difference((None,), adapter_names(self._model)):
-            require_adapter(self._model, name)  # type: ignore[arg-type]
+            require_adapter(self._model, name)  # type: ignore[arg-type]  # None has been taken out
         rows.choose(names)
 
 

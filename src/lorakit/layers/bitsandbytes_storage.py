@@ -51,7 +51,7 @@ def _four_bit_weight(layer: Any, weight: Any) -> QuantizedWeight | None:
     state: Any = weight.quant_state or getattr(layer, "quant_state", None)
     if state is None:
         return None
-    layout = Layout(tuple(state.shape), state.quant_type, layer.compute_dtype, state.blocksize)  # type: ignore[arg-type]
+    layout = Layout(tuple(state.shape), state.quant_type, layer.compute_dtype, state.blocksize)
     if not state.nested:
         return QuantizedWeight(layout, weight.data, state.absmax)
     nested: Any = state.state2
@@ -65,7 +65,7 @@ def _eight_bit_weight(layer: Any, weight: Any) -> QuantizedWeight | None:
     absmax: Tensor | None = layer.state.SCB if weight.SCB is None else weight.SCB
     if absmax is None or weight.dtype != torch.int8:
         return None
-    return QuantizedWeight(Layout(tuple(weight.shape), "int8", None), weight.data, absmax)  # type: ignore[arg-type]
+    return QuantizedWeight(Layout(tuple(weight.shape), "int8", None), weight.data, absmax)
 
 
 def compute_dtype_of(layer: nn.Module) -> torch.dtype:

@@ -73,7 +73,7 @@ class DescribedLayer(nn.Module):
         """Return the updates that forward applies to all rows: none while merged."""
         if self.kept_parameters or not self.active_updates or self.acts_per_row():
             return []
-        return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
+        return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]  # an item of a ModuleDict
 
     def acts_per_row(self) -> bool:
         """Return whether each batch row currently has its own adapter."""

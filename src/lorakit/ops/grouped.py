@@ -82,7 +82,7 @@ def _product(x: Tensor, W0: Weight, bias: Tensor | None, rows: PerRowTerms) -> T
     settings = _Settings(
         rows.index, rows.lengths, rows.own_tokens, constants, layout, dtype, out_dtype
     )
-    return _LowRankLinearPerRow.apply(x, settings, bias, seeds, *weight, *factors)  # type: ignore[return-value]
+    return _LowRankLinearPerRow.apply(x, settings, bias, seeds, *weight, *factors)  # type: ignore[return-value]  # `apply` has no types
 
 
 class _Settings(NamedTuple):
@@ -160,8 +160,8 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         needs = list(zip(flags[0::2], flags[1::2], strict=True))
         grad_W0 = grad_bias = None
         with autocast_off(grad.device.type):
-            g: Tensor = flattened(grad, settings.dtype)  # type: ignore[assignment]
-            tokens: Tensor = flattened(x, settings.dtype)  # type: ignore[assignment]
+            g: Tensor = flattened(grad, settings.dtype)  # type: ignore[assignment]  # None stays None
+            tokens: Tensor = flattened(x, settings.dtype)  # type: ignore[assignment]  # None stays None
             grad_x = g @ dense(W0, settings.dtype) if needs_x else None
             backward = grouped_in_torch.backward
             if u.dtype == torch.float32 and isinstance(

@@ -176,7 +176,7 @@ def _product_for(
         and (bias is None or (bias.dtype == x.dtype and _is_plain_cpu(bias)))
         and not any(isinstance(t, FakeTensor) for t in (x, bias, *weight[1:]))
         and torch._C._len_torch_dispatch_stack() == 0  # such a mode would miss what the C does
-        and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]
+        and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]  # torch's private name
     )
     return _kernels_for(weight) if readable else None
 

@@ -222,14 +222,14 @@ def summed(
     Returns: Shape, dtype and device of base.
     """
     if len(terms) == 1 and terms[0].row_scale is not None:
-        return _ScaledRows.apply(base + changes[0], None, *terms[0].row_scale, bias)  # type: ignore[return-value]
+        return _ScaledRows.apply(base + changes[0], None, *terms[0].row_scale, bias)
     h = base if bias is None else base + bias.to(base.dtype)
     for change in changes:
         h = h + change
     for change, term in zip(changes, terms, strict=True):
         if term.row_scale is not None:
             h = _ScaledRows.apply(base + change, h, *term.row_scale, None)
-    return h  # type: ignore[return-value]
+    return h
 
 
 class _ScaledRows(torch.autograd.Function):

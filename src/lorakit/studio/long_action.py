@@ -195,7 +195,7 @@ def _work(
         if error is not None:
             work.set_exception(error)
         else:
-            work.set_result(result)  # type: ignore[arg-type]
+            work.set_result(result)  # type: ignore[arg-type]  # None only with an error
 
     loop = work.get_loop()
     if not loop.is_closed():

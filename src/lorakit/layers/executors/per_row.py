@@ -118,7 +118,7 @@ class PerRowAdapters:
             output = prepared.call.output(layer, x)
             if output is not None:
                 return output
-        return low_rank_linear_per_row(x, layer.base_weight(), layer.bias, prepared.rows)  # type: ignore[arg-type]
+        return low_rank_linear_per_row(x, layer.base_weight(), layer.bias, prepared.rows)  # type: ignore[arg-type]  # a plain weight here
 
     def _updated_row_by_row(self, layer: DescribedLayer, x: Tensor) -> Tensor:
         """Run an embedding or a convolution: the base once, then one adapter after the other."""
@@ -129,7 +129,7 @@ class PerRowAdapters:
         for number in having:
             place = self._place_of(number, x.device)
             name = self.distinct[number]
-            update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
+            update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]  # an item of a ModuleDict
             seed = None if self.batches is None else self.batches.seeds(layer, {name: update}, x)[0]
             operands = layer.operands([update], seed)
             updated = layer.updated(x[place], h[place], operands)

@@ -89,7 +89,7 @@ class LowRankUpdate(nn.Module):
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute, and count it."""
-        super().__setattr__(name, value)  # type: ignore[arg-type]
+        super().__setattr__(name, value)  # type: ignore[arg-type]  # as nn.Module's
         self._count_exchange()
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:

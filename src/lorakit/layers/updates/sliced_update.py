@@ -40,7 +40,7 @@ class SlicedUpdate(LowRankUpdate):
     parts: tuple[bool, ...] = ()
 
     def __init__(self, parts: Sequence[bool], *args: object, **kwargs: object):
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # those of LowRankUpdate
         self.parts = tuple(parts)
 
     @property

@@ -107,7 +107,7 @@ class Server(ThreadedServer):
             log_config=None,
             lifespan="on",
             loop="asyncio",
-            http=LimitedConnection,  # type: ignore[arg-type]
+            http=LimitedConnection,
             limit_concurrency=connections,
             backlog=backlog,
             timeout_keep_alive=30,

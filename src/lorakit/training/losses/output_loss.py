@@ -284,4 +284,4 @@ def _plain_linear(head: nn.Module) -> nn.Linear | None:
         )
         for module in (head, acting)
     )
-    return acting if is_bare else None  # type: ignore[return-value]
+    return acting if is_bare else None  # type: ignore[return-value]  # heads are Linear

@@ -85,7 +85,7 @@ class ReferenceLogProbsMixin(_Base):
         order = longest_first(token_lengths(examples)).tolist()
         size = self.args.train_batch_size
         batches = [order[first : first + size] for first in range(0, len(order), size)]
-        collate: Any = self.counting_collator()  # type: ignore[attr-defined]
+        collate: Any = self.counting_collator()  # type: ignore[attr-defined]  # of the trainer it is mixed into
         model: Any = self.model
         found: dict[int, list[float]] = {}
         with _evaluating(model), self.accelerator.autocast():
