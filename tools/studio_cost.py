@@ -47,12 +47,11 @@ DRAWS = """(() => {
             requestAnimationFrame(() => setTimeout(() => drawnMs.push(performance.now() - began)));
         else setTimeout(() => note(find, began), 5);
     };
-    Object.defineProperty(window, "lorakitCharts", {
+    Object.defineProperty(window, "lorakitChart", {
         configurable: true,
-        get: () => draw && ((messages, find) => {
-            for (const [id, message] of messages)
-                if (message.lines?.length) note(() => find(id), performance.now());
-            draw(messages, find);
+        get: () => draw && ((id, find, message) => {
+            if (message.lines?.length) note(() => find(id), performance.now());
+            draw(id, find, message);
         }),
         set: (given) => { draw = given; },
     });
@@ -108,7 +107,7 @@ def show(name: str, values: Sequence[float], target: str, unit: str = "s") -> No
     scaled = [100 * value if unit == "%" else value for value in values]
     median = statistics.median(scaled)
     spread = f" ({min(scaled):.3g} to {max(scaled):.3g}, n={len(scaled)})" if values[1:] else ""
-    print(f"{name:<46} {median:>8.3g} {unit}{spread:<28} target {target}", flush=True)
+    print(f"{name:<52} {median:>8.3g} {unit}{spread:<28} target {target}", flush=True)
 
 
 @contextmanager
@@ -201,14 +200,17 @@ def _live_points(page: Page, address: str, run: Path) -> None:
 
 
 def idle(page: Page, url: str, process: psutil.Process, seconds: float) -> None:
-    """Measure the share of a core that the studio uses while nothing happens."""
+    """Measure the shares of a core that studio and browser use while nothing happens."""
     for name, address in (("list of runs", url), ("run that has ended", f"{url}/run/runs/long")):
         page.goto(address)
         time.sleep(3)
-        before_s, began_s = cpu_s([process]), time.monotonic()
+        began_s, used = time.monotonic(), (cpu_s([process]), cpu_s(browsers()))
         page.wait_for_timeout(seconds * 1000)
-        share = (cpu_s([process]) - before_s) / (time.monotonic() - began_s)
-        show(f"idle page, {name}, share of a core", [share], "1 %", "%")
+        passed_s = time.monotonic() - began_s
+        share = (cpu_s([process]) - used[0]) / passed_s
+        show(f"idle page, {name}, studio, share of a core", [share], "1 %", "%")
+        share = (cpu_s(browsers()) - used[1]) / passed_s
+        show(f"idle page, {name}, Chromium, share of a core", [share], "none", "%")
 
 
 def watch(page: Page, url: str, root: Path, process: psutil.Process, seconds: float) -> None:
@@ -299,7 +301,7 @@ def compare(
     show("a step while its page is open", per_step[True], "none")
     show("page against none, by the clock", differences, "1 %", "%")
     error = statistics.stdev(differences) / math.sqrt(len(differences)) if differences[1:] else 0.0
-    print(f"{'':<46} mean {statistics.mean(differences):+.2%} ± {error:.2%} (standard error)")
+    print(f"{'':<52} mean {statistics.mean(differences):+.2%} ± {error:.2%} (standard error)")
     show("the studio meanwhile, share of a core", studio_shares, "none", "%")
     show("Chromium meanwhile, share of a core", browser_shares, "none", "%")
 
