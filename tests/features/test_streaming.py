@@ -82,7 +82,6 @@ def test_an_example_that_is_wrong_is_named_when_it_is_read(streamed, prompt_json
         ),
         ({"training.dataloader_num_workers": 2}, "training.dataloader_num_workers"),
         ({"search": {}}, "cannot go with search"),
-        ({"objective": {"type": "dpo"}}, "cannot go with objective"),
     ],
 )
 def test_what_needs_all_examples_first_cannot_be_streamed(streamed, changes, problem):

@@ -129,6 +129,20 @@ def chat_columns(
     )
 
 
+def many_chat_columns(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[dict[str, Any]]],
+    **options: Any,
+) -> dict[str, list[list[int]]]:
+    """Return the tokenizer's columns of conversations that are rendered with the same options.
+
+    They are those of `chat_columns` one by one, in less time: texts are tokenized at once.
+    """
+    return _untyped(tokenizer).apply_chat_template(
+        [list(messages) for messages in conversations], tokenize=True, return_dict=True, **options
+    )
+
+
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
     """Return one rendered conversation as text."""
     return _untyped(tokenizer).apply_chat_template(list(messages), tokenize=False)

@@ -37,7 +37,7 @@ def counted_text(tokenizer, messages=TALK, **options):
     encoder = ChatEncoder(
         tokenizer, ["messages"], name="tiny", **{"assistant_only": True, **chosen}
     )
-    made = encoder({"messages": messages, **options})
+    (made,) = encoder([{"messages": messages, **options}])
     ids = [i for i, c in zip(made.ids, made.counted, strict=True) if c]
     return tokenizer.decode(made.ids), tokenizer.decode(ids)
 
@@ -191,7 +191,7 @@ def test_a_template_that_fails_is_reported_like_one_that_refuses(tokenizer, temp
 def counted_of_a_completion(tokenizer, prompt_turns, assistant_only=True, **options):
     columns = ["prompt", "completion"]
     encoder = ChatEncoder(tokenizer, columns, assistant_only, "tiny", **options)
-    made = encoder({"prompt": TALK[:prompt_turns], "completion": TALK[prompt_turns:]})
+    (made,) = encoder([{"prompt": TALK[:prompt_turns], "completion": TALK[prompt_turns:]}])
     assert tokenizer.decode(made.ids) == counted_text(tokenizer, assistant_only=False)[0]
     return tokenizer.decode([i for i, c in zip(made.ids, made.counted, strict=True) if c])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -100,9 +101,9 @@ class Seq2SeqLM(Task):
         cache = TableCache.of(data)
         for examples, kind, where in splits.with_places(data):
             require_columns(examples, columns, where)
-            require_texts(examples, columns, where)
+            check = partial(require_texts, examples, columns, where)
             encoded[kind], cuts[kind], cut_targets = _encode(
-                examples, data, tokenizer, max_length, cache
+                examples, data, tokenizer, max_length, cache, check
             )
             notes += cut_note(cuts[kind], len(examples), max_length, kind)
             if cut_targets:
@@ -195,6 +196,7 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     cache: TableCache,
+    check: Callable[[], None],
 ) -> tuple[Dataset, int, int]:
     """Tokenize sources and targets; also returns how many of each were truncated."""
 
@@ -215,7 +217,7 @@ def _encode(
         return repr((rules, tokenizer_digest(tokenizer)))
 
     texts = examples.select_columns(list(dict.fromkeys(names)))
-    made, (cut, cut_targets) = map_examples(texts, tokenize, features, identity, cache)
+    made, (cut, cut_targets) = map_examples(texts, tokenize, features, identity, cache, check)
     return made, cut, cut_targets
 
 
