@@ -243,6 +243,8 @@ class ChatEncoder:
 
     def _masked_turns(self, talk: Conversation) -> list[int]:
         """Return the messages after the prompt that do not count."""
+        if not talk.untrained:
+            return []
         return sorted(turn for turn in talk.untrained if turn >= talk.prompt_turns)
 
     def _count(self, talk: Conversation, rendered: _Rendered) -> CountedIds:

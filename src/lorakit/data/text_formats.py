@@ -17,7 +17,7 @@ from lorakit.data.preferences import (
     preference_layout_of,
     supervised_problem,
 )
-from lorakit.data.tokenizers import batch_columns, end_id, with_end
+from lorakit.data.tokenizers import end_id, many_token_ids, with_ends
 from lorakit.errors import ConfigError, DataError, first_few
 
 if TYPE_CHECKING:
@@ -165,8 +165,7 @@ def detect_format(columns: Sequence[str], data: DataConfig, where: Place | str) 
 
 def texts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[CountedIds]:
     """Tokenize plain texts; every token counts, including the end-of-text token."""
-    columns = batch_columns(tokenizer, list(texts), verbose=False)
-    made = [with_end(tokenizer, list(ids)) for ids in columns["input_ids"]]
+    made = with_ends(tokenizer, many_token_ids(tokenizer, texts))
     return [CountedIds(ids, [True] * len(ids)) for ids in made]
 
 
@@ -199,14 +198,13 @@ def answers_ids(
     counts_prompts: bool = False,
 ) -> list[list[CountedIds]]:
     """Tokenize prompts with several lists of completions; see `completions_ids`."""
-    alone = batch_columns(tokenizer, list(prompts), verbose=False)["input_ids"]
+    alone = many_token_ids(tokenizer, prompts)
     found: list[list[CountedIds]] = []
     for completions in answers:
         whole = [prompt + answer for prompt, answer in zip(prompts, completions, strict=True)]
-        made = batch_columns(tokenizer, whole, verbose=False)["input_ids"]
+        made = with_ends(tokenizer, many_token_ids(tokenizer, whole))
         found.append([])
-        for before, given in zip(alone, made, strict=True):
-            ids = with_end(tokenizer, list(given))
+        for before, ids in zip(alone, made, strict=True):
             start = 0 if counts_prompts else common_prefix_length(before, ids)
             counted = [False] * start + [True] * (len(ids) - start)
             found[-1].append(CountedIds(ids, counted))
@@ -219,10 +217,10 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     >>> common_prefix_length([1, 2, 3], [1, 2, 4, 5])
     2
     """
-    pairs = zip(first, second, strict=False)
-    return next(
-        (i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second))
-    )
+    most = min(len(first), len(second))
+    if first[:most] == second[:most]:
+        return most
+    return next((at for at in range(most) if first[at] != second[at]), most)
 
 
 def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -33,7 +33,7 @@ from lorakit.data.tokenize_examples import (
     require_texts,
     tokenize_texts,
 )
-from lorakit.data.tokenizers import batch_columns, decode, pad_id, tokenizer_digest, with_end
+from lorakit.data.tokenizers import batch_columns, decode, pad_id, tokenizer_digest, with_ends
 from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
@@ -204,7 +204,7 @@ def _encode(
         sources = [data.source_prefix + text for text in batch[data.source]]
         columns, cut = tokenize_texts(tokenizer, sources, None, max_length)
         targets = batch_columns(tokenizer, text_target=batch[data.target], verbose=False)
-        whole = [with_end(tokenizer, ids) for ids in targets["input_ids"]]
+        whole = with_ends(tokenizer, targets["input_ids"])
         cut_targets = sum(len(ids) > data.max_target_length for ids in whole)
         labels = [ids[: data.max_target_length] for ids in whole]
         return columns | {"labels": labels}, (cut, cut_targets)
