@@ -11,8 +11,6 @@ from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError
 from lorakit.injection.state import replaced_modules
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.frozen_part.blocks import find_frozen_blocks
-from lorakit.training.frozen_part.blocks import has_dropout as blocks_have_dropout
 from lorakit.training.together.dropout_by_run import has_dropout
 from lorakit.training.together.stacked_model import backbone_of
 from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
@@ -110,11 +108,6 @@ def require_possible(setup: Setup, trainer: Trainer) -> None:
         problem = "activation_checkpointing_kwargs.use_reentrant is true, expected false"
     elif arguments.activation_checkpointing and has_dropout(model):
         problem = "activation checkpointing repeats the dropout of its base"
-    elif _drops_less_below(setup):
-        problem = (
-            "the dropout of its base is off below the first adapted layer, expected "
-            "frozen_part.dropout: true"
-        )
     elif dropping := _dropping_copies(model):
         problem = (
             f"{dropping[0]} drops activations and is trained in full, expected "
@@ -131,14 +124,6 @@ def _dropping_copies(model: Any) -> list[str]:
         for path, module in replaced_modules(backbone_of(model))
         if any(has_dropout(copy) for copy in module.trained_copies.values())
     ]
-
-
-def _drops_less_below(setup: Setup) -> bool:
-    """Whether a run would leave out dropout that others have."""
-    blocks = find_frozen_blocks(setup.model)
-    if blocks is None or setup.recipe.frozen_part.dropout:
-        return False
-    return blocks_have_dropout(setup.model, blocks)
 
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
