@@ -47,7 +47,9 @@ def kept(share: str) -> str:
     return f"{share}, below kept"
 
 
-def measure_epochs(options: Options, shape: Shape, dtype: torch.dtype, dropout: float) -> list[Row]:
+def measure_epochs(
+    options: Options, shape: Shape, dtype: torch.dtype, dropout: float, shares: Sequence[str]
+) -> list[Row]:
     """Measure the epochs of a run for each share, in turn with those of its reference."""
     r = options.r or 8
     common = row_fields("frozen_part", shape, dtype, dropout, r)
