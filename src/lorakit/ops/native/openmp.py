@@ -43,9 +43,24 @@ def end_waiting_threads() -> None:
         pause(_SOFT_PAUSE)
 
 
-@cache
+def compute_alone() -> None:
+    """Let the calling thread compute without others from now on, so that it needs no pool.
+
+    For threads that work beside one that is waited for: see `end_waiting_threads`.
+    """
+    set_threads = _function("omp_set_num_threads")
+    if set_threads is not None:
+        torch.get_num_threads()  # torch chooses their number at its first call in a thread
+        set_threads(1)
+
+
 def _pause() -> Any:
+    return _function("omp_pause_resource_all")
+
+
+@cache
+def _function(name: str) -> Any:
     path = runtime()
     if path is None or not Path(path).name.startswith("libgomp"):
         return None
-    return getattr(ctypes.CDLL(path), "omp_pause_resource_all", None)
+    return getattr(ctypes.CDLL(path), name, None)
