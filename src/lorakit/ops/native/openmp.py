@@ -44,9 +44,10 @@ def end_waiting_threads() -> None:
 
 
 def compute_alone() -> None:
-    """Let the calling thread compute without others from now on, so that it needs no pool.
+    """Let torch's loops in the calling thread run without others from now on, so without a pool.
 
-    For threads that work beside one that is waited for: see `end_waiting_threads`.
+    For a thread that checks and copies tensors beside one that is waited for: see
+    `end_waiting_threads`. Products of large matrices still take all threads.
     """
     set_threads = _function("omp_set_num_threads")
     if set_threads is not None:
