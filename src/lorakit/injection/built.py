@@ -7,6 +7,8 @@ modules, and `attach_adapter` then puts the finished objects into their places.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,12 @@ from lorakit.layers.kinds.parameter import AdaptedParameter
 
 
 def build_adapter(
-    model: nn.Module, adapter: AdapterTensors, name: str, *, dtype: torch.dtype | None = None
+    model: nn.Module,
+    adapter: AdapterTensors,
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    bypassed: Mapping[str, str] | None = None,
 ) -> tuple[DetachedAdapter, Injection]:
     """Return an adapter that can be attached, and where it will act; its parameters are frozen.
 
@@ -43,13 +50,14 @@ def build_adapter(
         adapter: An `Adapter`.
         name: A valid name.
         dtype: As in `add_adapter`.
+        bypassed: What `bypassed_layers` says of the model, where it is known already.
 
     Raises:
         AdapterMismatchError, TargetError, DtypeError: As in `add_adapter`.
     """
     check_floating(name, dtype)
     tensors = adapter.in_names_of(model)
-    plan = plan_from_tensors(model, tensors)
+    plan = plan_from_tensors(model, tensors, bypassed)
     check_plan(plan, dtype)
     recorded = recorded_config(model, plan)
     initializer = Initializer(model, plan.config)

@@ -146,6 +146,7 @@ def attach_adapter(model: nn.Module, adapter: DetachedAdapter) -> None:
         ]
         for each in adapter.copies:
             _attach_copy(model, adapter.name, each)
+        LowRankUpdate.count_exchange()  # layers look again at what they have prepared
         group_siblings(model, newly_adapted)
         if is_first:
             set_fused_mlp(model, True)

@@ -80,9 +80,8 @@ class LowRankUpdate(nn.Module):
         self.lora_A = nn.Parameter(lora_A)
         self.lora_B = nn.Parameter(lora_B)
         self.variants = tuple(variants)
-        for variant in VARIANTS:  # so that parameters have one order
-            if variant.name:
-                self.register_parameter(variant.name, None)
+        # So that parameters have one order.
+        self._parameters.update({variant.name: None for variant in VARIANTS if variant.name})
         for name, tensor in companions.items():
             if tensor is not None:
                 is_one = isinstance(tensor, nn.Parameter)

@@ -13,6 +13,8 @@ from lorakit.errors import AdapterMismatchError, LorakitError
 from lorakit.injection import Injection
 from lorakit.injection.built import build_adapter
 from lorakit.injection.detached import DetachedAdapter
+from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers
+from lorakit.injection.selection.parameters import modules_by_path
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
 from lorakit.models.same_weights import copy_over_same_weights
@@ -50,6 +52,7 @@ class Trial:
             factor_dtype: dtype of factors and trained heads; None as in `add_adapter`.
         """
         self._model = copy_over_same_weights(model)
+        self._bypassed = bypassed_layers(modules_by_path(self._model))
         self._factor_dtype = factor_dtype
 
     def pass_through(self, name: str, carried_name: str, adapter: Adapter) -> Candidate:
@@ -66,7 +69,11 @@ class Trial:
         """
         try:
             entering, injection = build_adapter(
-                self._model, adapter, carried_name, dtype=self._factor_dtype
+                self._model,
+                adapter,
+                carried_name,
+                dtype=self._factor_dtype,
+                bypassed=self._bypassed,
             )
         except AdapterMismatchError as error:
             raise self._named(error, name, adapter) from None
