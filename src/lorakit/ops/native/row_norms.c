@@ -7,9 +7,14 @@
  */
 #include "panels.h"
 
-/* Rows of W and of A whose products are held in registers. */
-#define TALL (LANES / 4)
+/* Rows of W and of A whose products, a multiple of eight, are held in registers. */
+#if LANES == 16
+#define TALL 3
+#define DEEP 8
+#else
+#define TALL 2
 #define DEEP 4
+#endif
 
 /* Read once, not by each instruction that takes it. */
 #if defined(__AVX__)
