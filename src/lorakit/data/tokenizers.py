@@ -71,11 +71,18 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def pad_batch(
-    tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[list[int]]]
+    tokenizer: PreTrainedTokenizerBase,
+    columns: dict[str, list[list[int]]],
+    multiple: int | None = None,
 ) -> BatchEncoding:
     """Return columns padded to one length, as tensors.
 
     The tokenizer's method does the same, but walks all numbers in Python.
+
+    Args:
+        tokenizer: The tokenizer.
+        columns: Numbers of each text, by column.
+        multiple: Number of tokens that the length is a multiple of; None for any length.
     """
     known = _untyped(tokenizer)
     fillers = {
@@ -85,7 +92,8 @@ def pad_batch(
     }
     on_left = known.padding_side == "left"
     rows = columns["input_ids"]
-    width = max(map(len, rows))
+    multiple = multiple or 1
+    width = -(-max(map(len, rows)) // multiple) * multiple
     padded = {}
     for name, values in columns.items():
         table = np.full((len(rows), width), fillers.get(name, 0), np.int64)

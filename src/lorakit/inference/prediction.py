@@ -15,6 +15,7 @@ from lorakit.config import MULTI_LABEL, REGRESSION, TaskType
 from lorakit.data.tokenizers import batch_columns, pad_batch, word_columns
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel, in_batches
+from lorakit.models.padded_lengths import length_multiple
 
 _HALF = 0.5
 """Threshold of an adapter that has none."""
@@ -90,6 +91,7 @@ def classify(
     """
     loaded.require_task("classify", TaskType.SEQ_CLS)
     _require_kind(loaded, texts)
+    multiple = length_multiple(loaded.model)
     made = []
     with loaded.inference_context(use_base):
         for batch in in_batches(texts, batch_rows):
@@ -99,7 +101,7 @@ def classify(
             tokens = batch_columns(
                 loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length
             )
-            encoded = pad_batch(loaded.tokenizer, tokens).to(loaded.model.device)
+            encoded = pad_batch(loaded.tokenizer, tokens, multiple).to(loaded.model.device)
             logits = loaded.model(**encoded).logits.float()
             made += [text_output(row, loaded.labels or (), loaded.settings) for row in logits]
     return made
@@ -188,7 +190,7 @@ def _tag_words(loaded: LoadedModel, texts: Sequence[list[str]]) -> list[list[Tag
         _first_tokens(found, len(words), loaded.max_length)
         for found, words in zip(word_of, with_words, strict=True)
     ]
-    encoded = pad_batch(loaded.tokenizer, columns)
+    encoded = pad_batch(loaded.tokenizer, columns, length_multiple(loaded.model))
     padding = [0] * len(with_words)
     if loaded.tokenizer.padding_side == "left":
         padding = (encoded["input_ids"].shape[1] - torch.tensor(list(map(len, word_of)))).tolist()

@@ -194,7 +194,8 @@ def _fit(
         computing = cpu_notes(setup.arguments.device)
         padding: tuple[str, ...] = ()
         if setup.encoded.stream is None:
-            padding = padding_notes(setup.encoded.train, setup.arguments)
+            multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None)
+            padding = padding_notes(setup.encoded.train, setup.arguments, multiple)
         keep_predictions(setup, trainer)
         hosting = nullcontext(()) if host is None else host.training(setup, trainer)
         kept_part = setup.recipe.frozen_part if host is None else host.frozen_part(setup.recipe)
