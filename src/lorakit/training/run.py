@@ -194,7 +194,8 @@ def _fit(
         computing = cpu_notes(setup.arguments.device)
         padding: tuple[str, ...] = ()
         if setup.encoded.stream is None:
-            padding = padding_notes(setup.encoded.train, setup.arguments)
+            multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None)
+            padding = padding_notes(setup.encoded.train, setup.arguments, multiple)
         keep_predictions(setup, trainer)
         kept = setup.recipe.frozen_part
         with ExitStack() as context:
