@@ -27,7 +27,7 @@ class TermTable:
     """Groups of the terms of many adapters, of which each batch takes some."""
 
     def __init__(self) -> None:
-        self._down, self._up = GroupTable(), GroupTable()
+        self._groups = GroupTable()
         self._new: dict[int, LowRankTerm] = {}  # not described to the kernels yet
         self._free: list[int] = []
         self._slots = 0
@@ -44,8 +44,7 @@ class TermTable:
     def free(self, slot: int) -> None:
         """Let go of a term, so that its slot can be used again."""
         self._new.pop(slot, None)
-        self._down.clear(slot)
-        self._up.clear(slot)
+        self._groups.clear(slot)
         self._free.append(slot)
 
     def groups(self, slots: Sequence[int], spans: Spans) -> tuple[Groups, Groups]:
@@ -57,13 +56,9 @@ class TermTable:
         """
         while self._new:
             slot, term = self._new.popitem()
-            self._down.put(slot, down_group(0, 0, term))
-            self._up.put(slot, up_group(0, 0, term))
+            self._groups.put(slot, down_group(0, 0, term), up_group(0, 0, term))
         chosen = np.asarray(slots)[spans.terms]
-        return (
-            self._down.taken(chosen, spans.begins, spans.ends),
-            self._up.taken(chosen, spans.begins, spans.ends),
-        )
+        return self._groups.taken(chosen, spans.begins, spans.ends)
 
 
 def down_group(begin: int, end: int, term: LowRankTerm, mask_shift: int = 0) -> Group:

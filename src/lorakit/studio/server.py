@@ -93,6 +93,7 @@ class StudioServer(ThreadedServer):
             access_log=False,
             log_config=None,
             lifespan="on",
+            ws_per_message_deflate=False,  # most messages are a few points
             loop="asyncio",
             timeout_graceful_shutdown=1,  # open pages would hold it up, and come back by themselves
             server_header=False,

@@ -89,7 +89,7 @@ def require_together(recipe: Recipe, runs: int) -> None:
         PlanError: The trials need more memory than there is.
     """
     run = build_fake_run(recipe)
-    problem = unshared_part(run.recipe, run.model, run.trainer.args)
+    problem = unshared_part(run.model, run.trainer.args)
     if problem is not None:
         raise ConfigError(f"Trials cannot train together: {problem}. {APART}")
     planned = _plan_or_none(run)

@@ -43,9 +43,25 @@ def end_waiting_threads() -> None:
         pause(_SOFT_PAUSE)
 
 
-@cache
+def compute_alone() -> None:
+    """Let torch's loops in the calling thread run without others from now on, so without a pool.
+
+    For a thread that checks and copies tensors beside one that is waited for: see
+    `end_waiting_threads`. Products of large matrices still take all threads.
+    """
+    set_threads = _function("omp_set_num_threads")
+    if set_threads is not None:
+        torch.get_num_threads()  # torch chooses their number at its first call in a thread
+        set_threads(1)
+
+
 def _pause() -> Any:
+    return _function("omp_pause_resource_all")
+
+
+@cache
+def _function(name: str) -> Any:
     path = runtime()
     if path is None or not Path(path).name.startswith("libgomp"):
         return None
-    return getattr(ctypes.CDLL(path), "omp_pause_resource_all", None)
+    return getattr(ctypes.CDLL(path), name, None)

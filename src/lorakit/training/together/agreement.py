@@ -11,8 +11,6 @@ from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError
 from lorakit.injection.state import replaced_modules
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.frozen_part.blocks import find_frozen_blocks
-from lorakit.training.frozen_part.blocks import has_dropout as blocks_have_dropout
 from lorakit.training.together.dropout_by_run import has_dropout
 from lorakit.training.together.stacked_model import backbone_of
 from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
@@ -99,12 +97,11 @@ def fixed_keys_among(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if any(f"{key}.".startswith(f"{one}.") for one in fixed)]
 
 
-def unshared_part(recipe: Recipe, model: Any, arguments: Any) -> str | None:
+def unshared_part(model: Any, arguments: Any) -> str | None:
     """Return what keeps a run's model from sharing its passes, or None.
 
     Args:
-        recipe: The run's recipe.
-        model: Its base with the adapter; the weights are not read.
+        model: A run's base with the adapter; the weights are not read.
         arguments: Its training arguments.
     """
     drops = model.config.to_dict()
@@ -116,11 +113,6 @@ def unshared_part(recipe: Recipe, model: Any, arguments: Any) -> str | None:
         return "activation_checkpointing_kwargs.use_reentrant is true, expected false"
     if arguments.activation_checkpointing and has_dropout(model):
         return "activation checkpointing repeats the dropout of its base"
-    if _drops_less_below(recipe, model):
-        return (
-            "the dropout of its base is off below the first adapted layer, expected "
-            "frozen_part.dropout: true"
-        )
     if dropping := _dropping_copies(model):
         return (
             f"{dropping[0]} drops activations and is trained in full, expected "
@@ -136,14 +128,6 @@ def _dropping_copies(model: Any) -> list[str]:
         for path, module in replaced_modules(backbone_of(model))
         if any(has_dropout(copy) for copy in module.trained_copies.values())
     ]
-
-
-def _drops_less_below(recipe: Recipe, model: Any) -> bool:
-    """Whether a run would leave out dropout that others have."""
-    blocks = find_frozen_blocks(model)
-    if blocks is None or recipe.frozen_part.dropout:
-        return False
-    return blocks_have_dropout(model, blocks)
 
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from lorakit.errors import ConfigError
-from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult, train
@@ -21,6 +20,7 @@ from lorakit.training.together.turns import Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+    from lorakit.training.frozen_part import FrozenPart
     from lorakit.training.setup import Setup
     from lorakit.training.tasks import Task
 
@@ -170,14 +170,12 @@ class GroupedRun:
         """Return the run's modules over the weights that all share."""
         return self._group.base.load(recipe, task, tokenizer, labels)
 
-    def frozen_part(self, recipe: Recipe) -> FrozenPartConfig:
-        """Compute the frozen blocks in each step, as the others read them."""
-        return recipe.frozen_part.model_copy(update={"cache_bytes": 0})
-
     @contextmanager
-    def training(self, setup: Setup, trainer: Trainer) -> Iterator[tuple[str, ...]]:
+    def training(
+        self, setup: Setup, trainer: Trainer, frozen: FrozenPart
+    ) -> Iterator[tuple[str, ...]]:
         """Compute with the others in this block, from the first step on."""
-        problem = unshared_part(setup.recipe, setup.model, trainer.args)
+        problem = unshared_part(setup.model, trainer.args)
         if problem is not None:
             output, advice = setup.recipe.output, self._group.advice
             raise ConfigError(f"Cannot train {output} with others: {problem}. {advice}")
@@ -186,8 +184,8 @@ class GroupedRun:
 
         def join() -> Seat:
             if not joined:
-                seat = self._passes.join(self.turn, setup.model, self._group.base.pristine)
-                joined.append(seat)
+                base = self._group.base.pristine
+                joined.append(self._passes.join(self.turn, setup.model, base, frozen))
             return joined[0]
 
         try:

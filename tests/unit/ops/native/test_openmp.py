@@ -113,6 +113,22 @@ def test_a_thread_that_has_none_is_left_alone():
 
 def test_another_runtime_is_left_alone(monkeypatch):
     monkeypatch.setattr(openmp, "runtime", lambda: "/usr/lib/libomp.so")
-    assert openmp._pause.__wrapped__() is None
+    assert openmp._function.__wrapped__("omp_set_num_threads") is None
     monkeypatch.setattr(openmp, "runtime", lambda: None)
-    assert openmp._pause.__wrapped__() is None
+    assert openmp._function.__wrapped__("omp_set_num_threads") is None
+
+
+def test_a_thread_that_computes_alone_starts_no_others(two_threads):
+    if openmp._function("omp_set_num_threads") is None:
+        pytest.skip("torch runs without gcc's OpenMP")
+    x = torch.randn(400, 400)
+
+    def compute():
+        openmp.compute_alone()
+        before = tasks()
+        y = x.isfinite() & (x + 1 == x.clone() + 1)
+        return y, torch.get_num_threads(), tasks() - before
+
+    y, threads, helpers = run_in_thread(compute)
+    assert y.all() and threads == 1 and not helpers
+    assert run_in_thread(torch.get_num_threads) == torch.get_num_threads() == 2
