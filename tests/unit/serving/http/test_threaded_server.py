@@ -42,7 +42,6 @@ def test_it_runs_from_its_start_to_the_end_of_a_block(listening):
     assert not served._thread.is_alive() or not served._thread.join(5)
 
 
-
 def test_a_server_that_ends_before_it_answers_says_so(listening):
     with pytest.raises(LorakitError, match="It could not start"):
         server(listening, lifespan="on").start()
