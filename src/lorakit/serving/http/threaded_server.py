@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Self
 
 import uvicorn
@@ -82,7 +83,8 @@ class ThreadedServer(ABC):
 
     def _run(self) -> None:
         try:
-            self._server.run(sockets=[self._socket])
+            with suppress(SystemExit):  # raised if the app cannot start
+                self._server.run(sockets=[self._socket])
         finally:
             self._has_ended.set()
 

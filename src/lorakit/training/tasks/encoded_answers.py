@@ -86,9 +86,9 @@ class AnswersEncoder:
             made: Batch = {name: [] for name in features}
             cut = 0
             for number, (pair, ids) in zip(numbers, tokens_of(batch, numbers), strict=True):
+                first, second = ids
                 joined = join_answers(
-                    *ids,
-                    self.max_length,
+                    *(first, second, self.max_length),
                     counts_prompt=self.counts_prompts,
                     may_be_same=self.config.reads_votes,
                 )
