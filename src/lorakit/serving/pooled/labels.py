@@ -75,9 +75,9 @@ def text_label(logits: Tensor, labels: Sequence[str], settings: InferenceSetting
         labels: Names of the labels.
         settings: Settings of the adapter, with its problem type and thresholds.
     """
-    from lorakit.inference.prediction import LabelSet, Numbers, text_output  # imports torch
+    from lorakit.inference.prediction import LabelSet, Numbers, text_outputs  # imports torch
 
-    found = text_output(logits, labels, settings)
+    (found,) = text_outputs(logits[None], labels, settings)
     if isinstance(found, Numbers):
         text = ", ".join(f"{value:.6g}" for value in found.values.values())
         return TextLabel(text, {}, values=found.values)
