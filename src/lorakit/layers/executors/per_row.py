@@ -245,11 +245,12 @@ class PerRowAdapters:
 
     def _describes(self, kept: _Prepared, layer: DescribedLayer) -> bool:
         """Return whether what a layer has prepared is of these rows and of its updates of now."""
+        if kept.rows is None or len(kept.rows.index) != len(self.index):
+            return False
         having: Any = layer.updates._modules
         names, index = self._acting(layer)
         return (
-            kept.rows is not None
-            and (index, self.lengths) == (kept.rows.index, kept.rows.lengths)
+            (index, self.lengths) == (kept.rows.index, kept.rows.lengths)
             and len(names) == len(kept.known)
             and all(
                 having[name] is each.update and each.update.changed == each.changed
