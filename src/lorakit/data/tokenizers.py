@@ -95,12 +95,28 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
+def padded_to(length: int, multiple: int | None) -> int:
+    """Return a length padded to a multiple of a number of tokens; None leaves it.
+
+    >>> padded_to(33, 32), padded_to(33, None)
+    (64, 33)
+    """
+    return length if multiple is None else -(-length // multiple) * multiple
+
+
 def pad_batch(
-    tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[list[int]]]
+    tokenizer: PreTrainedTokenizerBase,
+    columns: dict[str, list[list[int]]],
+    multiple: int | None = None,
 ) -> BatchEncoding:
     """Return columns padded to one length, as tensors.
 
     The tokenizer's method does the same, but walks all numbers in Python.
+
+    Args:
+        tokenizer: The tokenizer.
+        columns: Numbers of each text, by column.
+        multiple: Number of tokens that the length is a multiple of; None for any length.
     """
     known = _untyped(tokenizer)
     fillers = {
@@ -110,7 +126,7 @@ def pad_batch(
     }
     on_left = known.padding_side == "left"
     rows = columns["input_ids"]
-    width = max(map(len, rows))
+    width = padded_to(max(map(len, rows)), multiple)
     padded = {}
     for name, values in columns.items():
         table = np.full((len(rows), width), fillers.get(name, 0), np.int64)

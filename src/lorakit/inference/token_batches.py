@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lorakit.data.tokenizers import pad_batch
+from lorakit.data.tokenizers import pad_batch, padded_to
 from lorakit.inference.loaded import LoadedModel
+from lorakit.models.padded_lengths import length_multiple
 
 POOL_TEXTS = 1024
 """Number of texts that are tokenized at once, and sorted by their length."""
@@ -33,10 +34,11 @@ def logits_in_batches(
     takes_cache = "use_cache" in signature(model.forward).parameters
     options = {"use_cache": False} if takes_cache else {}
     on_cpu = model.device.type == "cpu"
-    lengths = [len(ids) for ids in columns["input_ids"]]
+    multiple = length_multiple(model)
+    lengths = [padded_to(len(ids), multiple) for ids in columns["input_ids"]]
     for numbers in like_length_batches(lengths, batch_rows, _CPU_BATCH_TOKENS if on_cpu else None):
         rows = {name: [values[number] for number in numbers] for name, values in columns.items()}
-        encoded = pad_batch(loaded.tokenizer, rows).to(model.device)
+        encoded = pad_batch(loaded.tokenizer, rows, multiple).to(model.device)
         yield numbers, model(**encoded, **options).logits.float()
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorakit.inference.prediction import LabelSet, Numbers, text_outputs
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -77,6 +75,8 @@ def text_label(logits: Tensor, labels: Sequence[str], settings: InferenceSetting
         labels: Names of the labels.
         settings: Settings of the adapter, with its problem type and thresholds.
     """
+    from lorakit.inference.prediction import LabelSet, Numbers, text_outputs  # imports torch
+
     (found,) = text_outputs(logits[None], labels, settings)
     if isinstance(found, Numbers):
         text = ", ".join(f"{value:.6g}" for value in found.values.values())
