@@ -266,7 +266,8 @@ def preference_reader(
         rows = asked(batch)
         if layout.vote is None:
             return [
-                TwoAnswers(prompt, *answers, _options(example)) for example, prompt, answers in rows
+                TwoAnswers(prompt, chosen, rejected, _options(example))
+                for example, prompt, (chosen, rejected) in rows
             ]
         back = min(len(selected), _MOST_TRIES)
         before: Any = selected.select(

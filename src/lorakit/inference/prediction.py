@@ -201,7 +201,8 @@ def _tag_words(
         _first_tokens(found, len(words), loaded.max_length)
         for found, words in zip(word_of, with_words, strict=True)
     ]
-    on_left, labels = loaded.tokenizer.padding_side == "left", loaded.labels or ()
+    on_left = loaded.tokenizer.padding_side == "left"
+    labels = list(loaded.labels or ())
     tagged: list[list[TaggedWord]] = [[] for _ in with_words]
     for numbers, logits in logits_in_batches(loaded, columns, batch_rows):
         best = logits.softmax(-1).max(-1)

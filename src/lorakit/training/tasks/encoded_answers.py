@@ -85,9 +85,12 @@ class AnswersEncoder:
         def encode(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
             made: Batch = {name: [] for name in features}
             cut = 0
-            for number, (pair, ids) in zip(numbers, tokens_of(batch, numbers), strict=True):
+            for number, (pair, (first, second)) in zip(
+                numbers, tokens_of(batch, numbers), strict=True
+            ):
                 joined = join_answers(
-                    *ids,
+                    first,
+                    second,
                     self.max_length,
                     counts_prompt=self.counts_prompts,
                     may_be_same=self.config.reads_votes,
