@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import BENCHMARKS, charts, tables
+from benchmarks import BENCHMARKS, charts, shared_work, tables
 from benchmarks.results import RESULTS, ROOT, Row, matching, read_rows
 from benchmarks.sections import SECTIONS, Section
 
@@ -175,7 +175,7 @@ def write_page(results: Path = RESULTS, docs: Path = DOCS) -> list[Path]:
                     figure = block.section.draw(block.rows)
                     charts.save(figure, docs / block.image, block.table)
                     written.append(docs / block.image)
-    return written
+    return [*written, *shared_work.write(results, docs)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
