@@ -175,7 +175,7 @@ def write_page(results: Path = RESULTS, docs: Path = DOCS) -> list[Path]:
                     figure = block.section.draw(block.rows)
                     charts.save(figure, docs / block.image, block.table)
                     written.append(docs / block.image)
-    return [*written, *shared_work.write(results, docs)]
+    return written
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -184,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the CSV files")
     parser.add_argument("--docs", type=Path, default=DOCS, help="directory of the page")
     found = parser.parse_args(arguments)
-    for path in write_page(found.results, found.docs):
+    given = (found.results, found.docs)
+    for path in (*write_page(*given), *shared_work.write(*given)):
         print(f"Wrote {os.path.relpath(path)}")
 
 
