@@ -194,7 +194,8 @@ def _fit(
         computing = cpu_notes(setup.arguments.device)
         padding: tuple[str, ...] = ()
         if setup.encoded.stream is None:
-            padding = padding_notes(setup.encoded.train, setup.arguments)
+            multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None)
+            padding = padding_notes(setup.encoded.train, setup.arguments, multiple)
         keep_predictions(setup, trainer)
         kept = setup.recipe.frozen_part
         with ExitStack() as context:
@@ -202,8 +203,8 @@ def _fit(
             hosted: tuple[str, ...] = ()
             if host is not None:
                 hosted = context.enter_context(host.training(setup, trainer, frozen))
-            own = getattr(trainer, "notes", ())
-            trainer_notes = (*notes, *padding, *computing, *frozen.notes, *own, *hosted)
+            of_trainer = getattr(trainer, "notes", ())
+            trainer_notes = (*notes, *padding, *computing, *frozen.notes, *of_trainer, *hosted)
             if trainer_notes:
                 emit("notes", {"notes": trainer_notes})
             output = trainer.train(

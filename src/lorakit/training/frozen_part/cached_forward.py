@@ -157,7 +157,7 @@ class CachedForward:
             raise LookupError(number)
         return self.rows[number]
 
-    # ---- in place of the blocks' forward ----
+    # ---- instead of the blocks' forward ----
 
     def passing_on(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return a forward that returns its input if the batch is known."""
