@@ -86,6 +86,15 @@ def test_mixed_precision_is_planned_as_it_runs(recipe, task):
     compare(recipe(task, **{"training.bf16": True}))
 
 
+def test_batches_have_the_padding_that_they_have_in_the_run(recipe):
+    def peaks(**changes):
+        lengths = (5, 7)
+        return {plan(recipe(**{"data.max_length": n, **changes})).peak_bytes for n in lengths}
+
+    assert len(peaks()) == 2
+    assert len(peaks(dtype="bfloat16")) == 1  # both are padded to 32 tokens
+
+
 def test_experts_are_planned_as_they_run(recipe, tiny_llama_dir, tmp_path):
     from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
