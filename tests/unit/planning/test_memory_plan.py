@@ -87,12 +87,12 @@ def test_mixed_precision_is_planned_as_it_runs(recipe, task):
 
 
 def test_batches_have_the_padding_that_they_have_in_the_run(recipe):
-    def peaks(**changes):
-        lengths = (5, 7)
-        return {plan(recipe(**{"data.max_length": n, **changes})).peak_bytes for n in lengths}
+    def added_by_two_tokens(**changes):
+        plans = [plan(recipe(**{"data.max_length": n, **changes})) for n in (8, 10)]
+        return plans[1].peak_bytes - plans[0].peak_bytes
 
-    assert len(peaks()) == 2
-    assert len(peaks(dtype="bfloat16")) == 1  # both are padded to 32 tokens
+    # In bfloat16 both are padded to 32 tokens, and differ by the labels that count.
+    assert 0 <= 10 * added_by_two_tokens(dtype="bfloat16") < added_by_two_tokens()
 
 
 def test_experts_are_planned_as_they_run(recipe, tiny_llama_dir, tmp_path):
