@@ -93,13 +93,23 @@ class BatchingMixin(_Base):
             return super()._get_eval_sampler(eval_dataset)
         return longest_first(token_lengths(eval_dataset)).tolist()
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return batches of all validation examples; transformers may leave out the last ones."""
+        leaves_out, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = leaves_out
+
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """Return batches for `predict`, whose predictions have the order of the examples."""
         strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        leaves_out, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             return super().get_test_dataloader(test_dataset)
         finally:
             self.args.train_sampling_strategy = strategy
+            self.args.dataloader_drop_last = leaves_out
 
     def _run_epoch(self, **arguments: Any) -> None:
         # accelerate passes the epoch on to the sampler, but not of several processes that resume.

@@ -145,6 +145,18 @@ def test_evaluation_pads_less_and_means_the_same(build):
     assert flat([lengths]) == sorted(flat([lengths]), reverse=True)
 
 
+def test_no_validation_example_is_left_out(build, data):
+    """transformers leaves out incomplete batches there too; if all are, it ends in a KeyError."""
+    trainer = build(dataloader_drop_last=True)
+    assert sum(len(batch["labels"]) for batch in trainer.get_eval_dataloader()) == len(data)
+    few = data.select(range(3))
+    assert trainer.evaluate(few)["eval_loss"] > 0
+    assert len(trainer.predict(few).label_ids) == 3
+    assert trainer.args.dataloader_drop_last
+    per_step = trainer.args.train_batch_size
+    assert all(len(batch["labels"]) == per_step for batch in trainer.get_train_dataloader())
+
+
 def test_predictions_have_the_order_of_the_examples(build, data):
     output = build().predict(data)
     assert output.label_ids.tolist() == data["labels"][:]
