@@ -6,6 +6,7 @@ it. So a program may be killed, stopped or sent elsewhere, as any other process.
 
 import atexit
 import faulthandler
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -135,6 +136,9 @@ def become(
     """Give this process a program's arguments, environment, folder and streams in the block."""
     import torch
 
+    # Nothing looks for garbage among the objects of the libraries, which would copy their memory:
+    # training does so, and NiceGUI walks through all objects to find its server.
+    gc.freeze()
     torch.set_num_threads(1)
     for number, file in enumerate(streams, 1):
         os.dup2(file, number)
