@@ -23,8 +23,9 @@ from pathlib import Path
 TIMEOUT_S = 240
 LIBRARIES = [
     *("torch", "torch.distributed", "accelerate", "bitsandbytes", "datasets", "trl"),
-    *("transformers.trainer", "lorakit.training.run", "lorakit.studio.app"),
+    *("transformers.trainer", "lorakit.training.run", "lorakit.studio.app", "lorakit.cli.main"),
     *("lorakit.planning.alternatives", "matplotlib.figure", "torch.utils.tensorboard"),
+    "sklearn.metrics",
 ]
 
 LORAKIT = "from lorakit.__main__ import main; main()"
