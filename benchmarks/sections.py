@@ -106,9 +106,10 @@ SECTIONS = (
     ),
     Section(
         "Predicting a file",
-        "Classes for a file of texts, against transformers' pipeline on the same model at several "
-        "batch sizes, and new texts for a file of prompts, against one prompt at a time. Reading "
-        "and writing the file are in lorakit's time.",
+        "Classes for files of texts, against transformers' pipeline on the same model at its best "
+        "batch size, and new texts for files of prompts, against one prompt at a time. Every round "
+        "has other texts: the seconds of classes are those of a seventh of them, those of new "
+        "texts for as many prompts as it says. Reading and writing the file are in lorakit's time.",
         "predict",
         tables.dropout_table,
     ),

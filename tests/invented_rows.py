@@ -225,7 +225,7 @@ def _magnitudes(make: Make) -> list[Row]:
 
 def _predictions(make: Make) -> list[Row]:
     where = {"setting": predict.texts_setting(predict.TEXT_COUNT)}
-    values = {predict.PREDICT: 70.0, "pipeline, batch 8": 100.0, predict.PIPELINE: 100.0}
+    values = {predict.PREDICT: 4.0, predict.PIPELINE: 10.0}
     made = make("predict", predict.CLASSES, predict.SHAPE, values, predict.PIPELINE, **where)
     where = {"setting": predict.prompts_setting(predict.PROMPT_COUNT)}
     values = {predict.PREDICT: 10.0, predict.LINE_BY_LINE: 60.0}

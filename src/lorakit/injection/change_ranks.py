@@ -58,10 +58,11 @@ def _resized(update: LowRankUpdate, r: int, zero_factor: Literal["A", "B"]) -> L
         update.scaling,
         update.drop_probability,
         update.variants,
+        is_training=update.training,
         **{v.name: update._parameters[v.name] for v in update.variants if v.name},
     )
     random = initialization_of(True)
     random.write_(made, *random.factors(FreshUpdate(made, zero_factor)))
     made.lora_A.requires_grad_(A.requires_grad)
     made.lora_B.requires_grad_(B.requires_grad)
-    return made.train(update.training)
+    return made

@@ -1,7 +1,8 @@
 """Moving an adapter from one model to another with the same modules.
 
 Adding an adapter compares every tensor with its place and copies it. A model that is running gets
-one that was added to a copy of it instead: attaching only puts finished objects into their places.
+one that was built for a copy of it instead (`build_adapter`): attaching only puts finished objects
+into their places.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lorakit.config import LoraConfig
-from lorakit.injection.activation import remove_adapters, removing_on_failure
+from lorakit.injection.activation import removing_on_failure
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.selection.parameters import attach
 from lorakit.injection.siblings import group_siblings
@@ -84,23 +85,6 @@ class DetachedAdapter:
     copies: tuple[DetachedCopy, ...]
 
 
-def detach_adapter(model: nn.Module, name: str) -> DetachedAdapter:
-    """Take an adapter out of a model, to be attached to another one.
-
-    Args:
-        model: A model with adapters.
-        name: One that does not act.
-
-    Raises:
-        AdapterNameError: There is no such adapter.
-        AdapterStateError: The model is merged.
-    """
-    require_unmerged(model, "detach an adapter")
-    adapter = adapter_in_place(model, name)
-    remove_adapters(model, (name,))
-    return adapter
-
-
 def adapter_in_place(model: nn.Module, name: str) -> DetachedAdapter:
     """Describe an adapter of a model that keeps it, by the very objects that act there.
 
@@ -123,10 +107,9 @@ def adapter_in_place(model: nn.Module, name: str) -> DetachedAdapter:
         if name in layer.updates
     )
     copies = tuple(
-        DetachedCopy(path, copy, _shared_children(copy, module))
+        detached_copy(module, path, module.trained_copies[name])
         for path, module in replaced_modules(model)
         if name in module.trained_copies
-        for copy in (module.trained_copies[name],)
     )
     config, is_trainable = state.configs[name], state.trainable[name]
     return DetachedAdapter(name, config, is_trainable, updates, copies)
@@ -163,6 +146,7 @@ def attach_adapter(model: nn.Module, adapter: DetachedAdapter) -> None:
         ]
         for each in adapter.copies:
             _attach_copy(model, adapter.name, each)
+        LowRankUpdate.count_exchange()  # layers look again at what they have prepared
         group_siblings(model, newly_adapted)
         if is_first:
             set_fused_mlp(model, True)
@@ -188,7 +172,7 @@ def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:
 
 
 def _attach_copy(model: nn.Module, name: str, given: DetachedCopy) -> None:
-    """Give a module its trained copy, with the module's children in place of the other model's."""
+    """Give a module its trained copy, with the module's children instead of the other model's."""
     module = model.get_submodule(given.path)
     unfuse_all(module)
     part = _holding_children(given.copy)
@@ -197,9 +181,17 @@ def _attach_copy(model: nn.Module, name: str, given: DetachedCopy) -> None:
     replace_in_place(module).trained_copies[name] = given.copy
 
 
-def _shared_children(copy: nn.Module, module: nn.Module) -> tuple[str, ...]:
+def detached_copy(module: nn.Module, path: str, copy: nn.Module) -> DetachedCopy:
+    """Describe the copy of a module, made for an adapter.
+
+    Args:
+        module: The base's module.
+        path: Its path.
+        copy: Its trained copy.
+    """
     children = _holding_children(copy)._modules
-    return tuple(n for n, child in children.items() if child is module._modules.get(n, copy))
+    shared = (n for n, child in children.items() if child is module._modules.get(n, copy))
+    return DetachedCopy(path, copy, tuple(shared))
 
 
 def _holding_children(copy: nn.Module) -> nn.Module:

@@ -1,27 +1,31 @@
 """Adding an adapter to a model."""
 
 import math
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
-from lorakit.initialization import initialization_of
 from lorakit.initialization.initialize import Initializer
 from lorakit.injection.activation import activate, removing_on_failure, restoring_activation
-from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
+from lorakit.injection.fused_mlp import set_fused_mlp
+from lorakit.injection.new_parts import (
+    load_companions_,
+    new_copies,
+    new_token_copies,
+    new_update,
+)
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.selection.adapted_classes import describe
 from lorakit.injection.selection.checks.settings import check_room
 from lorakit.injection.selection.parameters import attach
 from lorakit.injection.selection.peft_names import unread_by_peft
 from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
-from lorakit.injection.selection.plan_from_tensors import plan_from_tensors, saved_tensors
+from lorakit.injection.selection.plan_from_tensors import plan_from_tensors
 from lorakit.injection.selection.recorded_config import recorded_config
 from lorakit.injection.selection.sites import AdapterTensors, Site
-from lorakit.injection.selection.trained_tokens import add_trained_tokens
 from lorakit.injection.selection.variants import variants_of
 from lorakit.injection.siblings import group_siblings
 from lorakit.injection.state import (
@@ -34,22 +38,12 @@ from lorakit.injection.state import (
     unwrapped,
 )
 from lorakit.injection.torch_encoders import disable_fast_paths
-from lorakit.layers import (
-    AdaptedLayer,
-    LowRankUpdate,
-    copy_with_own,
-    full_copy,
-    replace_in_place,
-)
+from lorakit.layers import AdaptedLayer, LowRankUpdate, replace_in_place
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import swap_class
 from lorakit.layers.hooks import has_foreign_forward
 from lorakit.layers.kinds.parameter import AdaptedParameter
-from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
-from lorakit.layers.updates.sliced_update import SlicedUpdate
-from lorakit.layers.variants.trained_parts import TrainedBias
-
-_HALF = (torch.float16, torch.bfloat16)
+from lorakit.layers.offload import is_offloaded, weights_in_place
 
 
 def add_adapter(
@@ -96,22 +90,16 @@ def add_adapter(
     require_unmerged(model, "add an adapter")
     require_no_other_holder(model)
     check_new_name(model, name)
-    if dtype is not None and not dtype.is_floating_point:
-        raise DtypeError(
-            f"Cannot add adapter {name!r}: got {dtype} for its factors, expected a floating "
-            "point dtype. Leave dtype out to take the usual one."
-        )
+    check_floating(name, dtype)
     tensors = None
     if isinstance(config, LoraConfig):
         plan = plan_from_config(model, config)
     else:
         tensors = config.in_names_of(model)
         plan = plan_from_tensors(model, tensors)
-    _check_swappable(plan)
+    check_plan(plan, dtype)
     if max_rank is not None:
         check_room(plan.config, plan.sites, max_rank)
-    if dtype is not None:
-        _check_factor_dtype(plan, dtype)
 
     recorded = recorded_config(model, plan)
     is_first = state_of(model) is None
@@ -125,20 +113,42 @@ def add_adapter(
             take_over_quantized(model)
         for site in plan.sites:
             _add_update(site, plan, name, dtype, tensors, initializer).reserve_(max_rank or site.r)
-        _add_copies(plan, name, dtype, tensors)
-        for place in plan.tokens:
-            rows = None if tensors is None else tensors.trained_tokens[place.path]
-            add_trained_tokens(place, name, dtype or trained_dtype(place.weight.dtype), rows)
+        for copies in (new_copies, new_token_copies):
+            for path, made in copies(plan, dtype, tensors).items():
+                replace_in_place(model.get_submodule(path)).trained_copies[name] = made
         group_siblings(model, [site.path for site in plan.sites])
         activate(model, state, (name,))
         if is_first:
             set_fused_mlp(model, True)
         disable_fast_paths(model)
-        return _injection(model, plan, name, recorded)
+        updates = [site.module.updates[name] for site in plan.sites]  # type: ignore[index,union-attr]
+        return describe_injection(model, plan, name, recorded, updates)  # type: ignore[arg-type]
 
 
-def _check_swappable(plan: InjectionPlan) -> None:
-    """Refuse classes that cannot be swapped, before the model is changed."""
+def check_floating(name: str, dtype: torch.dtype | None) -> None:
+    """Refuse a dtype for an adapter's factors that is not a floating point type.
+
+    Raises:
+        DtypeError: It is not.
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise DtypeError(
+            f"Cannot add adapter {name!r}: got {dtype} for its factors, expected a floating "
+            "point dtype. Leave dtype out to take the usual one."
+        )
+
+
+def check_plan(plan: InjectionPlan, dtype: torch.dtype | None) -> None:
+    """Refuse what a plan cannot do with the modules of its model.
+
+    Args:
+        plan: The plan.
+        dtype: dtype of the factors; None for the usual one.
+
+    Raises:
+        TargetError: The class of a module cannot be swapped, or its bias is offloaded.
+        DtypeError: A quantised layer would have to cast the factors in every pass.
+    """
     candidates = [getattr(site.module, "weight_owner", site.module) for site in plan.sites]
     candidates += list(plan.heads.values())
     candidates += list(plan.other_biases.values())
@@ -152,15 +162,7 @@ def _check_swappable(plan: InjectionPlan) -> None:
                 f"Cannot train the bias of {path}: accelerate offloads its weights, expected them "
                 "in memory. Use bias='none' or 'lora_only', or load the base without offloading."
             )
-
-
-def _check_factor_dtype(plan: InjectionPlan, dtype: torch.dtype) -> None:
-    """Refuse factors that a quantised layer would have to cast in every pass.
-
-    Raises:
-        DtypeError: They are neither float32 nor of the layer's compute dtype.
-    """
-    for site in plan.sites:
+    for site in plan.sites if dtype is not None else ():
         compute = site.adapted_class.compute_dtype_of(site.module)
         if bits_of(site.module) is not None and dtype not in (torch.float32, compute):
             raise DtypeError(
@@ -178,91 +180,41 @@ def _add_update(
     tensors: AdapterTensors | None,
     initializer: Initializer,
 ) -> LowRankUpdate:
-    module, config = site.module, plan.config
-    in_features, out_features = site.adapted_class.factor_sizes(module)
-    shape_A, shape_B = site.adapted_class.factor_shapes(module, site.r)
-    device = execution_device(module)
-    factor_dtype = dtype or trained_dtype(site.adapted_class.compute_dtype_of(module))
-    variants = variants_of(config)
-    variants += [TrainedBias] if site.path in plan.site_biases else []
-    companions = {
-        one.name: torch.empty(
-            one.shape(in_features, out_features), device=device, dtype=factor_dtype
-        )
-        for one in variants
-        if one.name
-    }
-    initialization = initialization_of(config.init_lora_weights)
-    new_update = initialization.update_class(site.adapted_class, is_fresh=tensors is None)
-    if site.slices is not None:
-        groups = sum(site.slices)
-        shape_A = (groups * site.r, in_features)
-        shape_B = (groups * (out_features // len(site.slices)), site.r)
-        new_update = partial(SlicedUpdate, site.slices)
-    update = new_update(
-        torch.empty(shape_A, device=device, dtype=factor_dtype),
-        torch.empty(shape_B, device=device, dtype=factor_dtype),
-        site.scaling,
-        config.lora_dropout,
-        variants,
-        **companions,
-    )
+    module = site.module
+    update = new_update(site, plan, dtype, tensors)
     if isinstance(module, AdaptedParameter):
         attach(module)
     elif not isinstance(module, AdaptedLayer):
         module = site.adapted_class.adapt_in_place(module)
     if tensors is None:
         initializer.initialize_(module, update, site.path)
+        for variant, place in zip(update.variants, update.companions(), strict=True):
+            if place is not None:
+                with torch.no_grad(), weights_in_place(module):
+                    place.copy_(variant.initial(module, update))
     else:
         initializer.load_(module, update, site.path, tensors.factors[site.path])
-    for variant, place in zip(update.variants, update.companions(), strict=True):
-        if place is None:
-            continue
-        with torch.no_grad(), weights_in_place(module):
-            if tensors is None:
-                place.copy_(variant.initial(module, update))
-            else:
-                saved = tensors.replaced if variant.is_of_base else tensors.companions
-                place.copy_(saved[f"{site.path}.{variant.name}"])
-    update.train(getattr(module, "weight_owner", module).training)
+        load_companions_(update, site.path, tensors)
     module.updates[name] = update
     return update
 
 
-@torch.no_grad()
-def _add_copies(
-    plan: InjectionPlan, name: str, dtype: torch.dtype | None, tensors: AdapterTensors | None
-) -> None:
-    """Give heads a full copy, and modules with trained biases one that shares the rest."""
-    memo: dict[int, object] = {}
-    made: dict[str, nn.Module] = {}
-    for path, module in plan.heads.items():
-        unfuse_all(module)
-        trained = full_copy(module, memo)
-        for parameter in trained.parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype or trained_dtype(parameter.dtype))
-        made[path] = trained
-    for path, module in plan.other_biases.items():
-        made[path] = copy_with_own(module, ["bias"], dtype or trained_dtype(module.bias.dtype))  # type: ignore[arg-type]
-    for path, trained in made.items():
-        module = plan.heads[path] if path in plan.heads else plan.other_biases[path]
-        if tensors is not None:
-            for key, place in saved_tensors(trained).items():
-                if path in plan.heads or key == "bias":
-                    place.copy_(tensors.replaced[f"{path}.{key}"])
-        replace_in_place(module).trained_copies[name] = trained
+def describe_injection(
+    model: nn.Module,
+    plan: InjectionPlan,
+    name: str,
+    config: LoraConfig,
+    updates: Sequence[LowRankUpdate],
+) -> Injection:
+    """Return what an adapter adds to a model.
 
-
-def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype trained parameters get: float32 on a half-precision base, else the base's.
-
-    In half precision, steps of a usual learning rate are lost to rounding.
+    Args:
+        model: The model.
+        plan: Where the adapter acts.
+        name: Its name.
+        config: Its configuration, as it is recorded.
+        updates: The update of each site.
     """
-    return torch.float32 if base_dtype in _HALF else base_dtype
-
-
-def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
     matches = tuple(
         Match(
             site.path,
@@ -278,10 +230,7 @@ def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraCon
     )
     biases = sorted(f"{path}.bias" for path in plan.site_biases)
     biases += [f"{path}.bias" for path in plan.other_biases]
-    factors = {
-        str(site.module.updates[name].lora_A.dtype).removeprefix("torch.")  # type: ignore[union-attr,index]
-        for site in plan.sites
-    }
+    factors = {str(update.lora_A.dtype).removeprefix("torch.") for update in updates}
     weights = {site.adapted_class.base_dtype_name(site.module) for site in plan.sites}
     note = unread_by_peft(model, config, (site.path for site in plan.sites))
     return Injection(

@@ -49,7 +49,7 @@ def adapter_rows(
         names: The adapter of each row of the batch, None for the base alone.
         segments: Instead of names: (tokens, adapter or None) of each segment of one packed sequence
             (1, tokens). The attention mask and the positions that separate them are the caller's.
-        batches: Where the rows of each adapter are a batch of their own, padded to the length of
+        batches: Where the rows of each adapter are a separate batch, padded to the length of
             the others: gives each batch the dropout masks that it has alone.
 
     Yields: An object whose `choose` gives the rows of later batches other adapters.

@@ -141,19 +141,19 @@ def quantized_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
         exact: (out, in), float32.
     """
     library: Any = sys.modules["bitsandbytes"]
-    own: Any = layer.weight
+    stored: Any = layer.weight
     if bits_of(layer) == 8:
         made = library.nn.Int8Params(exact.cpu(), requires_grad=False)
-        return made.to(own.device)
+        return made.to(stored.device)
     made = library.nn.Params4bit(
         exact,
         requires_grad=False,
-        blocksize=own.blocksize,
-        compress_statistics=own.compress_statistics,
-        quant_type=own.quant_type,
-        quant_storage=own.quant_storage,
-    ).to(own.device)
-    made.quant_state.dtype = own.quant_state.dtype
+        blocksize=stored.blocksize,
+        compress_statistics=stored.compress_statistics,
+        quant_type=stored.quant_type,
+        quant_storage=stored.quant_storage,
+    ).to(stored.device)
+    made.quant_state.dtype = stored.quant_state.dtype
     return made
 
 

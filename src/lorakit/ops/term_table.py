@@ -27,7 +27,7 @@ class TermTable:
     """Groups of the terms of many adapters, of which each batch takes some."""
 
     def __init__(self) -> None:
-        self._down, self._up = GroupTable(), GroupTable()
+        self._groups = GroupTable()
         self._new: dict[int, LowRankTerm] = {}  # not described to the kernels yet
         self._free: list[int] = []
         self._slots = 0
@@ -44,8 +44,7 @@ class TermTable:
     def free(self, slot: int) -> None:
         """Let go of a term, so that its slot can be used again."""
         self._new.pop(slot, None)
-        self._down.clear(slot)
-        self._up.clear(slot)
+        self._groups.clear(slot)
         self._free.append(slot)
 
     def groups(self, slots: Sequence[int], spans: Spans) -> tuple[Groups, Groups]:
@@ -57,13 +56,9 @@ class TermTable:
         """
         while self._new:
             slot, term = self._new.popitem()
-            self._down.put(slot, down_group(0, 0, term))
-            self._up.put(slot, up_group(0, 0, term))
+            self._groups.put(slot, down_group(0, 0, term), up_group(0, 0, term))
         chosen = np.asarray(slots)[spans.terms]
-        return (
-            self._down.taken(chosen, spans.begins, spans.ends),
-            self._up.taken(chosen, spans.begins, spans.ends),
-        )
+        return self._groups.taken(chosen, spans.begins, spans.ends)
 
 
 def down_group(begin: int, end: int, term: LowRankTerm, mask_shift: int = 0) -> Group:
@@ -126,12 +121,12 @@ def spans_in_batches(
     spans: list[tuple[int, int, int]] = []
     shifts: list[int] = []
     taken: dict[int, int] = {}  # tokens of each term so far
-    for row, (term, own) in enumerate(zip(index, own_tokens, strict=True)):
+    for row, (term, tokens) in enumerate(zip(index, own_tokens, strict=True)):
         begin, before = row * length, taken.get(term, 0)
-        taken[term] = before + own
-        if term < 0 or not own:
+        taken[term] = before + tokens
+        if term < 0 or not tokens:
             continue
-        end, shift = begin + own, before - begin
+        end, shift = begin + tokens, before - begin
         if spans and spans[-1][1:] == (begin, term) and shifts[-1] == shift:
             spans[-1] = (spans[-1][0], end, term)
         else:

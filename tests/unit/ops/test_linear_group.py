@@ -69,7 +69,7 @@ def operands(group, *shape, dtype=torch.float64, factor_dtype=None):
 
 
 def widened(layer):
-    """Return a layer's operands in float64, as leaves of their own."""
+    """Return a layer's operands in float64, as separate leaves."""
     terms = [t._replace(A=t.A.detach().double(), B=t.B.detach().double()) for t in layer.terms]
     bias = None if layer.bias is None else layer.bias.detach().double()
     return LinearOperands(layer.W0.detach().double(), bias, terms)

@@ -37,7 +37,7 @@ def inner_layers(request):
 def operands(inner=2, shape=(4,), p=0.0, bias=True, adapted=(0, 1, 2), dtype=torch.float64):
     """Return x, the inner layers and down; `adapted` are the layers with terms, down the last.
 
-    The inner layers share a mask, as they read the same activation; down has one of its own.
+    The inner layers share a mask, as they read the same activation; down has its own.
     """
     torch.manual_seed(0)
     x = torch.randn(*shape, IN, dtype=dtype)

@@ -82,8 +82,10 @@ def predict(
         location, base_model, unquantized=unquantized, trust_remote_code=trust_remote_code
     )
     remark(f"{loaded.task_type} with {location} on {loaded.base}")
-    directory, own = find_adapter(location) if Path(location).exists() else (Path(location), None)
-    named = given or own
+    directory, recorded = (
+        find_adapter(location) if Path(location).exists() else (Path(location), None)
+    )
+    named = given or recorded
     with counting("rows") as count:
         made = predict_file(
             loaded,

@@ -1,5 +1,7 @@
 """The plan of an adapter with tensors: each tensor needs a place, and each place a tensor."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -37,8 +39,15 @@ from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 
-def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPlan:
+def plan_from_tensors(
+    model: nn.Module, adapter: AdapterTensors, bypassed: Mapping[str, str] | None = None
+) -> InjectionPlan:
     """Work out where the tensors of an adapter go.
+
+    Args:
+        model: The base.
+        adapter: The adapter.
+        bypassed: What `bypassed_layers` says of the base, where it is known already.
 
     Raises:
         AdapterMismatchError: A tensor has no place in the model or another shape than its place, or
@@ -75,7 +84,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
     check_dropout(config, plan.sites)
-    require_called(bypassed_layers(modules), plan.sites)
+    require_called(bypassed_layers(modules) if bypassed is None else bypassed, plan.sites)
     return plan
 
 

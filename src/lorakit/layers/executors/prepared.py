@@ -135,12 +135,11 @@ def stay_in_place(updates: Sequence[LowRankUpdate]) -> bool:
     return not torch.compiler.is_compiling() and all(
         all(variant.is_all_in_factors for variant in update.variants)
         and update.keeps_saved_factors
-        and update.lora_A.dtype in THIN_DTYPES
-        and update.lora_B.dtype in THIN_DTYPES
-        and update.lora_A.device.type == "cpu"
-        and update.lora_A.is_contiguous()
-        and update.lora_B.is_contiguous()
         and not update.drops
         and not brings_input_or_weights(update)
+        and all(
+            factor.dtype in THIN_DTYPES and factor.is_cpu and factor.is_contiguous()
+            for factor in (update.lora_A, update.lora_B)
+        )
         for update in updates
     )

@@ -184,8 +184,10 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         size = (len(k), self.num_heads, 1, self.head_dim)
         added = []
         if self.bias_k is not None and self.bias_v is not None:
-            own = (b.view(1, self.num_heads, 1, self.head_dim) for b in (self.bias_k, self.bias_v))
-            added.append(tuple(b.expand(size).to(k.dtype) for b in own))
+            learned = (
+                b.view(1, self.num_heads, 1, self.head_dim) for b in (self.bias_k, self.bias_v)
+            )
+            added.append(tuple(b.expand(size).to(k.dtype) for b in learned))
         if self.add_zero_attn:
             added.append((k.new_zeros(size), v.new_zeros(size)))
         for more_k, more_v in added:

@@ -61,6 +61,8 @@ class LowRankUpdate(nn.Module):
         scaling: float,
         drop_probability: float = 0.0,
         variants: Sequence[type[Variant]] = (),
+        *,
+        is_training: bool = True,
         **companions: Tensor | None,
     ):
         """Create the update.
@@ -71,26 +73,29 @@ class LowRankUpdate(nn.Module):
             scaling: See the class.
             drop_probability: See the class.
             variants: See the class; those with a tensor come with it.
+            is_training: Whether dropout acts.
             companions: The tensors of variants by name, None for none.
         """
         super().__init__()
         self.lora_A = nn.Parameter(lora_A)
         self.lora_B = nn.Parameter(lora_B)
         self.variants = tuple(variants)
-        for variant in VARIANTS:  # so that parameters have one order
-            if variant.name:
-                self.register_parameter(variant.name, None)
+        # So that parameters have one order.
+        self._parameters.update({variant.name: None for variant in VARIANTS if variant.name})
         for name, tensor in companions.items():
             if tensor is not None:
                 is_one = isinstance(tensor, nn.Parameter)
                 self.register_parameter(name, tensor if is_one else nn.Parameter(tensor))
         self.scaling = scaling
         self.drop_probability = drop_probability
+        self.training = is_training
+        vars(self)["changed"] = next(_numbers)
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, and count it."""
+        """Set an attribute, and count it; while it is created, no layer can have prepared it."""
         super().__setattr__(name, value)  # type: ignore[arg-type]
-        self._count_exchange()
+        if self.changed:
+            self._count_exchange()
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Register a parameter; that of a variant brings the variant, None takes it away."""

@@ -60,6 +60,8 @@ class _Group(ctypes.Structure):
     )
 
 
+_GROUP_WORDS = ctypes.sizeof(_Group) // 8
+
 NO_DROPOUT = _Dropout(0, 0, 1.0, 0, 0)
 
 
@@ -96,50 +98,53 @@ class Groups:
             is_half = compact.dtype == torch.bfloat16
             rows.append(_Group(begin, end, *addresses, is_half, r, scaling, mask))
         self.count = len(rows)
-        self.array = (_Group * len(rows))(*rows)
+        self.array: Any = (_Group * len(rows))(*rows)
         self.address = ctypes.addressof(self.array)
 
     @classmethod
-    def described(cls, rows: Any, tensors: list[tuple[Tensor, Tensor | None]]) -> Groups:
-        """Return groups that lie in a numpy array, and point to these tensors."""
+    def described(cls, count: int, address: int, kept: object) -> Groups:
+        """Return groups that lie at an address, as long as an object is kept."""
         groups = cls.__new__(cls)
-        groups.count, groups.array, groups.tensors = len(rows), rows, tensors
-        groups.address = rows.ctypes.data
+        groups.count, groups.address, groups.array, groups.tensors = count, address, kept, []
         return groups
 
 
 class GroupTable:
-    """Groups of many adapters, described once, of which each batch takes some.
+    """Groups of `down` and `up_` of many adapters, described once, of which each batch takes some.
 
-    They lie in an array of words, (slots, words of a group): numpy takes rows of records, and
+    They lie in an array of words, (2, slots, words of a group): numpy takes rows of records, and
     writes their fields, far more slowly.
     """
 
     def __init__(self) -> None:
-        self._rows = np.zeros((0, ctypes.sizeof(_Group) // 8), dtype=np.int64)
-        self._tensors: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._rows = np.zeros((2, 0, _GROUP_WORDS), dtype=np.int64)
+        self._kept: dict[int, Groups] = {}
 
-    def put(self, slot: int, group: Group) -> None:
-        """Write a group into a slot."""
-        if slot >= len(self._rows):
-            larger = np.zeros((max(8, 2 * slot), self._rows.shape[1]), dtype=np.int64)
-            larger[: len(self._rows)] = self._rows
+    def put(self, slot: int, down: Group, up: Group) -> None:
+        """Write the two groups of an adapter into a slot."""
+        slots = self._rows.shape[1]
+        if slot >= slots:
+            larger = np.zeros((2, max(8, 2 * slot), _GROUP_WORDS), dtype=np.int64)
+            larger[:, :slots] = self._rows
             self._rows = larger
-        described = Groups([group])
-        array: Any = described.array
-        self._rows[slot] = np.frombuffer(array, dtype=np.int64)
-        self._tensors[slot] = described.tensors[0]
+        self._kept[slot] = both = Groups((down, up))
+        array: Any = both.array
+        self._rows[:, slot] = np.frombuffer(array, dtype=np.int64).reshape(2, -1)
 
     def clear(self, slot: int) -> None:
         """Let go of what a slot points to."""
-        self._tensors.pop(slot, None)
+        self._kept.pop(slot, None)
 
-    def taken(self, slots: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> Groups:
+    def taken(
+        self, slots: np.ndarray, begins: np.ndarray, ends: np.ndarray
+    ) -> tuple[Groups, Groups]:
         """Return the groups of some slots with their rows of an activation."""
-        rows = self._rows[slots]
-        rows[:, 0], rows[:, 1] = begins, ends
-        tensors = [self._tensors[slot] for slot in slots.tolist()]
-        return Groups.described(rows, tensors)
+        rows = self._rows.take(slots, axis=1)
+        rows[:, :, 0], rows[:, :, 1] = begins, ends
+        count, kept = len(slots), (rows, [self._kept[slot] for slot in slots.tolist()])
+        first: int = rows.__array_interface__["data"][0]
+        second = first + count * ctypes.sizeof(_Group)
+        return Groups.described(count, first, kept), Groups.described(count, second, kept)
 
 
 def backward_groups(groups: Sequence[Group]) -> Groups:

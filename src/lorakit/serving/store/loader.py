@@ -88,7 +88,9 @@ class Loader:
         self._is_stopped = False
         self._claimed: set[str] = set()
         """Content hashes that a load is bringing into the model."""
-        self._threads = ThreadPoolExecutor(settings.loading_threads, "adapter-loader")
+        self._threads = ThreadPoolExecutor(
+            settings.loading_threads, "adapter-loader", openmp.compute_alone
+        )
 
     def begin(self, entry: Entry) -> None:
         """Load an adapter in a thread.
@@ -128,8 +130,6 @@ class Loader:
             self._finish(entry, error)
         else:
             self._finish(entry, None)
-        finally:
-            openmp.end_waiting_threads()
 
     def _require_possible(self, entry: Entry) -> None:
         if entry.facts is not None:

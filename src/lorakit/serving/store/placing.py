@@ -9,7 +9,7 @@ from torch import nn
 
 from lorakit.injection.activation import remove_adapters
 from lorakit.injection.detached import DetachedAdapter, attach_adapter
-from lorakit.injection.inject import trained_dtype
+from lorakit.injection.new_parts import trained_dtype
 from lorakit.injection.state import take_over_quantized
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +10,11 @@ from torch import nn
 from lorakit.adapters import Adapter
 from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import AdapterMismatchError, LorakitError
-from lorakit.injection import Injection, add_adapter
-from lorakit.injection.activation import remove_adapters
-from lorakit.injection.detached import DetachedAdapter, detach_adapter
+from lorakit.injection import Injection
+from lorakit.injection.built import build_adapter
+from lorakit.injection.detached import DetachedAdapter
+from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers
+from lorakit.injection.selection.parameters import modules_by_path
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
 from lorakit.models.same_weights import copy_over_same_weights
@@ -39,8 +40,8 @@ class Candidate:
 class Trial:
     """A copy of a model's modules over the same weights, which no request uses.
 
-    An adapter is added to it and taken out again, in any thread, while the model itself runs. What
-    comes out has been compared with the base tensor by tensor, and has its dtype and its device.
+    Adapters are built for it, in any thread, while the model itself runs and changes. What comes
+    out has been compared with the base tensor by tensor, and has its dtype and its device.
     """
 
     def __init__(self, model: nn.Module, factor_dtype: torch.dtype | None):
@@ -51,11 +52,11 @@ class Trial:
             factor_dtype: dtype of factors and trained heads; None as in `add_adapter`.
         """
         self._model = copy_over_same_weights(model)
+        self._bypassed = bypassed_layers(modules_by_path(self._model))
         self._factor_dtype = factor_dtype
-        self._lock = threading.Lock()
 
     def pass_through(self, name: str, carried_name: str, adapter: Adapter) -> Candidate:
-        """Return an adapter ready to be attached to the model; one at a time is tried.
+        """Return an adapter ready to be attached to the model.
 
         Args:
             name: Its name for messages.
@@ -66,18 +67,16 @@ class Trial:
             AdapterMismatchError: It was made for another base.
             LorakitError: It cannot be added for another reason.
         """
-        with self._lock, torch.no_grad():
-            try:
-                injection = add_adapter(
-                    self._model, adapter, carried_name, trainable=False, dtype=self._factor_dtype
-                )
-            except AdapterMismatchError as error:
-                raise self._named(error, name, adapter) from None
-            try:
-                entering = detach_adapter(self._model, carried_name)
-            except BaseException:
-                remove_adapters(self._model, (carried_name,))
-                raise
+        try:
+            entering, injection = build_adapter(
+                self._model,
+                adapter,
+                carried_name,
+                dtype=self._factor_dtype,
+                bypassed=self._bypassed,
+            )
+        except AdapterMismatchError as error:
+            raise self._named(error, name, adapter) from None
         return Candidate(name, adapter, injection, entering)
 
     def _named(self, error: LorakitError, name: str, adapter: Adapter) -> AdapterMismatchError:

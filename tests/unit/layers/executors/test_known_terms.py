@@ -22,6 +22,12 @@ def layer():
     return adapted
 
 
+def put(layer, name, update):
+    """Give a layer another update, and let it know, as all code does."""
+    layer.updates[name] = update
+    layer.choose_executor()
+
+
 def no_seed(_update):
     return None
 
@@ -49,7 +55,7 @@ def test_an_adapter_that_left_frees_its_slot(layer):
     a, b, _ = of(known, layer, "abc")
     del layer.updates["a"]
     of(known, layer, "bc")
-    layer.updates["d"] = LowRankUpdate(torch.randn(2, 6), torch.randn(4, 2), 0.5)
+    put(layer, "d", LowRankUpdate(torch.randn(2, 6), torch.randn(4, 2), 0.5))
     kept, new = of(known, layer, "bd")
     assert kept is b and new.slot == a.slot
 
@@ -57,7 +63,7 @@ def test_an_adapter_that_left_frees_its_slot(layer):
 def test_an_adapter_of_the_same_name_is_another(layer):
     known = KnownTerms()
     a, _ = of(known, layer)
-    layer.updates["a"] = LowRankUpdate(torch.randn(2, 6), torch.randn(4, 2), 0.5)
+    put(layer, "a", LowRankUpdate(torch.randn(2, 6), torch.randn(4, 2), 0.5))
     assert of(known, layer)[0].term.A is layer.updates["a"].lora_A is not a.term.A
 
 

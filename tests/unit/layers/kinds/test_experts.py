@@ -36,7 +36,7 @@ TOKENS, TOP_K, EXPERTS = 11, 2, 5
 CLASSES = {
     "mixtral": "MixtralExperts",
     "deepseek_v3": "DeepseekV3Experts",
-    "gpt_oss": "GptOssExperts",  # stored (in, out), biases, a gate of its own
+    "gpt_oss": "GptOssExperts",  # stored (in, out), biases, its own gate
     "aria": "AriaExperts",  # stored (in, out)
     "nemotron_h": "NemotronHExperts",  # no gate
     "muse_spark": "MuseSparkExperts",  # a norm after each expert

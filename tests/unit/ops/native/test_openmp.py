@@ -23,7 +23,7 @@ def two_threads():
 
 SECOND_RUNTIME = """
 import os
-import sklearn.metrics  # brings an OpenMP runtime of its own
+import sklearn.metrics  # brings its own OpenMP runtime
 import torch
 from lorakit.ops import skinny
 from lorakit.ops.native import cpu_kernels, openmp
@@ -54,7 +54,7 @@ def test_threads_are_torch_s_own_where_another_library_brings_more():
 
 
 def test_the_runtime_is_found_in_an_environment_behind_a_link(tmp_path, monkeypatch):
-    import sklearn.metrics  # noqa: F401 - brings an OpenMP runtime of its own
+    import sklearn.metrics  # noqa: F401 - brings its own OpenMP runtime
 
     runtime = openmp.runtime()
     if runtime is None:
@@ -113,6 +113,22 @@ def test_a_thread_that_has_none_is_left_alone():
 
 def test_another_runtime_is_left_alone(monkeypatch):
     monkeypatch.setattr(openmp, "runtime", lambda: "/usr/lib/libomp.so")
-    assert openmp._pause.__wrapped__() is None
+    assert openmp._function.__wrapped__("omp_set_num_threads") is None
     monkeypatch.setattr(openmp, "runtime", lambda: None)
-    assert openmp._pause.__wrapped__() is None
+    assert openmp._function.__wrapped__("omp_set_num_threads") is None
+
+
+def test_a_thread_that_computes_alone_starts_no_others(two_threads):
+    if openmp._function("omp_set_num_threads") is None:
+        pytest.skip("torch runs without gcc's OpenMP")
+    x = torch.randn(400, 400)
+
+    def compute():
+        openmp.compute_alone()
+        before = tasks()
+        y = x.isfinite() & (x + 1 == x.clone() + 1)
+        return y, torch.get_num_threads(), tasks() - before
+
+    y, threads, helpers = run_in_thread(compute)
+    assert y.all() and threads == 1 and not helpers
+    assert run_in_thread(torch.get_num_threads) == torch.get_num_threads() == 2

@@ -280,7 +280,7 @@ def test_no_step_holds_all_logits(build, head):
 
     step()
     model.zero_grad()
-    # A head trained in full has gradients of its own size, once as such and once being summed.
+    # A head trained in full has gradients of the same size, once as such and once being summed.
     trained = 3 * vocabulary * WIDTH * 4 if "modules_to_save" in head else 0
     assert allocations_of(step).peak < all_logits / 2 + trained
     plain = allocations_of(lambda: model(**inputs, labels=labels).loss.backward())
