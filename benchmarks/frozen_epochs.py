@@ -28,7 +28,7 @@ ALL = "all layers"
 SHARES = {"upper half": 2, "upper quarter": 4}
 """The share of the layers that is adapted, by its inverse."""
 EPOCH = "epoch"
-_STEPS = 8
+_STEPS = 6
 _VALIDATION_SHARE = 9
 """A recipe holds out one example for so many to train on, by default."""
 

@@ -207,9 +207,9 @@ class ChatEncoder:
                 **options,
             )
             for at, (number, end) in enumerate(members):
-                made[number].ids[end, kind is _Kind.ASKED] = list(columns["input_ids"][at])
+                made[number].ids[end, kind is _Kind.ASKED] = columns["input_ids"][at]
                 if kind is _Kind.MARKED:
-                    made[number].marks = [bool(mark) for mark in columns["assistant_masks"][at]]
+                    made[number].marks = list(map(bool, columns["assistant_masks"][at]))
         return made
 
     def _needed(self, talk: Conversation) -> dict[tuple[int, _Kind], None]:
@@ -266,6 +266,8 @@ class ChatEncoder:
         self, talk: Conversation, rendered: _Rendered, made: CountedIds
     ) -> CountedIds:
         """Do not count the tokens of the prompt and of messages of weight 0."""
+        if not talk.prompt_turns and not talk.untrained:
+            return made
         start = self._prompt_length(talk, rendered, made.ids) if talk.prompt_turns else 0
         counted = [c and position >= start for position, c in enumerate(made.counted)]
         for turn in self._masked_turns(talk):

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import distributed
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ def beside_others() -> Iterator[None]:
         if gpu is not None:
             os.environ.pop(_VISIBLE)
             os.environ.update({} if visible is None else {_VISIBLE: visible})
-        with suppress(torch.distributed.DistError):  # the launcher has ended
+        with suppress(distributed.DistError):  # the launcher has ended
             _wait_for_all(store, "lorakit/ended", count)
             if _hosts_store():  # which must not end while others look
                 _wait_for_all(store, "lorakit/left", count)
@@ -56,16 +57,16 @@ def beside_others() -> Iterator[None]:
                 store.add("lorakit/left", 1)
 
 
-def _wait_for_all(store: torch.distributed.Store, key: str, count: int) -> None:
+def _wait_for_all(store: Any, key: str, count: int) -> None:
     """Wait until as many processes have called this, or added one to the key."""
     store.add(key, 1)
     while store.add(key, 0) < count:
         time.sleep(_POLL_S)
 
 
-def _store() -> torch.distributed.Store:
+def _store() -> Any:
     """Return the launcher's store, where all of its processes meet."""
-    return torch.distributed.TCPStore(
+    return distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=_hosts_store(),

@@ -202,7 +202,7 @@ def _tag_words(
         for found, words in zip(word_of, with_words, strict=True)
     ]
     on_left = loaded.tokenizer.padding_side == "left"
-    labels: Any = loaded.labels or ()
+    labels = list(loaded.labels or ())
     tagged: list[list[TaggedWord]] = [[] for _ in with_words]
     for numbers, logits in logits_in_batches(loaded, columns, batch_rows):
         best = logits.softmax(-1).max(-1)

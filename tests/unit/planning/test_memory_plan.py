@@ -86,6 +86,15 @@ def test_mixed_precision_is_planned_as_it_runs(recipe, task):
     compare(recipe(task, **{"training.bf16": True}))
 
 
+def test_batches_have_the_padding_that_they_have_in_the_run(recipe):
+    def added_by_two_tokens(**changes):
+        plans = [plan(recipe(**{"data.max_length": n, **changes})) for n in (8, 10)]
+        return plans[1].peak_bytes - plans[0].peak_bytes
+
+    # In bfloat16 both are padded to 32 tokens, and differ by the labels that count.
+    assert 0 <= 10 * added_by_two_tokens(dtype="bfloat16") < added_by_two_tokens()
+
+
 def test_experts_are_planned_as_they_run(recipe, tiny_llama_dir, tmp_path):
     from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 

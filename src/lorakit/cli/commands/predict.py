@@ -38,7 +38,9 @@ def predict(
         bool, typer.Option("--probabilities", help="Write the probability of every label.")
     ] = False,
     prefix: Annotated[str, typer.Option(help="Begins the names of new columns.")] = "",
-    batch_rows: Annotated[int, typer.Option(min=1, help="Inputs in a batch.")] = 32,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, help="Largest number of inputs in a batch.")
+    ] = 32,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(

@@ -18,6 +18,7 @@ from lorakit.layers.executors.prepared import PreparedRows, prepared_rows
 from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops.grouped import low_rank_linear_per_row
+from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import PerRowTerms
 
 
@@ -184,14 +185,13 @@ class PerRowAdapters:
         has_masks = self.batches is not None and any(each.drops for each in updates.values())
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or has_masks:
             own_tokens = None if self.batches is None else self.batches.own_tokens
-            described = [
-                layer.operands([update], seed)
-                for update, seed in zip(
-                    updates.values(), self._seeds(layer, updates, x), strict=True
-                )
-            ]
-            biases = [None if each.bias is layer.bias else each.bias for each in described]
-            terms = [term for each in described for term in each.terms]
+            biases: list[Tensor | None] = []
+            terms: list[LowRankTerm] = []
+            seeds = self._seeds(layer, updates, x)
+            for update, seed in zip(updates.values(), seeds, strict=True):
+                bias, (term,) = layer.bias_and_terms([update], seed)
+                biases.append(None if bias is layer.bias else bias)
+                terms.append(term)
             rows = PerRowTerms(terms, index, biases, self.lengths, own_tokens=own_tokens)
             return _Prepared(rows)
         if layer.known_terms is None:
@@ -245,11 +245,12 @@ class PerRowAdapters:
 
     def _describes(self, kept: _Prepared, layer: DescribedLayer) -> bool:
         """Return whether what a layer has prepared is of these rows and of its updates of now."""
+        if kept.rows is None or len(kept.rows.index) != len(self.index):
+            return False
         having: Any = layer.updates._modules
         names, index = self._acting(layer)
         return (
-            kept.rows is not None
-            and (index, self.lengths) == (kept.rows.index, kept.rows.lengths)
+            (index, self.lengths) == (kept.rows.index, kept.rows.lengths)
             and len(names) == len(kept.known)
             and all(
                 having[name] is each.update and each.update.changed == each.changed

@@ -258,7 +258,7 @@ class Engine:
                 self._steps.add(self._arrived.popleft())
             commands, self._commands = self._commands, deque()
         self._steps.runner.close()
-        self._steps.fail_all(self._stopped())
+        self._steps.fail_all(self._unfinished())
         for future, _ in commands:
             if future.set_running_or_notify_cancel():
                 future.set_exception(self._stopped())
@@ -266,6 +266,14 @@ class Engine:
     def _require_open(self) -> None:
         if self._is_stopping or self.failure is not None:
             raise self._stopped()
+
+    def _unfinished(self) -> EngineStoppedError:
+        if self.failure is not None:
+            return self._stopped()
+        return EngineStoppedError(
+            "The answer is not finished: the server is stopping, and its time for finishing "
+            "requests is over. Send the request to another one."
+        )
 
     def _stopped(self) -> EngineStoppedError:
         if self.failure is None:

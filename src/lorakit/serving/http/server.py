@@ -155,6 +155,8 @@ class _FinishingServer(uvicorn.Server):
             await asyncio.sleep(_POLL_S)
         if self.context.running:
             _log.warning("%d requests were not finished in time.", self.context.running)
+            # So each is told so, also in the middle of a stream; uvicorn would only cut it off.
+            await asyncio.to_thread(self.context.service.stop, finish_running=False)
         self.should_exit = True
         await serving
 

@@ -144,8 +144,8 @@ class CachedForward:
 
         Returns: (batch, tokens, hidden).
         """
-        rows = self.rows or ()
-        first = self._known[rows[0].key]
+        first = self._known[self._row(0).key]
+        rows = [self._row(number) for number in range(len(self.rows or ()))]
         kept = first.new_zeros(len(rows), tokens, first.shape[-1], device=device)
         for number, row in enumerate(rows):
             for piece in row.pieces:

@@ -85,10 +85,13 @@ class AnswersEncoder:
         def encode(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
             made: Batch = {name: [] for name in features}
             cut = 0
-            for number, (pair, ids) in zip(numbers, tokens_of(batch, numbers), strict=True):
-                first, second = ids
+            for number, (pair, (first, second)) in zip(
+                numbers, tokens_of(batch, numbers), strict=True
+            ):
                 joined = join_answers(
-                    *(first, second, self.max_length),
+                    first,
+                    second,
+                    self.max_length,
                     counts_prompt=self.counts_prompts,
                     may_be_same=self.config.reads_votes,
                 )

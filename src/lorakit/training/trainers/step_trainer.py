@@ -108,7 +108,7 @@ class StepTrainerMixin(_Base):
             model: The model, possibly wrapped.
             inputs: A batch with labels.
             return_outputs: Whether to return the model's outputs too; the outputs of a language
-                model have the logits of a single token.
+                model have logits of no token.
             num_items_in_batch: From `_get_num_items_in_batch`; None for this batch only.
         """
         batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps

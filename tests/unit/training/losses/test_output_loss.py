@@ -287,6 +287,14 @@ def test_no_step_holds_all_logits(build, head):
     assert plain.peak > all_logits, "the measure must see what it is to forbid"
 
 
+def test_the_output_layer_reads_no_token_while_the_model_runs():
+    model = llama()
+    inputs, labels = batch(model)
+    outputs, hidden = follow(model).run(model, inputs)
+    assert outputs.logits.shape == (len(labels), 0, model.config.vocab_size)
+    assert hidden.shape == (*labels.shape, WIDTH)
+
+
 def test_an_output_layer_that_runs_twice_is_refused():
     model = llama()
     loss = OutputLoss(model.lm_head, shifts=True)

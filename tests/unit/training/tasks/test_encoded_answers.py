@@ -32,6 +32,16 @@ def test_large_preferences_are_encoded_in_processes_and_kept(
     assert not seen  # nothing is read again
 
 
+def test_examples_that_are_left_out_are_known(prepare_preferences, tiny_llama_dir):
+    """The weights of sources go with the others."""
+    rows = [*PAIRS[:2], {**PAIRS[2], "prompt": "the cat " * 40}, *PAIRS[3:]]
+    made = prepare_preferences(
+        tiny_llama_dir, rows, max_length=32, validation_fraction=0, training={"eval_strategy": "no"}
+    )
+    assert made.encoded.kept.tolist() == [n for n in range(len(rows)) if n != 2]
+    assert "1 of 12 training examples were left out" in " ".join(made.encoded.notes)
+
+
 def test_an_example_that_the_template_refuses_is_named(
     prepare_preferences, tiny_llama_dir, tmp_path
 ):

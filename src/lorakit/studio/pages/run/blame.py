@@ -31,7 +31,10 @@ class BlamePart:
         """Draw it at this place of the page; `update` shows or hides it."""
         self._watch = watch
         self._task = watch.detail.text("task")
-        with fold("Which examples did this?") as self._section:
+        with (
+            fold("Which examples did this?") as self._section,
+            ui.element("div").classes("flex-col gap-4"),
+        ):
             note(
                 "The training examples that made an answer likelier, or the mistakes on the "
                 "validation examples worse: often wrong labels. It computes one gradient for each "
@@ -53,14 +56,14 @@ class BlamePart:
             self._found.clear()
 
     def _draw_questions(self) -> None:
-        with ui.element("div").classes("flex-row gap-2 blame"):
+        with ui.element("div").classes("flex-row gap-2"):
             button = ui.button("Behind the mistakes", on_click=self._ask_about_mistakes)
             button.props("outline no-caps")
         self._prompt = self._label = None
         if self._task == _TAGGED:
             return
         is_classified = self._task == _CLASSIFIED
-        with ui.element("div").classes("flex-row gap-2 blame"):
+        with ui.element("div").classes("flex-row gap-2"):
             if self._task in _PROMPTED:
                 self._prompt = _field("What it answers")
             self._answer = _field("A text to classify" if is_classified else "An answer")
