@@ -49,7 +49,7 @@ def train_together(
         raise ConfigError(
             "Cannot train together: got several processes, which a launcher (torchrun, accelerate "
             "launch) has started, expected one. Call this in a block of "
-            "lorakit.distributed.own_runs.beside_others, in each with runs of its own."
+            "lorakit.distributed.own_runs.beside_others, in each with other runs."
         )
     require_agreement([recipe.with_absolute_paths() for recipe in loaded])
     group = RunGroup()
