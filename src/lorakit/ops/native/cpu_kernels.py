@@ -88,6 +88,9 @@ class Groups:
         dtypes: Those in which the product reads thin matrices; others are copied to float32.
     """
 
+    array: Any
+    """A ctypes array, or rows of a numpy array."""
+
     def __init__(self, groups: Sequence[Group], dtypes: Sequence[torch.dtype] = THIN_DTYPES):
         self.tensors: list[tuple[Tensor, Tensor | None]] = []
         rows: list[_Group] = []
@@ -98,7 +101,7 @@ class Groups:
             is_half = compact.dtype == torch.bfloat16
             rows.append(_Group(begin, end, *addresses, is_half, r, scaling, mask))
         self.count = len(rows)
-        self.array: Any = (_Group * len(rows))(*rows)
+        self.array = (_Group * len(rows))(*rows)
         self.address = ctypes.addressof(self.array)
 
     def for_backward(self, gradients: Sequence[Tensor | None]) -> Groups:
