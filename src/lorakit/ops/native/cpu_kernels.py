@@ -88,9 +88,6 @@ class Groups:
         dtypes: Those in which the product reads thin matrices; others are copied to float32.
     """
 
-    array: Any
-    """A ctypes array, or rows of a numpy array."""
-
     def __init__(self, groups: Sequence[Group], dtypes: Sequence[torch.dtype] = THIN_DTYPES):
         self.tensors: list[tuple[Tensor, Tensor | None]] = []
         rows: list[_Group] = []
@@ -112,10 +109,10 @@ class Groups:
                 where none is needed.
         """
         groups = Groups.__new__(Groups)
-        groups.count, groups.tensors = self.count, []
-        groups.array = type(self.array).from_buffer_copy(self.array)
-        groups.address = ctypes.addressof(groups.array)
-        for row, (thin, _), gradient in zip(groups.array, self.tensors, gradients, strict=True):
+        rows: Any = (_Group * self.count).from_buffer_copy(self.array)
+        groups.count, groups.array, groups.tensors = self.count, rows, []
+        groups.address = ctypes.addressof(rows)
+        for row, (thin, _), gradient in zip(rows, self.tensors, gradients, strict=True):
             compact = _thin(thin, _BACKWARD_DTYPES)
             if compact is not thin:
                 row.thin, row.thin_is_half = address(compact), False
