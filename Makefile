@@ -22,10 +22,9 @@ quickstart: $(READY)
 	$(BIN)/lorakit quickstart
 	@echo "For the commands above in this shell: source $(BIN)/activate"
 
-# Workers are forks of the process that collected the tests. A file stays in one worker, so that what
-# its tests share is made once; tests/conftest.py puts long files first. Bytecode is written, because
-# the processes of tests import the same files.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.forked_workers --forks $(WORKERS)
+# A file stays in one worker, so that what its tests share is made once; tests/conftest.py puts long
+# files first. Bytecode is written, because workers and the processes of tests import the same files.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CORE := $(addprefix tests/unit/,ops layers injection adapters)
 CORE += $(addprefix tests/features/test_,skinny_choice.py conv_training.py sibling_passes.py sibling_rounds.py)
 
