@@ -98,7 +98,7 @@ class Groups:
             is_half = compact.dtype == torch.bfloat16
             rows.append(_Group(begin, end, *addresses, is_half, r, scaling, mask))
         self.count = len(rows)
-        self.array: Any = (_Group * len(rows))(*rows)
+        self.array = (_Group * len(rows))(*rows)
         self.address = ctypes.addressof(self.array)
 
     def for_backward(self, gradients: Sequence[Tensor | None]) -> Groups:
@@ -109,10 +109,10 @@ class Groups:
                 where none is needed.
         """
         groups = Groups.__new__(Groups)
-        groups.count, groups.tensors = self.count, []
-        groups.array = type(self.array).from_buffer_copy(self.array)
-        groups.address = ctypes.addressof(groups.array)
-        for row, (thin, _), gradient in zip(groups.array, self.tensors, gradients, strict=True):
+        rows: Any = (_Group * self.count).from_buffer_copy(self.array)
+        groups.count, groups.array, groups.tensors = self.count, rows, []
+        groups.address = ctypes.addressof(rows)
+        for row, (thin, _), gradient in zip(rows, self.tensors, gradients, strict=True):
             compact = _thin(thin, _BACKWARD_DTYPES)
             if compact is not thin:
                 row.thin, row.thin_is_half = address(compact), False
