@@ -15,6 +15,7 @@ BENCHMARKS = (
     "frozen_part",
     "predict",
     "together",
+    "searches",
     "layer_kinds",
     "busy_machine",
     "loading",

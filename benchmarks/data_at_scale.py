@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.options import Options, parse
+from benchmarks.options import Options, options_of, options_parser
 from benchmarks.results import ROOT, Row, row
 
 TO_FIRST_STEP = "seconds to the first step"
@@ -29,21 +29,30 @@ OF_PROCESSORS = "seconds of all processors to the first step"
 PEAK = "peak memory of all processes"
 MEASURES = (TO_FIRST_STEP, OF_PROCESSORS, PEAK)
 FIRST, AGAIN, STREAMED = "first run", "run again", "streamed"
-CHATS, CLASSES, COMPLETIONS = "chats", "short texts to classify", "short texts to complete"
-SIZES = {CHATS: 200_000, CLASSES: 1_000_000, COMPLETIONS: 1_000_000}
+CHATS, PAIRS = "chats", "pairs of answers"
+CLASSES, COMPLETIONS = "short texts to classify", "short texts to complete"
+SIZES = {CHATS: 200_000, PAIRS: 200_000, CLASSES: 1_000_000, COMPLETIONS: 1_000_000}
 SHAPE = "quickstart"
 """The model that comes with the package."""
 _QUICK = 1_000
-_TASKS = {CHATS: "CAUSAL_LM", CLASSES: "SEQ_CLS", COMPLETIONS: "CAUSAL_LM"}
+_TASKS: dict[str, dict[str, Any]] = {
+    CHATS: {"task": "CAUSAL_LM"},
+    PAIRS: {"task": "CAUSAL_LM", "objective": {"type": "dpo"}},
+    CLASSES: {"task": "SEQ_CLS"},
+    COMPLETIONS: {"task": "CAUSAL_LM"},
+}
 _SAMPLE_S = 0.25
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
-    options = parse("data_at_scale", __doc__, arguments)
+    parser = options_parser("data_at_scale", __doc__ or "")
+    parser.add_argument("--kind", nargs="+", choices=SIZES, default=list(SIZES))
+    found = parser.parse_args(arguments)
+    options = options_of(parser, found)
     rows: list[Row] = []
-    for kind, size in SIZES.items():
-        rows += measure(options, kind, _QUICK if options.quick else size)
+    for kind in found.kind:
+        rows += measure(options, kind, _QUICK if options.quick else SIZES[kind])
     return rows
 
 
@@ -89,6 +98,9 @@ def write_examples(path: Path, kind: str, size: int) -> None:
                 yield {"text": text(20), "label": ("bad", "good", "mixed")[number % 3]}
             elif kind == COMPLETIONS:
                 yield {"prompt": text(12), "completion": f" {text(8)}"}
+            elif kind == PAIRS:
+                answers = {"chosen": f" {text(8)}", "rejected": f" {text(8)}"}
+                yield {"prompt": text(12), **answers}
             else:
                 turns = (("user", text(12)), ("assistant", text(8)))
                 yield {"messages": [{"role": role, "content": said} for role, said in turns]}
@@ -114,7 +126,7 @@ def run_to_first_step(
     data: dict[str, Any] = {"train": str(path), "cache_directory": str(folder / "kept")}
     if streams:
         data |= {"streaming": True, "max_validation_rows": _QUICK // 10}
-    recipe = {"task": _TASKS[kind], "data": data, "output": f"{output}/run"}
+    recipe = {**_TASKS[kind], "data": data, "output": f"{output}/run"}
     command = [sys.executable, "-c", _PROGRAM.format(recipe=recipe)]
     began_s = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:

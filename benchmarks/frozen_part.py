@@ -1,7 +1,7 @@
 """A training step that adapts the upper layers alone, with the layers below computed or kept.
 
 A step of the first epoch computes the frozen part and keeps it on disk; one of a later epoch reads
-it. Beside them is the step that adapts all layers.
+it. Beside them is the step that adapts all layers. `frozen_epochs` measures whole epochs of runs.
 """
 
 import tempfile
@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 import lorakit
+from benchmarks.frozen_epochs import ALL, SHARES, computed, kept, measure_epochs
 from benchmarks.measure import Sample, Stopwatch
 from benchmarks.models import Shape, build_model, make_batch, shape_named, shared_copy
-from benchmarks.options import Options, parse
+from benchmarks.options import Options, options_of, options_parser
 from benchmarks.results import Row
 from benchmarks.step import LAPS, optimizer_of, row_fields, step_sample
 from benchmarks.variants import Variant
@@ -23,34 +24,28 @@ from lorakit.training.frozen_part.blocks import find_frozen_blocks
 from lorakit.training.frozen_part.cached_forward import caching_frozen_part
 from lorakit.training.frozen_part.store import HiddenStates
 
-ALL = "all layers"
-SHARES = {"upper half": 2, "upper quarter": 4}
-"""The share of the layers that is adapted, by its inverse."""
 _BUDGET_BYTES = 4 * 10**9
-
-
-def computed(share: str) -> str:
-    """Return what the tables call a step that computes the layers below.
-
-    >>> computed("upper half")
-    'upper half, below computed'
-    """
-    return f"{share}, below computed"
-
-
-def kept(share: str) -> str:
-    """Return what the tables call a step that reads their output, as in later epochs."""
-    return f"{share}, below kept"
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
-    options = parse("frozen_part", __doc__, arguments)
+    parser = options_parser("frozen_part", __doc__)
+    parser.add_argument(
+        "--epochs",
+        nargs="*",
+        metavar="SHARE",
+        choices=SHARES,
+        help='epochs of runs only, "upper half" or "upper quarter"; both by default',
+    )
+    found = parser.parse_args(arguments)
+    options = options_of(parser, found)
     name = "tiny-llama" if options.quick else "llama-69m"
     rows = []
     for shape in options.shapes or (shape_named(name),):
         print(shape.name, flush=True)
-        rows += measure(options, shape, options.dtype or torch.float32, options.dropout or 0.0)
+        given = (options, shape, options.dtype or torch.float32, options.dropout or 0.0)
+        rows += measure(*given) if found.epochs is None else []
+        rows += measure_epochs(*given, found.epochs or [*SHARES])
     return rows
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import BENCHMARKS, charts, tables
+from benchmarks import BENCHMARKS, charts, shared_work, tables
 from benchmarks.results import RESULTS, ROOT, Row, matching, read_rows
 from benchmarks.sections import SECTIONS, Section
 
@@ -184,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the CSV files")
     parser.add_argument("--docs", type=Path, default=DOCS, help="directory of the page")
     found = parser.parse_args(arguments)
-    for path in write_page(found.results, found.docs):
+    given = (found.results, found.docs)
+    for path in (*write_page(*given), *shared_work.write(*given)):
         print(f"Wrote {os.path.relpath(path)}")
 
 

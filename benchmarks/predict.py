@@ -1,23 +1,26 @@
 """Predicting a file: classes against transformers' pipeline, texts against one prompt at a time.
 
 Both sides have the same adapted model in memory. A prediction of a file reads and writes it; the
-pipeline gets the texts in a list, in the batch size that is fastest here. Texts have 4 to 120 words
-of the neutral passages that come with lorakit. All sides give the same predictions.
+pipeline gets the texts in a list, in the batch size that is fastest here for a sample of them.
+Texts have 4 to 60 English words of the neutral passages that come with lorakit. Every round has
+other texts, so that all rounds together predict all of them once; its seconds are those of its
+share. For prompts each round has as many as the setting says: one at a time they cost the same
+however many there are, and ten thousand would take an hour. All sides give the same predictions.
 """
 
 import csv
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 import lorakit
 from benchmarks.goal import Goal
-from benchmarks.measure import TIME, Sample, Stopwatch
-from benchmarks.models import Shape, save_with_tokenizer
+from benchmarks.measure import TIME, Sample, Stopwatch, interleaved
+from benchmarks.models import Shape, save_with_tokenizer, shape_named
 from benchmarks.options import Options, options_of, options_parser
 from benchmarks.parity import ParityError
 from benchmarks.results import Row
@@ -26,6 +29,7 @@ from benchmarks.variants import add_random_adapter
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.inference import LoadedRun, generate_text, load_run, predict_file
 from lorakit.inference.file_predictions import PredictionSettings
+from lorakit.quickstart.model_files import base_model_path
 from lorakit.training.verdict.judge import neutral_passages
 
 PREDICT = "predict"
@@ -34,13 +38,19 @@ LINE_BY_LINE = "generate, line by line"
 CLASSES, TEXTS = "classify", "generate"
 """What is measured."""
 LABELS = ("business", "science", "sports", "world")
-SHAPE = "llama-4m"
-TEXT_COUNT, PROMPT_COUNT = 400, 64
+SHAPE = "quickstart"
+"""The model that comes with the package."""
+TEXT_COUNT, PROMPT_COUNT = 10_000, 32
 NEW_TOKENS = 32
-_BATCHES = (1, 8, 32, 128)
-_WORDS = (4, 120)
-_LONGEST_PROMPT = 60
-"""Words of the longest prompt, which leaves the model room to answer."""
+_BATCHES = (1, 2, 4, 8, 16, 32)
+_SAMPLE_TEXTS = 200
+"""Number of texts that the pipeline's batch size is chosen by."""
+_WORDS = (4, 60)
+
+
+QUICKSTART = replace(shape_named("llama-4m"), name=SHAPE)
+"""The shape of that model."""
+_TASKS = ("SEQ_CLS", "CAUSAL_LM")
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
@@ -53,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     texts = found.texts or (24 if options.quick else TEXT_COUNT)
     prompts = found.prompts or (4 if options.quick else PROMPT_COUNT)
     rows = []
-    for shape in options.shapes_or(cpu=SHAPE):
+    for shape in options.shapes or (QUICKSTART,):
         print(shape.name, flush=True)
         rows += measure(options, shape, options.dtype or torch.float32, texts, prompts)
     return rows
@@ -66,22 +76,27 @@ def measure(
     r = options.r or 8
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_with_tokenizer(shape, folder / "base", dtype)
+        base = base_model_path()
+        if shape is not QUICKSTART:
+            base = folder / "base"
+            save_with_tokenizer(shape, base, dtype)
         common = row_fields("predict", shape, dtype, 0.0, r)
         common["unit"] = "s"
-        made = _classes(options, shape, folder, make_texts(texts), common)
-        given = make_texts(prompts, most=_LONGEST_PROMPT)
-        made += _texts(options, shape, folder, given, common)
+        runs = {task: make_run(folder, base, shape, task, r, options.device) for task in _TASKS}
+        made = _classes(options, runs["SEQ_CLS"], folder, make_texts(texts), common)
+        # Each side generates once before the first round that counts.
+        given = make_texts(prompts * (options.rounds + 1), seed=1)
+        made += _texts(options, runs["CAUSAL_LM"], folder, given, prompts, common)
     return options.keep(made)
 
 
 def texts_setting(texts: int) -> str:
     """Return what rows call a number of texts.
 
-    >>> texts_setting(400)
-    '400 texts'
+    >>> texts_setting(10_000)
+    '10,000 texts'
     """
-    return f"{texts} texts"
+    return f"{texts:,} texts"
 
 
 def prompts_setting(prompts: int) -> str:
@@ -124,25 +139,27 @@ GOALS = tuple(
 )
 
 
-def make_texts(count: int, seed: int = 0, most: int = _WORDS[1]) -> list[str]:
+def make_texts(count: int, seed: int = 0) -> list[str]:
     """Return texts of words of the neutral passages, whose lengths are spread over a scale."""
-    words = " ".join(neutral_passages()).split()
+    # Others are many tokens each for this tokenizer.
+    words = [word for word in " ".join(neutral_passages()).split() if word.isascii()]
     generator = torch.Generator().manual_seed(seed)
     shares = torch.rand(count, generator=generator)
-    lengths = (_WORDS[0] * (most / _WORDS[0]) ** shares).round().long().tolist()
+    fewest, most = _WORDS
+    lengths = (fewest * (most / fewest) ** shares).round().long().tolist()
     begins = torch.randint(0, len(words) - most, (count,), generator=generator).tolist()
     return [" ".join(words[at : at + n]) for at, n in zip(begins, lengths, strict=True)]
 
 
-def make_run(folder: Path, shape: Shape, task: str, r: int, device: str) -> LoadedRun:
-    """Return a random adapter on the base in a folder, loaded as a user loads one."""
+def make_run(folder: Path, base: Path, shape: Shape, task: str, r: int, device: str) -> LoadedRun:
+    """Return a random adapter on a base, loaded as a user loads one."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     is_classes = task == "SEQ_CLS"
     auto: Any = AutoModelForSequenceClassification if is_classes else AutoModelForCausalLM
     labels = {"num_labels": len(LABELS)} if is_classes else {}
     torch.manual_seed(1)
-    model = auto.from_pretrained(folder / "base", **labels)
+    model = auto.from_pretrained(base, **labels)
     add_random_adapter(model, shape, r=r)
     adapter = folder / task
     lorakit.save_adapter(model, adapter)
@@ -150,76 +167,93 @@ def make_run(folder: Path, shape: Shape, task: str, r: int, device: str) -> Load
         task_type=lorakit.TaskType(task), labels=LABELS if is_classes else None, max_length=256
     )
     settings.save(adapter)
-    return load_run(adapter, str(folder / "base"), device=device)
+    return load_run(adapter, str(base), device=device)
 
 
 def _classes(
-    options: Options, shape: Shape, folder: Path, texts: list[str], common: dict[str, Any]
+    options: Options, run: LoadedRun, folder: Path, texts: list[str], common: dict[str, Any]
 ) -> list[Row]:
     from transformers import pipeline
 
-    run = make_run(folder, shape, "SEQ_CLS", common["r"], options.device)
-    tokenizer: Any = run.loaded.tokenizer
     pipe: Any = pipeline(
         "text-classification",
         model=run.loaded.model,
-        tokenizer=tokenizer,
+        tokenizer=run.loaded.tokenizer,
         truncation=True,
         max_length=run.loaded.max_length,
     )
 
-    def piped(size: int) -> list[str]:
-        return [one["label"] for one in pipe(texts, batch_size=size)]
+    def piped(given: list[str], size: int) -> list[str]:
+        return [one["label"] for one in pipe(given, batch_size=size)]
 
-    batches = _BATCHES[1:2] if options.quick else _BATCHES
-    works: dict[str, Callable[[], list[str]]] = {PREDICT: _file_prediction(run, folder, texts)}
-    works |= {f"pipeline, batch {size}": lambda size=size: piped(size) for size in batches}
-    _require_same({name: work() for name, work in works.items()}, share=0.999)
-    timed = options.timed({name: _sample(work) for name, work in works.items()}, warmup=0)
-    values = timed.by_variant()
-    best = min((name for name in values if name != PREDICT), key=lambda name: median(values[name]))
-    print(f"  the pipeline is fastest as '{best}'", flush=True)
-    values[PIPELINE] = values[best]
+    sample = texts[:_SAMPLE_TEXTS]
+    sizes = _BATCHES[1:2] if options.quick else _BATCHES
+    tried = {str(size): _sample(lambda size=size: piped(sample, size)) for size in sizes}
+    seconds = interleaved(tried, rounds=2, warmup=1, device=options.device).by_variant()
+    best = min(sizes, key=lambda size: min(seconds[str(size)]))
+    print(f"  the pipeline is fastest in batches of {best}", flush=True)
+    found = {PREDICT: _predict_file(run, folder, sample), PIPELINE: piped(sample, best)}
+    _require_same(found, share=0.99)
+    shares = [texts[at :: options.rounds] for at in range(options.rounds)]
+    works = {
+        PREDICT: lambda given: _predict_file(run, folder, given),
+        PIPELINE: lambda given: piped(given, best),
+    }
+    samples = {name: _sample_of_each(work, shares) for name, work in works.items()}
+    values = options.timed(samples, warmup=0).by_variant()
     common = common | {"setting": texts_setting(len(texts))}
     return options.compared(values, (PIPELINE,), measure=CLASSES, **common)
 
 
 def _texts(
-    options: Options, shape: Shape, folder: Path, prompts: list[str], common: dict[str, Any]
+    options: Options,
+    run: LoadedRun,
+    folder: Path,
+    prompts: list[str],
+    each: int,
+    common: dict[str, Any],
 ) -> list[Row]:
-    run = make_run(folder, shape, "CAUSAL_LM", common["r"], options.device)
-
-    def one_by_one() -> list[str]:
+    def one_by_one(given: list[str]) -> list[str]:
         return [
-            generate_text(run.loaded, [prompt], max_new_tokens=NEW_TOKENS)[0] for prompt in prompts
+            generate_text(run.loaded, [prompt], max_new_tokens=NEW_TOKENS)[0] for prompt in given
         ]
 
-    works: dict[str, Callable[[], list[str]]] = {
-        PREDICT: _file_prediction(run, folder, prompts),
+    shares = [prompts[at : at + each] for at in range(0, len(prompts), each)]
+    works: dict[str, Callable[[list[str]], list[str]]] = {
+        PREDICT: lambda given: _predict_file(run, folder, given),
         LINE_BY_LINE: one_by_one,
     }
     # Rounding may choose another of two tokens that are equally likely, and what follows differs.
-    _require_same({name: work() for name, work in works.items()}, share=0.9)
-    values = options.timed({n: _sample(work) for n, work in works.items()}, warmup=0).by_variant()
-    common = common | {"setting": prompts_setting(len(prompts))}
+    _require_same({name: work(shares[0]) for name, work in works.items()}, share=0.75)
+    samples = {name: _sample_of_each(work, shares[1:]) for name, work in works.items()}
+    values = options.timed(samples, warmup=0).by_variant()
+    common = common | {"setting": prompts_setting(each)}
     return options.compared(values, (LINE_BY_LINE,), measure=TEXTS, **common)
 
 
-def _file_prediction(run: LoadedRun, folder: Path, texts: list[str]) -> Callable[[], list[str]]:
-    """Return what predicts a csv file with the texts, and returns its new column."""
+def _predict_file(run: LoadedRun, folder: Path, texts: list[str]) -> list[str]:
+    """Predict a csv file with texts, and return its new column."""
     source, output = folder / "texts.csv", folder / "texts.predictions.csv"
-    settings = PredictionSettings(max_new_tokens=NEW_TOKENS)
     with source.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    predict_file(run.loaded, source, output, PredictionSettings(max_new_tokens=NEW_TOKENS))
+    with output.open(encoding="utf-8", newline="") as file:
+        found = [row["prediction"] for row in csv.DictReader(file)]
+    output.unlink()
+    return found
 
-    def work() -> list[str]:
-        predict_file(run.loaded, source, output, settings)
-        with output.open(encoding="utf-8", newline="") as file:
-            found = [row["prediction"] for row in csv.DictReader(file)]
-        output.unlink()
-        return found
 
-    return work
+def _sample_of_each(work: Callable[[list[str]], object], shares: Sequence[list[str]]) -> Sample:
+    """Return a sample that works on the next share in each round."""
+    left = iter(shares)
+
+    def sample(watch: Stopwatch) -> None:
+        given = next(left)
+        watch.start()
+        work(given)
+        watch.lap(TIME)
+
+    return sample
 
 
 def _sample(work: Callable[[], object]) -> Sample:

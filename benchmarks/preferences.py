@@ -20,7 +20,7 @@ from benchmarks.models import Shape, build_model, shape_named, shared_copy
 from benchmarks.options import Options, parse
 from benchmarks.parity import GRADIENT_TOLERANCE, LOSS_TOLERANCE, ParityError
 from benchmarks.results import Row
-from benchmarks.step import LAPS, PEAK, TOTAL, optimizer_of, row_fields
+from benchmarks.step import LAPS, PEAK, TOTAL, optimizer_of, row_fields, step_sample
 from benchmarks.variants import Variant, factors_of, peft_copy, quiet_peft, saved_adapter
 
 KNOWN = "lorakit"
@@ -68,7 +68,7 @@ def measure(options: Options, shape: Shape, dtype: torch.dtype) -> list[Row]:
         common = row_fields("preferences", shape, dtype, 0.0, r)
         common["setting"] = f"{shape.rows} pairs x {shape.length}"
         optimizers = {name: optimizer_of(variant) for name, variant in variants.items()}
-        samples = {name: _sample(variants[name], optimizers[name]) for name in variants}
+        samples = {name: step_sample(variants[name], optimizers[name], {}) for name in variants}
         rows = options.compared_laps(samples, LAPS, (TRL,), **common)
         for counted, counts in _bytes(variants, optimizers, samples, options.device).items():
             values = {name: [count] for name, count in counts.items()}
@@ -177,19 +177,6 @@ def require_parity(variants: Mapping[str, Variant], dtype: torch.dtype) -> None:
                 f"{name} computes a loss of {loss:.7g} where lorakit's is {expected_loss:.7g}, and "
                 f"gradients that differ by {difference:.2g}."
             )
-
-
-def _sample(variant: Variant, optimizer: torch.optim.Optimizer | None) -> Sample:
-    def sample(watch: Stopwatch) -> None:
-        variant.module.zero_grad(set_to_none=True)
-        watch.start()
-        variant.loss({}).backward()
-        watch.lap(LAPS[0])
-        if optimizer:
-            optimizer.step()
-        watch.lap(LAPS[1])
-
-    return sample
 
 
 def _bytes(

@@ -196,7 +196,7 @@ def _rows_of_choice(options: Options, recipe: Recipe) -> list[Row]:
         raise RuntimeError("the recipe left no choice open")
     print(f"  {choice.note}", flush=True)
     rows = []
-    for precision, step_s in choice.step_s.items():
+    for precision, step_s in choice.step_cpu_s.items():
         chosen = precision == str(choice.precision)
         variant = CHOSEN.format(precision) if chosen else precision
         rows.append(_row(options, [step_s], variant, STEP, "s", "", precision))

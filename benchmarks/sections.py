@@ -100,15 +100,17 @@ SECTIONS = (
     Section(
         "The frozen part once",
         "A training step that adapts all layers, the upper half and the upper quarter; the layers "
-        "below are computed, or their output is read from disk as in every epoch but the first.",
+        "below are computed, or their output is read from disk as in every epoch but the first; "
+        "and whole epochs of runs.",
         "frozen_part",
         tables.dropout_table,
     ),
     Section(
         "Predicting a file",
-        "Classes for a file of texts, against transformers' pipeline on the same model at several "
-        "batch sizes, and new texts for a file of prompts, against one prompt at a time. Reading "
-        "and writing the file are in lorakit's time.",
+        "Classes for files of texts, against transformers' pipeline on the same model at its best "
+        "batch size, and new texts for files of prompts, against one prompt at a time. Every round "
+        "has other texts: the seconds of classes are those of a seventh of them, those of new "
+        "texts for as many prompts as it says. Reading and writing the file are in lorakit's time.",
         "predict",
         tables.dropout_table,
     ),
@@ -117,6 +119,14 @@ SECTIONS = (
         "A step of several runs on one base, their batches computed in one pass and one after "
         "another; the peak of memory of whole runs, in one process and in one for each.",
         "together",
+        tables.settings_table,
+    ),
+    Section(
+        "A search and a study in four ways",
+        "A search of eight trials that adapts the upper half, and a study with three depths, of "
+        "the quickstart's task: each trial in a process of its own, together in one, with the "
+        "frozen part kept, and both; time and memory of all processes, Ray's included.",
+        "searches",
         tables.settings_table,
     ),
     Section(

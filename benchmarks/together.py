@@ -220,7 +220,7 @@ def _require_same_losses(members: Sequence[Member], passes: SharedPasses) -> Non
 
 
 def measure_memory(options: Options, shape: Shape, runs: int) -> list[Row]:
-    """Measure the peaks of real runs in processes of their own, and of one that trains all."""
+    """Measure the peaks of real runs in separate processes, and of one process that trains all."""
     with tempfile.TemporaryDirectory() as folder:
         recipes = _write_recipes(Path(folder), shape, runs)
         apart = sum(_peak_bytes([recipe]) for recipe in recipes)

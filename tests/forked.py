@@ -6,6 +6,7 @@ it. So a program may be killed, stopped or sent elsewhere, as any other process.
 
 import atexit
 import faulthandler
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -22,8 +23,9 @@ from pathlib import Path
 TIMEOUT_S = 240
 LIBRARIES = [
     *("torch", "torch.distributed", "accelerate", "bitsandbytes", "datasets", "trl"),
-    *("transformers.trainer", "lorakit.training.run", "lorakit.studio.app"),
+    *("transformers.trainer", "lorakit.training.run", "lorakit.studio.app", "lorakit.cli.main"),
     *("lorakit.planning.alternatives", "matplotlib.figure", "torch.utils.tensorboard"),
+    "sklearn.metrics",
 ]
 
 LORAKIT = "from lorakit.__main__ import main; main()"
@@ -135,6 +137,9 @@ def become(
     """Give this process a program's arguments, environment, folder and streams in the block."""
     import torch
 
+    # Nothing looks for garbage among the objects of the libraries, which would copy their memory:
+    # training does so, and NiceGUI walks through all objects to find its server.
+    gc.freeze()
     torch.set_num_threads(1)
     for number, file in enumerate(streams, 1):
         os.dup2(file, number)

@@ -33,7 +33,7 @@ from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, TOTAL, WITH_OPTIMIZER
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, LORALIB, PEFT, PEFT_FLOAT32
 
 from invented_serving_rows import serving_rows
-from invented_together_rows import frozen_part_rows, together_rows
+from invented_together_rows import frozen_part_rows, searches_rows, together_rows
 
 ORIGIN = Origin(
     device="Some CPU, AVX512, bf16 instructions, threads 2",
@@ -85,6 +85,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_preferences(make),
         *_predictions(make),
         *frozen_part_rows(make),
+        *searches_rows(make),
         *together_rows(make),
         *_kinds_of_layers(make),
         *_on_a_busy_machine(make),
@@ -225,7 +226,7 @@ def _magnitudes(make: Make) -> list[Row]:
 
 def _predictions(make: Make) -> list[Row]:
     where = {"setting": predict.texts_setting(predict.TEXT_COUNT)}
-    values = {predict.PREDICT: 70.0, "pipeline, batch 8": 100.0, predict.PIPELINE: 100.0}
+    values = {predict.PREDICT: 4.0, predict.PIPELINE: 10.0}
     made = make("predict", predict.CLASSES, predict.SHAPE, values, predict.PIPELINE, **where)
     where = {"setting": predict.prompts_setting(predict.PROMPT_COUNT)}
     values = {predict.PREDICT: 10.0, predict.LINE_BY_LINE: 60.0}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks import frozen_part, together
+from benchmarks import frozen_epochs, frozen_part, searches, together
 from benchmarks.results import Row
 from benchmarks.step import FORWARD_BACKWARD, WITH_OPTIMIZER
 
@@ -30,9 +30,21 @@ def frozen_part_rows(make: Make) -> list[Row]:
     ):
         values[frozen_part.computed(share)] = below_computed
         values[frozen_part.kept(share)] = below_kept
-    where = ("frozen_part", FORWARD_BACKWARD, "llama-69m")
     return [
         row
+        for measure in (FORWARD_BACKWARD, frozen_epochs.EPOCH)
         for reference in (frozen_part.ALL, frozen_part.computed("upper half"))
-        for row in make(*where, values, reference, setting="4 x 256")
+        for row in make("frozen_part", measure, "llama-69m", values, reference, setting="4 x 256")
     ]
+
+
+def searches_rows(make: Make) -> list[Row]:
+    """Return the rows of benchmarks.searches."""
+    times = dict(zip(searches.WAYS, (100.0, 80.0, 60.0, 50.0), strict=True))
+    made = []
+    for setting in ("search: 8 trials", "study: 45 runs"):
+        for measure, unit, factor in ((searches.SECONDS, "s", 1.0), (searches.PEAK, "B", 1e8)):
+            values = {way: factor * value for way, value in times.items()}
+            where = ("searches", measure, searches.SHAPE, values, searches.ALONE)
+            made += make(*where, setting=setting, unit=unit, r=8)
+    return made

@@ -1,14 +1,16 @@
 """Measure what the studio costs and how quick it is: one row for each target of its page.
 
-    python -m tools.studio_cost [--seconds 150] [--window 4]
+    python -m tools.studio_cost [--seconds 150] [--window 4] [--only PART ...]
 
-A run trains all the time while its page is open and closed in turn, and the seconds per step of
-adjacent windows are compared, in the order open, closed, closed, open. The browser runs on this
-machine, so its part counts too; that of the studio's process alone is the row below. Stop all other
-programs first.
+The part "cost" lets a run train all the time while its page is open and closed in turn, and
+compares the seconds per step of adjacent windows, in the order open, closed, closed, open. The
+browser runs on this machine, so its part counts too. Stop all other programs first. The part
+"watch" needs no quiet machine: it writes five steps a second into a run and counts the processor
+time of the browser and of the studio.
 """
 
 import argparse
+import compileall
 import json
 import math
 import os
@@ -24,15 +26,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from tools.studio_screenshots import find_link
 
+import lorakit
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.recipes.directory_lock import locking_directory
 from lorakit.recipes.recipe import Recipe
 
-EXAMPLES, POINTS, SAMPLES = 400, 20_000, 9
+PARTS = ("start", "paint", "drawing", "points", "idle", "watch", "cost")
+EXAMPLES, POINTS, SAMPLES, STARTS = 400, 20_000, 9, 3
 STARTS_S, SETTLES_S = 120.0, 1.0
+WATCHED_STEPS, STEP_S = 300, 0.2
 DRAWS = """(() => {
     let draw;
     window.drawnMs = [];
@@ -45,7 +50,7 @@ DRAWS = """(() => {
     Object.defineProperty(window, "lorakitChart", {
         configurable: true,
         get: () => draw && ((id, find, message) => {
-            if (message.lines?.length) note(find, performance.now());
+            if (message.lines?.length) note(() => find(id), performance.now());
             draw(id, find, message);
         }),
         set: (given) => { draw = given; },
@@ -61,30 +66,39 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150, help="of the run, open and closed")
     parser.add_argument("--window", type=float, default=4, help="seconds between open and closed")
     parser.add_argument("--idle", type=float, default=10, help="seconds to look at an idle page")
+    parser.add_argument("--watch", type=float, default=30, help="seconds to look at a live page")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     named = os.environ.get("LORAKIT_CHROMIUM", "chromium")
     parser.add_argument("--chromium", default=shutil.which(named))
     arguments = parser.parse_args()
     if arguments.chromium is None:
         parser.error("there is no Chromium: `make browser` installs it where it can")
+    for package in lorakit.__path__:  # as pip does when it installs a package
+        compileall.compile_dir(package, quiet=2)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         root = Path(folder)
         write_run(root / "runs" / "long", POINTS)
-        write_recipe(root)
         options = ["--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=options)
         browser.new_page().goto("about:blank")  # what a first page starts is there
-        with studio(root) as (link, began_s, process):
+        if "start" in arguments.only:
+            starts(root, browser)
+        with studio(root) as (link, _, process):
             page = browser.new_page()
             page.add_init_script(DRAWS)
             url = link.partition("/access")[0]
             page.goto(link)
-            page.get_by_role("link", name="runs/long").wait_for()
-            show("start to a page that can be used", [time.monotonic() - began_s], "4 s")
-            paint(page, url)
-            drawing(page, f"{url}/run/runs/long")
-            live_points(page, f"{url}/run/runs/long", root / "runs" / "long")
-            idle(page, url, process, arguments.idle)
-            cost(root, page, f"{url}/run/runs/run", process, arguments.seconds, arguments.window)
+            measured = {
+                "paint": lambda: paint(page, url),
+                "drawing": lambda: drawing(page, f"{url}/run/runs/long"),
+                "points": lambda: live_points(page, f"{url}/run/runs/long", root / "runs" / "long"),
+                "idle": lambda: idle(page, url, process, arguments.idle),
+                "watch": lambda: watch(page, url, root, process, arguments.watch),
+                "cost": lambda: cost(page, url, root, process, arguments.seconds, arguments.window),
+            }
+            for part, measure in measured.items():
+                if part in arguments.only:
+                    measure()
         browser.close()
 
 
@@ -93,7 +107,7 @@ def show(name: str, values: Sequence[float], target: str, unit: str = "s") -> No
     scaled = [100 * value if unit == "%" else value for value in values]
     median = statistics.median(scaled)
     spread = f" ({min(scaled):.3g} to {max(scaled):.3g}, n={len(scaled)})" if values[1:] else ""
-    print(f"{name:<46} {median:>8.3g} {unit}{spread:<28} target {target}", flush=True)
+    print(f"{name:<52} {median:>8.3g} {unit}{spread:<28} target {target}", flush=True)
 
 
 @contextmanager
@@ -102,7 +116,9 @@ def studio(root: Path) -> Iterator[tuple[str, float, psutil.Process]]:
     words = [sys.executable, "-m", "lorakit", "studio", str(root), "--no-browser", "--port", "0"]
     began_s = time.monotonic()
     quiet = subprocess.DEVNULL  # what it says between the rows
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=quiet, text=True) as process:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=quiet, text=True, env=with_bytecode()
+    ) as process:
         try:
             link = next(filter(None, map(find_link, process.stdout or ())), None)
             if link is None:
@@ -110,6 +126,26 @@ def studio(root: Path) -> Iterator[tuple[str, float, psutil.Process]]:
             yield link, began_s, psutil.Process(process.pid)
         finally:
             process.terminate()
+
+
+def with_bytecode() -> dict[str, str]:
+    """Return the environment in which Python reads and writes compiled files, as by default."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
+def starts(root: Path, browser: Browser) -> None:
+    """Measure the time from the command to the list of runs, and the processor time of it."""
+    found, used = [], []
+    for _ in range(STARTS):
+        with studio(root) as (link, began_s, process):
+            page = browser.new_context().new_page()
+            page.goto(link)
+            page.get_by_role("link", name="runs/long").wait_for()
+            found.append(time.monotonic() - began_s)
+            used.append(cpu_s([process]))
+            page.context.close()
+    show("start to a page that can be used", found, "4 s")
+    show("processor time of the studio until then", used, "none")
 
 
 def paint(page: Page, url: str) -> None:
@@ -164,23 +200,60 @@ def _live_points(page: Page, address: str, run: Path) -> None:
 
 
 def idle(page: Page, url: str, process: psutil.Process, seconds: float) -> None:
-    """Measure the share of a core that the studio uses while nothing happens."""
+    """Measure the shares of a core that studio and browser use while nothing happens."""
     for name, address in (("list of runs", url), ("run that has ended", f"{url}/run/runs/long")):
         page.goto(address)
         time.sleep(3)
-        before_s, began_s = cpu_s([process]), time.monotonic()
+        began_s, used = time.monotonic(), (cpu_s([process]), cpu_s(browsers()))
         page.wait_for_timeout(seconds * 1000)
-        share = (cpu_s([process]) - before_s) / (time.monotonic() - began_s)
-        show(f"idle page, {name}, share of a core", [share], "1 %", "%")
+        passed_s = time.monotonic() - began_s
+        share = (cpu_s([process]) - used[0]) / passed_s
+        show(f"idle page, {name}, studio, share of a core", [share], "1 %", "%")
+        share = (cpu_s(browsers()) - used[1]) / passed_s
+        show(f"idle page, {name}, Chromium, share of a core", [share], "none", "%")
+
+
+def watch(page: Page, url: str, root: Path, process: psutil.Process, seconds: float) -> None:
+    """Measure the processor time of browser and studio while a run of 5 steps a second is watched.
+
+    Args:
+        page: A page of the browser.
+        url: Address of the studio.
+        root: Folder of its runs.
+        process: Its process.
+        seconds: How long to watch.
+    """
+    run = root / "runs" / "watched"
+    write_run(run, WATCHED_STEPS)
+    shares: dict[str, list[float]] = {}
+    with locking_directory(run):
+        page.goto(f"{url}/run/runs/watched")
+        wait_for_step(page, WATCHED_STEPS)
+        step = WATCHED_STEPS
+        for window_s in (SETTLES_S, seconds):
+            began_s = time.monotonic()
+            used = {"studio": cpu_s([process]), "Chromium": cpu_s(browsers())}
+            while time.monotonic() - began_s < window_s:
+                step += 1
+                with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(step_row(step))
+                page.wait_for_timeout(1000 * STEP_S)
+            passed_s = time.monotonic() - began_s
+            shares["studio"] = [(cpu_s([process]) - used["studio"]) / passed_s]
+            shares["Chromium"] = [(cpu_s(browsers()) - used["Chromium"]) / passed_s]
+        wait_for_step(page, step)
+    for name, share in shares.items():
+        show(f"5 steps/s watched, {name}, share of a core", share, "2 %, both", "%")
 
 
 def cost(
-    root: Path, page: Page, address: str, process: psutil.Process, seconds: float, window: float
+    page: Page, url: str, root: Path, process: psutil.Process, seconds: float, window: float
 ) -> None:
     """Measure how much longer a step of a run takes while its page is open."""
+    write_recipe(root)
     metrics = root / "runs" / "run" / "metrics.jsonl"
     words = [sys.executable, "-m", "lorakit", "train", str(root / "recipe.yaml")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": with_bytecode()}
     with subprocess.Popen(words, **quiet) as run:  # type: ignore[call-overload]
         try:
             until_s = time.monotonic() + STARTS_S
@@ -189,7 +262,7 @@ def cost(
                     sys.exit(f"The run did not start; train {root / 'recipe.yaml'} to see why.")
                 time.sleep(0.2)
             rounds = max(1, round(seconds / (window + SETTLES_S) / 4))
-            compare(page, address, process, metrics, rounds, window)
+            compare(page, f"{url}/run/runs/run", process, metrics, rounds, window)
         finally:
             run.send_signal(signal.SIGTERM)
 
@@ -228,7 +301,7 @@ def compare(
     show("a step while its page is open", per_step[True], "none")
     show("page against none, by the clock", differences, "1 %", "%")
     error = statistics.stdev(differences) / math.sqrt(len(differences)) if differences[1:] else 0.0
-    print(f"{'':<46} mean {statistics.mean(differences):+.2%} ± {error:.2%} (standard error)")
+    print(f"{'':<52} mean {statistics.mean(differences):+.2%} ± {error:.2%} (standard error)")
     show("the studio meanwhile, share of a core", studio_shares, "none", "%")
     show("Chromium meanwhile, share of a core", browser_shares, "none", "%")
 

@@ -100,7 +100,7 @@ MILLION, MB, GB = 1e6, 1e6, 1e9
 GPT3_BYTES = {"LoRA": 350 * GB, "full": 1200 * GB}
 """Memory of training GPT-3 175B (section 4.2)."""
 TOKENS_PER_S = {"LoRA": 43.1, "full": 32.5}
-"""Of one V100 at GPT-3 175B: what the paper's 25% is made of (section 4.2, footnote 5)."""
+"""Throughput of one V100 on GPT-3 175B, behind the paper's 25% (section 4.2, footnote 5)."""
 TABLE_1 = {"1 x 128": (20.7, 30.3), "16 x 256": (5.0, 8.4), "32 x 512": (2.2, 3.0)}
 """What the smaller and the larger kind of adapter layers add to the latency, in percent."""
 TABLE_4 = {"WikiSQL": {"full": 73.8, "LoRA": 74.0}, "MNLI": {"full": 89.5, "LoRA": 91.6}}

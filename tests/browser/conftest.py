@@ -113,7 +113,7 @@ def studio(root, tmp_path, hub, python, chromium):
 
 @pytest.fixture
 def hub():
-    """The hub that the studio's processes ask; a test file may have one of its own."""
+    """The hub that the studio's processes ask; a test file may have its own."""
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def chromium():
 
 @pytest.fixture
 def new_page(chromium):
-    """Return a function that opens a page of another browser, with cookies of its own.
+    """Return a function that opens a page of another browser, with its own cookies.
 
     A request to another host, or an error in a script of a page, fails the test.
     """

@@ -1,10 +1,11 @@
 """The live pages in a browser: a run that goes on, 20,000 steps, hostile texts, phones."""
 
 import json
+import os
 
 import pytest
 
-from fixtures.run_folders import RECIPE, append, step_row, write_run
+from fixtures.run_folders import RECIPE, append, locked_by, step_row, write_run
 from fixtures.written_searches import write_search
 
 
@@ -192,3 +193,74 @@ def test_detail_appears_when_the_reader_zooms_in(studio, root, admitted):
     page.keyboard.up("Control")
     page.wait_for_timeout(1500)
     wait_for_step(page, 20_000)  # its description is still of the whole run
+
+
+def test_new_points_are_drawn_over_the_chart_until_somebody_points_at_it(studio, root, admitted):
+    page, run = admitted, write_run(root / "run", 400)
+    locked_by(run, os.getpid())
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 400)
+    in_chart = "(one) => one.lorakitComponent.chart.getOption().series[0].data.at(-1)[0]"
+    is_over = "(one) => Boolean(one.lorakitComponent.lorakitHasTail)"
+    for step in range(401, 600):
+        append(run, step_row(step, 2 / step))
+        page.wait_for_timeout(100)
+        if loss(page).evaluate(is_over):
+            break
+    wait_for_step(page, step)
+    drawn, last = loss(page).evaluate(in_chart), step
+    assert loss(page).evaluate(is_over) and drawn < last
+    painted = """(one) => {
+        const canvas = one.lorakitComponent.lorakitCanvas;
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return data.some((value) => value > 0);
+    }"""
+    assert loss(page).evaluate(painted)
+    loss(page).hover()
+    assert loss(page).evaluate(in_chart) == last and not loss(page).evaluate(painted)
+
+
+def test_the_room_for_what_comes_goes_when_nothing_comes(studio, root, admitted):
+    page, run = admitted, write_run(root / "run", 400)
+    page.clock.install()
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 400)
+    limit = "(one) => one.lorakitComponent.chart.getOption().xAxis[0].max"
+    assert loss(page).evaluate(limit) == "dataMax"
+    for step in range(401, 500):
+        append(run, step_row(step, 2 / step))
+        page.wait_for_timeout(100)
+        page.clock.run_for(500)
+        if loss(page).evaluate(limit) != "dataMax":
+            break
+    assert loss(page).evaluate(limit) > step
+    page.clock.run_for(60_000)
+    assert loss(page).evaluate(limit) == "dataMax"
+
+
+def test_a_page_that_nobody_sees_rests_and_catches_up(studio, root, admitted):
+    page, run = admitted, write_run(root / "run", 30)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 30)
+    hide = """(is_hidden) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => is_hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(hide, True)
+    page.wait_for_timeout(500)
+    append(run, step_row(31, 1.0))
+    page.wait_for_timeout(3000)
+    assert " to 30, first" in loss(page).get_attribute("aria-label")
+    page.evaluate(hide, False)
+    wait_for_step(page, 31)
+
+
+def test_a_log_is_sent_while_it_is_open(studio, root, admitted):
+    page, run = admitted, write_run(root / "run", 30)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 30)
+    append(run, step_row(31, 1.0))
+    wait_for_step(page, 31)
+    assert '"step": 31' not in page.locator(".log").text_content()
+    page.get_by_role("heading", name="Log").click()
+    page.get_by_text('"step": 31').wait_for()

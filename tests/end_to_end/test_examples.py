@@ -37,6 +37,18 @@ def stand_ins(tmp_path, request):
             return request.getfixturevalue("tiny_llama_dir"), write_jsonl(
                 path, [{"messages": turns}] * 16
             )
+        if stem.endswith("-smollm"):
+            said = {
+                name: [{"role": "user", "content": "tell me"}, {"role": "assistant", "content": a}]
+                for name, a in (("chosen", "no"), ("rejected", "the cat saw a dog"))
+            }
+            rows = [said] * 16
+            if stem == "learn-from-votes-smollm":
+                rows = [
+                    {"prompt": chat[:1], "completion": chat[1:], "label": name == "chosen"}
+                    for name, chat in said.items()
+                ] * 8
+            return request.getfixturevalue("tiny_llama_dir"), write_jsonl(path, rows)
         if stem == "summarise-t5":
             rows = [{"article": "the cat saw a dog", "highlights": "cat saw dog"}] * 16
             return request.getfixturevalue("tiny_t5_dir"), write_jsonl(path, rows)

@@ -12,10 +12,10 @@ _NEEDS = {
     "the library timm": "fast_vlm gemma3n perception_lm timm_wrapper",
     "the library natten": "dinat",
     "the library detectron2": "layoutlmv2",
-    "a codec of its own size": (
+    "a codec with its own size": (
         "blt chameleon emu3 dia evolla janus vibevoice vibevoice_asr kyutai_speech_to_text"
     ),
-    "a convolutional encoder of its own size": "align got_ocr2 pp_chart2table pp_formulanet",
+    "a convolutional encoder with its own size": "align got_ocr2 pp_chart2table pp_formulanet",
     "sizes that depend on each other": (
         "bit cohere_compass cohere_compass_text cosmos3_edge cvt deepseek_ocr2 deepseek_vl_hybrid "
         "diffusion_gemma ernie4_5_vl_moe fun_asr_nano granite4_vision granite_speech5_ctc hgnet_v2 "

@@ -79,7 +79,7 @@ def test_the_choice_is_told_recorded_and_trains_as_if_it_had_been_named(
     assert yaml.safe_load(run.recipe_file.read_text())["dtype"] == "float32"
     facts = json.loads(run.environment_file.read_text())["dtype"]
     assert facts["auto"] == str(precision)
-    assert facts["step_s"]["float32"] == 1.0
+    assert facts["step_cpu_s"]["float32"] == 1.0
     named = train(recipe("named", dtype="float32", training={"bf16": precision.autocasts}))
     assert adapter_bytes(named) == adapter_bytes(result)
 

@@ -112,7 +112,7 @@ def test_every_recipe_key_that_a_page_names_exists():
     named = [
         (page.name, key)
         for page in PAGES
-        if page.name != "CHANGELOG.md" and page.parent.name != "adr"  # of their own time
+        if page.name != "CHANGELOG.md" and page.parent.name != "adr"  # they speak of their time
         for key in SECTION_KEY.findall(page.read_text(encoding="utf-8"))
     ]
     assert len(named) > 60

@@ -28,7 +28,7 @@ def test_a_package_has_its_public_names_its_modules_and_nothing_stray(package):
 
 
 def test_packages_whose_names_are_imported_when_first_used_are_these():
-    lazy = ("analysis", "serving", "training", "tuning")
+    lazy = ("analysis", "inference", "planning", "serving", "training", "tuning")
     assert ["lorakit", *(f"lorakit.{name}" for name in lazy)] == LAZY
 
 

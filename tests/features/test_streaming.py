@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.preferences import PAIRS, VOTES, preference_recipe
 from fixtures.runs import adapter_bytes, untimed_metrics
 from lorakit.data import stream
 from lorakit.errors import ConfigError, DataError
@@ -82,12 +83,34 @@ def test_an_example_that_is_wrong_is_named_when_it_is_read(streamed, prompt_json
         ),
         ({"training.dataloader_num_workers": 2}, "training.dataloader_num_workers"),
         ({"search": {}}, "cannot go with search"),
-        ({"objective": {"type": "dpo"}}, "cannot go with objective"),
     ],
 )
 def test_what_needs_all_examples_first_cannot_be_streamed(streamed, changes, problem):
     with pytest.raises(ConfigError, match=problem):
         streamed().with_changes(changes, "the test")
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto", "reward"])
+def test_preferences_are_streamed(tiny_llama_dir, tmp_path, kind):
+    rows = PAIRS
+    if kind == "kto":  # also parts whose votes are of one kind
+        rows = [*VOTES[:4], *sorted(VOTES, key=lambda row: row["label"])]
+    made = preference_recipe(
+        tmp_path,
+        tiny_llama_dir,
+        rows,
+        {"type": kind},
+        streaming=True,
+        shuffle_buffer=6,
+        max_validation_rows=4,
+        training={"max_steps": 4, "use_cpu": True, "num_train_epochs": 2},
+    ).with_changes({"output": str(tmp_path / "run")}, "the test")
+    events = {}
+    result = train(made, on_event=lambda name, payload: events.setdefault(name, payload))
+
+    assert result.steps == 4
+    assert events["data"]["train_examples"] is None
+    assert not (result.run_dir / "reference.safetensors").exists()
 
 
 def test_only_texts_to_continue_are_streamed(cls_csv, tiny_distilbert_dir, tmp_path):

@@ -9,7 +9,7 @@ from oracle.models import KINDS
 from oracle.operations import OPERATIONS
 
 MADE = "made"
-"""In place of an operation: the adapter cannot be made, so that nothing can be done with it."""
+"""Instead of an operation: the adapter cannot be made, so that nothing can be done with it."""
 
 
 class Row(NamedTuple):

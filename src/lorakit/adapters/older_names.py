@@ -181,7 +181,7 @@ def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     config = config.model_copy(update=update).with_values(ranks, alphas)
     embeddings = frozenset(moved.get(path, path) for path in getattr(adapter, "embeddings", ()))
     changes = {"config": config, "embeddings": embeddings, **by_path, **by_name}
-    return replace(adapter, **changes)  # type: ignore[type-var]
+    return replace(adapter, **changes)  # type: ignore[type-var]  # the type of the copy is the original's
 
 
 def _moved_key(key: str, moved: Mapping[str, str]) -> str:
@@ -257,7 +257,7 @@ def _stacked(
     names = tuple(dict.fromkeys((*config.target_parameters, parameter)))
     config = config.model_copy(update={"target_parameters": names})
     config = config.with_values({parameter: rank}, {parameter: alpha})
-    return replace(adapter, config=config, factors={**factors, parameter: (A, B)})  # type: ignore[type-var]
+    return replace(adapter, config=config, factors={**factors, parameter: (A, B)})  # type: ignore[type-var]  # the type of the copy is the original's
 
 
 def _of_experts_alone(model: nn.Module, adapter: _Tensors, members: list[str]) -> _Tensors:
@@ -276,7 +276,7 @@ def _of_experts_alone(model: nn.Module, adapter: _Tensors, members: list[str]) -
         and not any(name_matches([name], path) for path in layers)
     }
     left = tuple(name for name in targets if name not in done)
-    return replace(adapter, config=adapter.config.model_copy(update={"target_modules": left}))  # type: ignore[type-var]
+    return replace(adapter, config=adapter.config.model_copy(update={"target_modules": left}))  # type: ignore[type-var]  # the type of the copy is the original's
 
 
 def _number_in(path: str, template: str) -> int:

@@ -23,8 +23,8 @@ class FrozenDict(dict[Any, Any]):
     (True, {'q_proj': 4, 'v_proj': 2})
     """
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]  # always raises
-    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]  # always raises
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]  # dict has __hash__ = None
         return hash(frozenset(self.items()))
@@ -39,9 +39,9 @@ class FrozenDict(dict[Any, Any]):
 class FrozenList(list[Any]):
     """A list that cannot be changed."""
 
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse  # type: ignore[assignment]  # raises
-    append = extend = insert = pop = remove = _refuse  # type: ignore[assignment]  # always raises
-    clear = sort = reverse = _refuse  # type: ignore[assignment]  # always raises
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+    append = extend = insert = pop = remove = _refuse
+    clear = sort = reverse = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]  # list has __hash__ = None
         return hash(tuple(self))

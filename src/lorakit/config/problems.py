@@ -111,10 +111,11 @@ def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message[:1].lower() + message[1:]
     message = cut_short(message, _CHARACTERS_OF_A_PROBLEM)
-    name = short_repr(key)[1:-1] if key else "the whole"
+    # A check of several keys has no key, and its message names them.
+    subject = f"{short_repr(key)[1:-1]}: " if key else ""
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
-        return key, f"{name}: got {short_repr(problem['input'])}; ", message
-    return key, f"{name}: ", message
+        subject += f"got {short_repr(problem['input'])}; "
+    return key, subject, message
 
 
 def _resolve_location(

@@ -24,7 +24,7 @@ from lorakit.data.preferences import (
     VOTES_KEY,
     TwoAnswers,
 )
-from lorakit.data.text_formats import CountedIds, common_prefix_length, completion_ids
+from lorakit.data.text_formats import CountedIds, answers_ids, common_prefix_length
 from lorakit.data.tokenize_examples import IDS
 
 FEATURES: dict[str, Any] = {"input_ids": IDS, "labels": IDS, PARTS: List(Value("int32"))}
@@ -49,8 +49,8 @@ def answer_encoder(
     system_prompt: str | None = None,
     *,
     last_turn_only: bool = False,
-) -> Callable[[TwoAnswers], tuple[CountedIds, CountedIds]]:
-    """Return the function that tokenizes a prompt with each of its two answers.
+) -> Callable[[Sequence[TwoAnswers]], list[tuple[CountedIds, CountedIds]]]:
+    """Return the function that tokenizes prompts with each of their two answers.
 
     Args:
         tokenizer: The base model's tokenizer.
@@ -63,10 +63,13 @@ def answer_encoder(
         ConfigError: Messages cannot be rendered, because there is no chat template.
     """
     if not is_conversation:
-        return lambda one: (
-            completion_ids(tokenizer, one.prompt, one.first),
-            completion_ids(tokenizer, one.prompt, one.second),
-        )
+
+        def encode_texts(many: Sequence[TwoAnswers]) -> list[tuple[CountedIds, CountedIds]]:
+            prompts, firsts = [one.prompt for one in many], [one.first for one in many]
+            made = answers_ids(tokenizer, prompts, firsts, [one.second for one in many])
+            return list(zip(*made, strict=True))
+
+        return encode_texts
     render = ChatEncoder(
         *(tokenizer, ("prompt", "answer"), True, name),
         last_turn_only=last_turn_only,
@@ -74,12 +77,15 @@ def answer_encoder(
         system_prompt=system_prompt,
     )
 
-    def encode(one: TwoAnswers) -> tuple[CountedIds, CountedIds]:
-        first, second = (
-            render({"prompt": one.prompt, "answer": answer, **one.options})
-            for answer in (one.first, one.second)
+    def encode(many: Sequence[TwoAnswers]) -> list[tuple[CountedIds, CountedIds]]:
+        made = render(
+            [
+                {"prompt": one.prompt, "answer": answer, **one.options}
+                for one in many
+                for answer in (one.first, one.second)
+            ]
         )
-        return first, second
+        return list(zip(made[::2], made[1::2], strict=True))
 
     return encode
 

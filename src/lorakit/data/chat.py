@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lorakit.data.conversations import (
     with_system_prompt,
 )
 from lorakit.data.text_formats import CountedIds, common_prefix_length
-from lorakit.data.tokenizers import chat_columns, render_chat
+from lorakit.data.tokenizers import many_chat_columns, render_chat
 from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
 
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
@@ -53,8 +54,28 @@ _CANNOT_COUNT = (
 _COUNT_ALL = ", or set training.assistant_only_loss=false to count every token"
 
 
+class _Kind(Enum):
+    """How the beginning of a conversation is rendered."""
+
+    PLAIN = auto()
+    ASKED = auto()
+    """With the opening of an answer."""
+    MARKED = auto()
+    """With the marks of the assistant's tokens."""
+
+
+@dataclass
+class _Rendered:
+    """What was rendered of a conversation."""
+
+    ids: dict[tuple[int, bool], list[int]] = field(default_factory=dict)
+    """The ids of the messages before a turn, without or with the opening of an answer."""
+    marks: list[bool] = field(default_factory=list)
+    """Which ids of the whole are marked as the assistant's."""
+
+
 class ChatEncoder:
-    """Encodes a conversation into token ids, of which the assistant's count in the loss.
+    """Encodes conversations into token ids, of which the assistant's count in the loss.
 
     If prompt and completion are separate columns, no token of the prompt counts. If only the last
     turn counts, all before the assistant's last message is the prompt.
@@ -112,14 +133,32 @@ class ChatEncoder:
         if system_prompt is not None:
             self._require_system_messages(system_prompt)
 
-    def __call__(self, example: Mapping[str, Any]) -> CountedIds:
-        """Return the ids of one conversation and which of them count.
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> list[CountedIds]:
+        """Return the ids of conversations and which of them count.
 
         Raises:
-            MalformedConversationError: It is not a conversation; see `check_conversations`.
+            MalformedConversationError: One is not a conversation; see `check_conversations`.
             ConfigError: The template gives no way to identify the assistant's tokens.
-            DataError: The template refuses the conversation; the message has its reason.
+            DataError: The template refuses a conversation; the message has its reason.
         """
+        talks = [self._conversation(example) for example in examples]
+        try:
+            return [
+                self._count(talk, rendered)
+                for talk, rendered in zip(talks, self._render(talks), strict=True)
+            ]
+        except LorakitError:
+            raise
+        except TEMPLATE_ERRORS as error:
+            if len(examples) > 1:  # find the one
+                return [made for example in examples for made in self([example])]
+            raise DataError(
+                f"The chat template of '{self._name}' refuses a conversation in "
+                f"{describe_columns(self._columns)} that starts with {talks[0].messages[0]}: "
+                f"{error}. Repair or remove it."
+            ) from error
+
+    def _conversation(self, example: Mapping[str, Any]) -> Conversation:
         talk = parse_conversation(example, *self._columns)
         if self._counts_prompts:
             talk = replace(talk, prompt_turns=0)
@@ -130,23 +169,7 @@ class ChatEncoder:
             talk = replace(talk, prompt_turns=max(talk.prompt_turns, turns[-1]))
         if self._wants_content_parts:
             talk = replace(talk, messages=with_content_parts(talk.messages))
-        template = self._marked_template
-        try:
-            if not self._assistant_only:
-                ids = self._render(talk)
-                return self._mask_untrained(talk, CountedIds(ids, [True] * len(ids)))
-            if template is not None:
-                encoded = self._encode_by_marks(talk)
-                return self._mask_untrained(talk, encoded, chat_template=template)
-            return self._encode_by_prefix(talk)
-        except LorakitError:
-            raise
-        except TEMPLATE_ERRORS as error:
-            raise DataError(
-                f"The chat template of '{self._name}' refuses a conversation in "
-                f"{describe_columns(self._columns)} that starts with {talk.messages[0]}: {error}. "
-                "Repair or remove it."
-            ) from error
+        return talk
 
     def _require_system_messages(self, text: str) -> None:
         """Refuse a template that raises for a system message, or leaves it out."""
@@ -161,60 +184,110 @@ class ChatEncoder:
         if len(rendered) == 1:
             raise ConfigError(_NO_SYSTEM.format(name=self._name, why=""))
 
-    def _render(self, talk: Conversation, end: int | None = None, **more: Any) -> list[int]:
-        """Return the ids of the messages before `end`."""
-        options = talk.options | more
-        columns = chat_columns(self._tokenizer, talk.messages[:end], **options)
-        return list(columns["input_ids"])
+    def _render(self, talks: Sequence[Conversation]) -> list[_Rendered]:
+        """Render all beginnings of conversations that are needed to count their tokens.
 
-    def _encode_by_marks(self, talk: Conversation) -> CountedIds:
-        made = chat_columns(
-            self._tokenizer,
-            talk.messages,
-            return_assistant_tokens_mask=True,
-            chat_template=self._marked_template,
-            **talk.options,
-        )
-        return CountedIds(list(made["input_ids"]), [bool(m) for m in made["assistant_masks"]])
+        Those that differ in their messages alone are rendered and tokenized at once.
+        """
+        made = [_Rendered() for _ in talks]
+        alike: dict[tuple[str, _Kind], list[tuple[int, int]]] = {}
+        for number, talk in enumerate(talks):
+            for end, kind in self._needed(talk):
+                alike.setdefault((repr(talk.options), kind), []).append((number, end))
+        for (_, kind), members in alike.items():
+            options = dict(talks[members[0][0]].options)
+            if self._marked_template is not None:
+                options["chat_template"] = self._marked_template
+            if kind is _Kind.MARKED:
+                options["return_assistant_tokens_mask"] = True
+            columns = many_chat_columns(
+                self._tokenizer,
+                [talks[number].messages[:end] for number, end in members],
+                add_generation_prompt=kind is _Kind.ASKED,
+                **options,
+            )
+            for at, (number, end) in enumerate(members):
+                made[number].ids[end, kind is _Kind.ASKED] = columns["input_ids"][at]
+                if kind is _Kind.MARKED:
+                    made[number].marks = list(map(bool, columns["assistant_masks"][at]))
+        return made
 
-    def _encode_by_prefix(self, talk: Conversation) -> CountedIds:
-        whole = self._render(talk)
+    def _needed(self, talk: Conversation) -> dict[tuple[int, _Kind], None]:
+        """Return which beginnings are rendered: the number of messages of each, and how."""
+        count = len(talk.messages)
+        is_marked = self._marked_template is not None
+        needed = [(count, _Kind.MARKED if is_marked else _Kind.PLAIN)]
+        if self._assistant_only and not is_marked:
+            for turn in self._counted_turns(talk):
+                needed += [(turn, _Kind.ASKED), (turn + 1, _Kind.PLAIN)]
+        else:
+            if talk.prompt_turns:
+                needed.append((talk.prompt_turns, _Kind.PLAIN))
+                if talk.messages[talk.prompt_turns]["role"] == "assistant":
+                    needed.append((talk.prompt_turns, _Kind.ASKED))
+            for turn in self._masked_turns(talk):
+                needed += [(end, _Kind.PLAIN) for end in (turn, turn + 1) if end]
+        if is_marked:
+            needed = [one for one in needed if one != (count, _Kind.PLAIN)]
+        return dict.fromkeys(needed)
+
+    def _counted_turns(self, talk: Conversation) -> list[int]:
+        """Return the assistant's messages that count."""
+        return [
+            turn
+            for turn, message in enumerate(talk.messages)
+            if message["role"] == "assistant"
+            and turn >= max(talk.prompt_turns, 1)
+            and turn not in talk.untrained
+        ]
+
+    def _masked_turns(self, talk: Conversation) -> list[int]:
+        """Return the messages after the prompt that do not count."""
+        if not talk.untrained:
+            return []
+        return sorted(turn for turn in talk.untrained if turn >= talk.prompt_turns)
+
+    def _count(self, talk: Conversation, rendered: _Rendered) -> CountedIds:
+        whole = rendered.ids[len(talk.messages), False]
+        if not self._assistant_only:
+            return self._mask_untrained(talk, rendered, CountedIds(whole, [True] * len(whole)))
+        if self._marked_template is not None:
+            return self._mask_untrained(talk, rendered, CountedIds(whole, rendered.marks))
         counted = [False] * len(whole)
-        for turn, message in enumerate(talk.messages):
-            is_left_out = turn < talk.prompt_turns or turn in talk.untrained
-            if message["role"] != "assistant" or turn == 0 or is_left_out:
-                continue
-            before = self._render(talk, turn, add_generation_prompt=True)
-            until = self._render(talk, turn + 1)
+        for turn in self._counted_turns(talk):
+            before, until = rendered.ids[turn, True], rendered.ids[turn + 1, False]
             if whole[: len(before)] != before or whole[: len(until)] != until:
                 otherwise = "" if self._compares_answers else _COUNT_ALL
                 raise ConfigError(_CANNOT_COUNT.format(name=self._name, otherwise=otherwise))
             counted[len(before) : len(until)] = [True] * (len(until) - len(before))
         return CountedIds(whole, counted)
 
-    def _mask_untrained(self, talk: Conversation, made: CountedIds, **more: Any) -> CountedIds:
+    def _mask_untrained(
+        self, talk: Conversation, rendered: _Rendered, made: CountedIds
+    ) -> CountedIds:
         """Do not count the tokens of the prompt and of messages of weight 0."""
-        start = self._prompt_length(talk, made.ids, **more) if talk.prompt_turns else 0
+        if not talk.prompt_turns and not talk.untrained:
+            return made
+        start = self._prompt_length(talk, rendered, made.ids) if talk.prompt_turns else 0
         counted = [c and position >= start for position, c in enumerate(made.counted)]
-        for turn in sorted(talk.untrained - set(range(talk.prompt_turns))):
-            before = self._render(talk, turn, **more) if turn else []
-            until = self._render(talk, turn + 1, **more)
+        for turn in self._masked_turns(talk):
+            before = rendered.ids[turn, False] if turn else []
+            until = rendered.ids[turn + 1, False]
             if made.ids[: len(before)] != before or made.ids[: len(until)] != until:
                 raise ConfigError(_CANNOT_LEAVE_OUT.format(name=self._name))
             counted[len(before) : len(until)] = [False] * (len(until) - len(before))
         return CountedIds(made.ids, counted)
 
-    def _prompt_length(self, talk: Conversation, whole: Sequence[int], **more: Any) -> int:
+    def _prompt_length(self, talk: Conversation, rendered: _Rendered, whole: Sequence[int]) -> int:
         """Return the number of ids before the completion, its first turn's opening included."""
-        alone = self._render(talk, talk.prompt_turns, **more)
+        alone = rendered.ids[talk.prompt_turns, False]
         if list(whole[: len(alone)]) != alone:
             problem = _LAST_CHANGES if self._last_turn_only else _PROMPT_CHANGES
             otherwise = "" if self._compares_answers else _COUNT_PROMPTS
             raise ConfigError(problem.format(name=self._name, otherwise=otherwise))
         if talk.messages[talk.prompt_turns]["role"] != "assistant":
             return len(alone)
-        asked = self._render(talk, talk.prompt_turns, add_generation_prompt=True, **more)
-        return common_prefix_length(asked, whole)
+        return common_prefix_length(rendered.ids[talk.prompt_turns, True], whole)
 
 
 def _marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorakit.data import Place, describe_examples, is_missing, require_columns
+from lorakit.data.chunks import Batch, over_chunks
 from lorakit.data.conversations import (
     TEMPLATE_VARIABLES,
     TOOLS,
@@ -39,6 +41,8 @@ PREFERENCE, VOTES = "preference", "votes"
 
 _LINES = {PREFERENCE: "objective: {type: dpo}", VOTES: "objective: {type: kto}"}
 """The line of a recipe that trains on each layout."""
+
+_SPACES = re.compile(" {2,}")
 
 _MOST_TRIES = 8
 """Most earlier examples to look at for an answer to another prompt."""
@@ -79,6 +83,8 @@ class TwoAnswers:
     second: Any
     options: Mapping[str, Any]
     """Columns that a chat template reads besides the messages."""
+    vote: int | None = None
+    """1 for a good first answer and 0 for a bad one; None for pairs."""
 
 
 def preference_layout_of(columns: Sequence[str], data: DataConfig) -> str | None:
@@ -166,27 +172,43 @@ def _other_layout(
     )
 
 
-def check_preferences(examples: Dataset, layout: PreferenceLayout, where: Place | str) -> None:
+def check_preferences(
+    examples: Dataset, layout: PreferenceLayout, where: Place | str, *, is_part: bool = False
+) -> None:
     """Check that every example has a prompt and answers to compare.
+
+    Args:
+        examples: The examples.
+        layout: Where their prompts and answers are.
+        where: Their name, for errors.
+        is_part: Whether more examples follow, so that these may have votes of one kind.
 
     Raises:
         DataError: Lists the examples of each problem.
     """
+    features = dict(examples.features)
     wrong: dict[str, list[int]] = {}
     votes = set[bool]()
-    for number, example in enumerate(_read(examples, layout)):
-        try:
-            prompt, answers = _prompt_and_answers(example, layout)
-            vote = None if layout.vote is None else _vote(example[layout.vote], layout.vote)
-        except MalformedConversationError as problem:
-            wrong.setdefault(str(problem), []).append(number)
-            continue
-        if not prompt:
-            what = "no beginning in common" if layout.prompt is None else "an empty prompt"
-            wrong.setdefault(what, []).append(number)
-        elif len(answers) == 2 and answers[0] == answers[1]:
-            wrong.setdefault("the chosen answer is the rejected one", []).append(number)
-        votes |= set() if vote is None else {vote}
+
+    def problems_of(
+        batch: Batch, numbers: Sequence[int]
+    ) -> tuple[list[tuple[str, int]], set[bool]]:
+        found: list[tuple[str, int]] = []
+        seen = set[bool]()
+        for number, example in zip(numbers, _rows(batch, features), strict=True):
+            try:
+                problem = _problem(example, layout)
+                seen |= set() if layout.vote is None else {_vote(example[layout.vote], layout.vote)}
+            except MalformedConversationError as malformed:
+                problem = str(malformed)
+            if problem is not None:
+                found.append((problem, number))
+        return found, seen
+
+    for found, seen in over_chunks(_read(examples, layout), problems_of, "Checking"):
+        votes |= seen
+        for problem, number in found:
+            wrong.setdefault(problem, []).append(number)
     if wrong:
         problems = "; ".join(f"{describe_examples(at, where)}: {why}" for why, at in wrong.items())
         raise DataError(
@@ -194,7 +216,7 @@ def check_preferences(examples: Dataset, layout: PreferenceLayout, where: Place 
             f"{'an answer with a vote' if layout.vote else 'two different answers'} in each "
             "example. Repair or remove these examples, or name other columns."
         )
-    if len(votes) == 1:
+    if len(votes) == 1 and not is_part:
         kind = "good" if votes.pop() else "bad"
         raise DataError(
             f"Nothing to compare in {where}: all votes in '{layout.vote}' (data.label) are {kind}, "
@@ -203,40 +225,78 @@ def check_preferences(examples: Dataset, layout: PreferenceLayout, where: Place 
         )
 
 
-def read_votes(examples: Dataset, layout: PreferenceLayout) -> list[int] | None:
-    """Return the vote of each example, 1 or 0, or None for pairs.
+def _problem(example: Mapping[str, Any], layout: PreferenceLayout) -> str | None:
+    """Return why an example cannot be used, if so."""
+    prompt, answers = _prompt_and_answers(example, layout)
+    if not prompt:
+        return "no beginning in common" if layout.prompt is None else "an empty prompt"
+    if len(answers) == 2 and answers[0] == answers[1]:
+        return "the chosen answer is the rejected one"
+    if len(answers) == 2 and _without_spacing(answers[0]) == _without_spacing(answers[1]):
+        return "the chosen answer differs from the rejected one in spaces alone"
+    return None
 
-    Call `check_preferences` first.
+
+def _without_spacing(value: Any) -> Any:
+    """Return a value whose texts have no white space at either end, and single spaces."""
+    if isinstance(value, str):
+        return _SPACES.sub(" ", value.strip())
+    if isinstance(value, Mapping):
+        return {key: _without_spacing(item) for key, item in value.items()}
+    return [_without_spacing(item) for item in value] if isinstance(value, list) else value
+
+
+def preference_reader(
+    examples: Dataset, layout: PreferenceLayout
+) -> tuple[Dataset, Callable[[Batch, Sequence[int]], list[TwoAnswers]]]:
+    """Return the columns that are read, and the function that reads chunks of these.
+
+    Call `check_preferences` first. The second answer of a vote is that of an earlier example, to
+    another prompt if one is near; before the first example comes the last.
     """
-    if layout.vote is None:
-        return None
-    values: Any = examples[layout.vote]
-    return [int(_vote(value, layout.vote)) for value in values]
+    selected = _read(examples, layout)
+    features = dict(selected.features)
+
+    def asked(batch: Batch) -> list[tuple[dict[str, Any], Any, tuple[Any, ...]]]:
+        return [
+            (example, *_prompt_and_answers(example, layout)) for example in _rows(batch, features)
+        ]
+
+    def read(batch: Batch, numbers: Sequence[int]) -> list[TwoAnswers]:
+        rows = asked(batch)
+        if layout.vote is None:
+            return [
+                TwoAnswers(prompt, chosen, rejected, _options(example))
+                for example, prompt, (chosen, rejected) in rows
+            ]
+        back = min(len(selected), _MOST_TRIES)
+        before: Any = selected.select(
+            [(numbers[0] - step) % len(selected) for step in range(back, 0, -1)]
+        )
+        every = [*asked(before[:]), *rows]
+        made = []
+        for at, (example, prompt, (answer,)) in enumerate(rows, start=back):
+            earlier = every[at - back : at][::-1]
+            others = (answers[0] for _, question, answers in earlier if question != prompt)
+            second = next(others, earlier[0][2][0])
+            vote = int(_vote(example[layout.vote], layout.vote))
+            made.append(TwoAnswers(prompt, answer, second, _options(example), vote))
+        return made
+
+    return selected, read
 
 
-def two_answers(examples: Dataset, layout: PreferenceLayout) -> Iterator[TwoAnswers]:
-    """Yield the examples; call `check_preferences` first.
-
-    The second answer of a vote is that of an earlier example, to another prompt if one is near.
-    """
-    read = _read(examples, layout)
-    if layout.vote is None:
-        for example in read:
-            prompt, (first, second) = _prompt_and_answers(example, layout)
-            yield TwoAnswers(prompt, first, second, _options(example))
-        return
-    rows = [(_prompt_and_answers(example, layout), _options(example)) for example in read]
-    for number, ((prompt, (answer,)), options) in enumerate(rows):
-        earlier = [rows[number - back][0] for back in range(1, min(len(rows), _MOST_TRIES) + 1)]
-        others = (answers[0] for asked, answers in earlier if asked != prompt)
-        yield TwoAnswers(prompt, answer, next(others, earlier[0][1][0]), options)
-
-
-def _read(examples: Dataset, layout: PreferenceLayout) -> Iterator[dict[str, Any]]:
+def _read(examples: Dataset, layout: PreferenceLayout) -> Dataset:
+    """Return the columns that are read."""
     names = (*layout.columns, TOOLS, TEMPLATE_VARIABLES)
-    selected: Any = examples.select_columns([n for n in names if n in examples.column_names])
-    features = selected.features
-    return (drop_filled_nulls(example, features) for example in selected)
+    return examples.select_columns([n for n in names if n in examples.column_names])
+
+
+def _rows(batch: Batch, features: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the examples of a chunk as they were written."""
+    given = drop_filled_nulls(batch, features)
+    for values in zip(*given.values(), strict=True):
+        yield dict(zip(given, values, strict=True))
 
 
 def _options(example: Mapping[str, Any]) -> dict[str, Any]:

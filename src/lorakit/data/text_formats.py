@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data import Place
+from lorakit.data.chunks import Batch
 from lorakit.data.conversations import is_conversation
 from lorakit.data.preferences import (
     PREFERENCE,
@@ -16,7 +17,7 @@ from lorakit.data.preferences import (
     preference_layout_of,
     supervised_problem,
 )
-from lorakit.data.tokenizers import batch_columns, end_id, token_ids, with_end
+from lorakit.data.tokenizers import end_id, many_token_ids, with_ends
 from lorakit.errors import ConfigError, DataError, first_few
 
 if TYPE_CHECKING:
@@ -162,29 +163,10 @@ def detect_format(columns: Sequence[str], data: DataConfig, where: Place | str) 
     )
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> CountedIds:
-    """Tokenize plain text; every token counts, including the end-of-text token."""
-    ids = with_end(tokenizer, token_ids(tokenizer, text))
-    return CountedIds(ids, [True] * len(ids))
-
-
 def texts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[CountedIds]:
-    """Tokenize many plain texts at once, each as `text_ids` does."""
-    columns = batch_columns(tokenizer, list(texts), verbose=False)
-    made = [with_end(tokenizer, list(ids)) for ids in columns["input_ids"]]
+    """Tokenize plain texts; every token counts, including the end-of-text token."""
+    made = with_ends(tokenizer, many_token_ids(tokenizer, texts))
     return [CountedIds(ids, [True] * len(ids)) for ids in made]
-
-
-def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> CountedIds:
-    """Tokenize a prompt and its completion; the completion and the end-of-text token count.
-
-    Both are tokenized as one text, so a token may span the border, as it does when the model reads
-    such a text; the completion begins after the ids that it shares with the prompt alone.
-    """
-    alone = token_ids(tokenizer, prompt)
-    ids = with_end(tokenizer, token_ids(tokenizer, prompt + completion))
-    start = common_prefix_length(alone, ids)
-    return CountedIds(ids, [position >= start for position in range(len(ids))])
 
 
 def completions_ids(
@@ -194,7 +176,10 @@ def completions_ids(
     *,
     counts_prompts: bool = False,
 ) -> list[CountedIds]:
-    """Tokenize many prompts and completions at once, each as `completion_ids` does.
+    """Tokenize prompts and their completions; the completion and the end-of-text token count.
+
+    Both are tokenized as one text, so a token may span the border, as it does when the model reads
+    such a text; the completion begins after the ids that it shares with the prompt alone.
 
     Args:
         tokenizer: The base model's tokenizer.
@@ -202,14 +187,27 @@ def completions_ids(
         completions: The completion of each.
         counts_prompts: Whether prompts count too.
     """
-    whole = [prompt + answer for prompt, answer in zip(prompts, completions, strict=True)]
-    both = [list(prompts), whole]
-    alone, made = (batch_columns(tokenizer, texts, verbose=False)["input_ids"] for texts in both)
-    found = []
-    for before, given in zip(alone, made, strict=True):
-        ids = with_end(tokenizer, list(given))
-        start = 0 if counts_prompts else common_prefix_length(before, ids)
-        found.append(CountedIds(ids, [False] * start + [True] * (len(ids) - start)))
+    (found,) = answers_ids(tokenizer, prompts, completions, counts_prompts=counts_prompts)
+    return found
+
+
+def answers_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *answers: Sequence[str],
+    counts_prompts: bool = False,
+) -> list[list[CountedIds]]:
+    """Tokenize prompts with several lists of completions; see `completions_ids`."""
+    alone = many_token_ids(tokenizer, prompts)
+    found: list[list[CountedIds]] = []
+    for completions in answers:
+        whole = [prompt + answer for prompt, answer in zip(prompts, completions, strict=True)]
+        made = with_ends(tokenizer, many_token_ids(tokenizer, whole))
+        found.append([])
+        for before, ids in zip(alone, made, strict=True):
+            start = 0 if counts_prompts else common_prefix_length(before, ids)
+            counted = [False] * start + [True] * (len(ids) - start)
+            found[-1].append(CountedIds(ids, counted))
     return found
 
 
@@ -219,10 +217,10 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     >>> common_prefix_length([1, 2, 3], [1, 2, 4, 5])
     2
     """
-    pairs = zip(first, second, strict=False)
-    return next(
-        (i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second))
-    )
+    most = min(len(first), len(second))
+    if first[:most] == second[:most]:
+        return most
+    return next((at for at in range(most) if first[at] != second[at]), most)
 
 
 def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -241,35 +239,55 @@ def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
 def example_encoder(
     layout: Layout,
     tokenizer: PreTrainedTokenizerBase,
-    chat: Callable[[Mapping[str, Any]], CountedIds] | None,
-) -> Callable[[Mapping[str, Any]], CountedIds]:
-    """Return the function that encodes one example of a layout.
+    chat: Callable[[Sequence[Mapping[str, Any]]], list[CountedIds]] | None,
+    *,
+    counts_prompts: bool = False,
+) -> Callable[[Batch], list[CountedIds]]:
+    """Return the function that encodes the columns of examples of a layout.
 
     Args:
         layout: The layout of the examples.
         tokenizer: The base model's tokenizer.
-        chat: Encodes the messages of an example, if the tokenizer has a chat template.
-            Instructions are then rendered as a user message in `data.messages`.
+        chat: Encodes the messages of examples, if the tokenizer has a chat template. Instructions
+            are then rendered as a user message in `data.messages`.
+        counts_prompts: Whether the prompts of texts count too.
     """
     data = layout.data
 
-    def encode_text(example: Mapping[str, Any]) -> CountedIds:
-        return text_ids(tokenizer, example[data.text])
+    def encode_texts(batch: Batch) -> list[CountedIds]:
+        return texts_ids(tokenizer, batch[data.text])
 
-    def encode_completion(example: Mapping[str, Any]) -> CountedIds:
-        return completion_ids(tokenizer, example[data.prompt], example[data.completion])
+    def encode_completions(batch: Batch) -> list[CountedIds]:
+        given = (batch[data.prompt], batch[data.completion])
+        return completions_ids(tokenizer, *given, counts_prompts=counts_prompts)
 
-    def encode_instruction(example: Mapping[str, Any]) -> CountedIds:
-        instruction, given = example[ALPACA[0]], example.get(ALPACA[1]) or ""
+    def encode_instructions(batch: Batch) -> list[CountedIds]:
+        instructions, answers = batch[ALPACA[0]], batch[ALPACA[2]]
+        inputs = [given or "" for given in batch.get(ALPACA[1], [""] * len(instructions))]
+        asked = list(zip(instructions, inputs, strict=True))
         if chat is None:
-            return completion_ids(tokenizer, alpaca_prompt(instruction, given), example[ALPACA[2]])
-        question = f"{instruction}\n\n{given}" if given.strip() else instruction
-        answer = {"role": "assistant", "content": example[ALPACA[2]]}
-        return chat({data.messages: [{"role": "user", "content": question}, answer]})
+            prompts = [alpaca_prompt(*one) for one in asked]
+            return completions_ids(tokenizer, prompts, answers, counts_prompts=counts_prompts)
+        questions = ["\n\n".join(one) if one[1].strip() else one[0] for one in asked]
+        return chat(
+            [
+                {
+                    data.messages: [
+                        {"role": "user", "content": question},
+                        {"role": "assistant", "content": answer},
+                    ]
+                }
+                for question, answer in zip(questions, answers, strict=True)
+            ]
+        )
 
+    if chat is not None and layout.conversation:
+        return lambda batch: chat(
+            [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        )
     encoders = {
-        "text": encode_text,
-        "prompt_completion": encode_completion,
-        "alpaca": encode_instruction,
+        "text": encode_texts,
+        "prompt_completion": encode_completions,
+        "alpaca": encode_instructions,
     }
-    return chat if layout.conversation and chat is not None else encoders[layout.name]
+    return encoders[layout.name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
@@ -12,11 +12,13 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data import Place, describe_examples, is_missing
-from lorakit.data.chunks import Batch, column_values, digest_of, is_large, over_chunks
+from lorakit.data.chunks import Batch, digest_of, is_large, over_chunks
 from lorakit.data.reading.table import in_memory_dataset
 from lorakit.data.table_cache import Kept, Spool, TableCache, preparing_code
 from lorakit.data.tokenizers import batch_columns, decode, token_pieces
 from lorakit.errors import DataError
+
+Encoded = TypeVar("Encoded")
 
 IDS = List(Value("int32"))
 """The feature of an example's token ids or labels."""
@@ -32,6 +34,7 @@ def map_examples(
     features: Mapping[str, Any],
     identity: Callable[[], str],
     cache: TableCache,
+    check: Callable[[], None] | None = None,
 ) -> tuple[Dataset, tuple[int, ...]]:
     """Map chunks of examples to new columns; the result of large data is mapped from disk.
 
@@ -43,6 +46,8 @@ def map_examples(
         identity: Says everything that the function's result depends on besides the examples; it
             is asked for large data alone.
         cache: Where the result of large data is kept, by that and the examples' content.
+        check: Refuses examples that the function cannot take. It depends on what the result
+            depends on, and is not called where the result was kept.
 
     Returns: The new columns, and the sums of the counts.
     """
@@ -51,6 +56,8 @@ def map_examples(
     key = digest_of(dataset, preparing_code(), identity()) if large else ""
     kept = cache.get(key) if large else None
     if kept is None:
+        if check is not None:
+            check()
         spool, tables, counts = Spool(), [schema.empty_table()], list[tuple[int, ...]]()
 
         def encode(batch: Batch, numbers: Sequence[int]) -> tuple[pa.Table, tuple[int, ...]]:
@@ -66,6 +73,32 @@ def map_examples(
     return in_memory_dataset(kept.tables["examples"], features), tuple(kept.facts["counts"])
 
 
+def naming_examples(
+    encode: Callable[[Batch, Sequence[int]], list[Encoded]], where: Place | str
+) -> Callable[[Batch, Sequence[int]], list[Encoded]]:
+    """Return a function that encodes a chunk of examples, and names the one that is refused.
+
+    Args:
+        encode: Takes the columns of a chunk and the numbers of its examples.
+        where: Name of all examples.
+    """
+
+    def encode_chunk(batch: Batch, numbers: Sequence[int]) -> list[Encoded]:
+        try:
+            return encode(batch, numbers)
+        except DataError:
+            for at, number in enumerate(numbers):
+                one = {name: values[at : at + 1] for name, values in batch.items()}
+                try:
+                    encode(one, [number])
+                except DataError as error:
+                    which = describe_examples([number], where)
+                    raise DataError(f"In {which} of {where}: {error}") from error
+            raise
+
+    return encode_chunk
+
+
 def require_texts(dataset: Dataset, columns: Mapping[str, str], where: Place | str) -> None:
     """Check that each example has a text in each of the columns.
 
@@ -77,20 +110,34 @@ def require_texts(dataset: Dataset, columns: Mapping[str, str], where: Place | s
     Raises:
         DataError: Lists, for every column, the examples with a missing value or another type.
     """
+    texts = dataset.select_columns(list(dict.fromkeys(columns.values())))
+    empty: dict[str, list[int]] = {column: [] for column in columns.values()}
+    other: dict[str, list[tuple[int, str]]] = {column: [] for column in columns.values()}
+
+    def find(batch: Batch, numbers: Sequence[int]) -> list[tuple[str, int, str | None]]:
+        return [
+            (column, number, None if is_missing(value) else type(value).__name__)
+            for column, values in batch.items()
+            for number, value in zip(numbers, values, strict=True)
+            if not isinstance(value, str) or not value.strip()
+        ]
+
+    for found in over_chunks(texts, find, "Checking"):
+        for column, number, kind in found:
+            if kind is None:
+                empty[column].append(number)
+            else:
+                other[column].append((number, kind))
     problems = []
     for key, column in columns.items():
-        values = column_values(dataset, column)
-        empty = [number for number, value in enumerate(values) if is_missing(value)]
-        if empty:
-            problems.append(f"'{column}' ({key}) is empty in {describe_examples(empty, where)}")
-        other = [
-            number
-            for number, value in enumerate(values)
-            if not isinstance(value, str) and not is_missing(value)
-        ]
-        if other:
-            kind = type(values[other[0]]).__name__
-            problems.append(f"'{column}' ({key}) holds {kind} in {describe_examples(other, where)}")
+        if empty[column]:
+            where_empty = describe_examples(empty[column], where)
+            problems.append(f"'{column}' ({key}) is empty in {where_empty}")
+        if other[column]:
+            (_, kind), numbers = other[column][0], [number for number, _ in other[column]]
+            problems.append(
+                f"'{column}' ({key}) holds {kind} in {describe_examples(numbers, where)}"
+            )
     if problems:
         raise DataError(
             f"Texts are missing in {where}: {'; '.join(problems)}; expected a text in each "

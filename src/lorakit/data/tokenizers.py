@@ -10,13 +10,38 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of a text, untruncated, with the special tokens the tokenizer adds."""
-    ids = list(_untyped(tokenizer)(text, verbose=False)["input_ids"])
-    return ids[_spans_without_doubled_ends(tokenizer, [ids])[0]]
+    return many_token_ids(tokenizer, [text])[0]
+
+
+def many_token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of texts, untruncated, with the special tokens the tokenizer adds.
+
+    A fast tokenizer is asked for nothing else: masks, types and places of tokens in the text take
+    as long as the ids.
+    """
+    known = _untyped(tokenizer)
+    if _is_plain(known):
+        known("")  # lets the backend neither truncate nor pad
+        made = known.backend_tokenizer.encode_batch_fast(list(texts))
+        ids = [one.ids for one in made]
+    else:
+        ids = known(list(texts), verbose=False)["input_ids"]
+    return _cut_to(ids, _spans_without_doubled_ends(tokenizer, ids))
+
+
+def _is_plain(tokenizer: Any) -> bool:
+    """Return whether a tokenizer gives the ids of its backend, without code of its class."""
+    kind: Any = type(tokenizer)
+    return (
+        issubclass(kind, PreTrainedTokenizerFast)
+        and kind.__call__ is PreTrainedTokenizerFast.__call__
+        and kind._encode_plus is PreTrainedTokenizerFast._encode_plus
+    )
 
 
 def batch_columns(
@@ -70,12 +95,28 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
+def padded_to(length: int, multiple: int | None) -> int:
+    """Return a length padded to a multiple of a number of tokens; None leaves it.
+
+    >>> padded_to(33, 32), padded_to(33, None)
+    (64, 33)
+    """
+    return length if multiple is None else -(-length // multiple) * multiple
+
+
 def pad_batch(
-    tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[list[int]]]
+    tokenizer: PreTrainedTokenizerBase,
+    columns: dict[str, list[list[int]]],
+    multiple: int | None = None,
 ) -> BatchEncoding:
     """Return columns padded to one length, as tensors.
 
     The tokenizer's method does the same, but walks all numbers in Python.
+
+    Args:
+        tokenizer: The tokenizer.
+        columns: Numbers of each text, by column.
+        multiple: Number of tokens that the length is a multiple of; None for any length.
     """
     known = _untyped(tokenizer)
     fillers = {
@@ -85,7 +126,7 @@ def pad_batch(
     }
     on_left = known.padding_side == "left"
     rows = columns["input_ids"]
-    width = max(map(len, rows))
+    width = padded_to(max(map(len, rows)), multiple)
     padded = {}
     for name, values in columns.items():
         table = np.full((len(rows), width), fillers.get(name, 0), np.int64)
@@ -95,28 +136,31 @@ def pad_batch(
     return BatchEncoding(padded)
 
 
-def _cut_to(values: Sequence[list[Any]], spans: Sequence[slice]) -> list[list[Any]]:
-    return [value[span] for value, span in zip(values, spans, strict=True)]
+def _cut_to(values: Sequence[list[Any]], spans: Sequence[slice | None]) -> list[list[Any]]:
+    return [
+        value if span is None else value[span] for value, span in zip(values, spans, strict=True)
+    ]
 
 
 def _spans_without_doubled_ends(
     tokenizer: PreTrainedTokenizerBase, many: Sequence[Sequence[int]]
-) -> list[slice]:
-    """Return the slice of each text's ids that has one beginning and one end token.
+) -> list[slice | None]:
+    """Return the slice of each text's ids that has one beginning and one end token; None is all.
 
     A rendered text often has both already, and the tokenizer adds them again.
     """
     known = _untyped(tokenizer)
-    begins = (known.bos_token_id, known.cls_token_id)
-    ends = (known.eos_token_id, known.sep_token_id)
-    spans = []
+    begins = {known.bos_token_id, known.cls_token_id}
+    ends = {known.eos_token_id, known.sep_token_id}
+    spans: list[slice | None] = []
     for ids in many:
         start, stop = 0, len(ids)
-        while start + 1 < stop and ids[start] in begins and ids[start + 1] == ids[start]:
-            start += 1
-        while stop - 2 >= start and ids[stop - 1] in ends and ids[stop - 2] == ids[stop - 1]:
-            stop -= 1
-        spans.append(slice(start, stop))
+        if stop > 1 and (ids[0] == ids[1] or ids[-1] == ids[-2]):
+            while start + 1 < stop and ids[start] in begins and ids[start + 1] == ids[start]:
+                start += 1
+            while stop - 2 >= start and ids[stop - 1] in ends and ids[stop - 2] == ids[stop - 1]:
+                stop -= 1
+        spans.append(None if stop - start == len(ids) else slice(start, stop))
     return spans
 
 
@@ -126,6 +170,24 @@ def chat_columns(
     """Return the tokenizer's columns of one rendered conversation."""
     return _untyped(tokenizer).apply_chat_template(
         list(messages), tokenize=True, return_dict=True, **options
+    )
+
+
+def many_chat_columns(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[dict[str, Any]]],
+    **options: Any,
+) -> dict[str, list[list[int]]]:
+    """Return the ids of conversations that are rendered with the same options, and their marks.
+
+    They are those of `chat_columns` one by one, in less time: texts are tokenized at once.
+    """
+    return _untyped(tokenizer).apply_chat_template(
+        [list(messages) for messages in conversations],
+        tokenize=True,
+        return_dict=True,
+        tokenizer_kwargs={"return_attention_mask": False, "return_token_type_ids": False},
+        **options,
     )
 
 
@@ -164,8 +226,13 @@ def with_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
 
     A model that is never trained on it never learns to stop.
     """
+    return with_ends(tokenizer, [ids])[0]
+
+
+def with_ends(tokenizer: PreTrainedTokenizerBase, many: Sequence[list[int]]) -> list[list[int]]:
+    """Return the ids of texts, each with the end-of-text token; see `with_end`."""
     end = end_id(tokenizer)
-    return ids if end is None or (ids and ids[-1] == end) else [*ids, end]
+    return [ids if end is None or (ids and ids[-1] == end) else [*ids, end] for ids in many]
 
 
 def _untyped(tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -161,7 +161,7 @@ def local_rank_zero_first(function: Callable[[], T]) -> T:
     leads = is_local_rank_zero()
     leading = run_on_all(lambda: function() if leads else None)
     following = run_on_all(lambda: None if leads else function())
-    return leading if leads else following  # type: ignore[return-value]
+    return leading if leads else following  # type: ignore[return-value]  # the one that has run
 
 
 def broadcast_from_local_rank_zero(value: Any) -> Any:

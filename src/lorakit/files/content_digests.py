@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,10 +17,28 @@ _SAMPLE = 256
 _LENGTH_BYTES = 8
 
 
+_known: dict[tuple[int, ...], str] = {}
+"""Digests that this process has computed, by the state of the file."""
+_SETTLED_NS = 1_000_000_000
+"""A file that changed less than this before it was read may change again at the same time stamp."""
+
+
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits, as `sha256sum` prints it."""
+    """Return the SHA-256 of a file in hexadecimal digits, as `sha256sum` prints it.
+
+    A file whose state has not changed is read once by a process: the time of its last change of
+    content or status, which programs cannot set, is a part of the state.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = os.fstat(file.fileno())
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if state not in _known:
+            began_ns = time.time_ns()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if began_ns - found.st_ctime_ns < _SETTLED_NS:
+                return digest
+            _known[state] = digest
+        return _known[state]
 
 
 def content_sha256(path: Path) -> str:

@@ -60,7 +60,7 @@ class PredictionSettings:
     Attributes:
         probabilities: Whether every label's probability is written, for classes.
         prefix: Begins the names of new columns.
-        batch_rows: Inputs in a batch.
+        batch_rows: Largest number of inputs in a batch.
         max_new_tokens: Maximum length of a new text; None takes that of training, or 64.
         use_base: Whether the base answers without the adapter.
     """

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import MULTI_LABEL, REGRESSION, TaskType
-from lorakit.data.tokenizers import batch_columns, pad_batch, word_columns
+from lorakit.data.tokenizers import batch_columns, word_columns
 from lorakit.errors import DataError
-from lorakit.inference.loaded import LoadedModel, in_batches
+from lorakit.inference.loaded import LoadedModel
+from lorakit.inference.token_batches import POOL_TEXTS, logits_in_batches
 
 _HALF = 0.5
 """Threshold of an adapter that has none."""
@@ -79,7 +79,7 @@ def classify(
         texts: Texts, or pairs of texts for an adapter trained on pairs; truncated as in training.
         use_base: Whether the base model answers without the adapter. A head that the base lacks is
             then the untrained one that the training started from.
-        batch_rows: Number of texts in a batch.
+        batch_rows: Largest number of texts in a batch; long ones are in smaller batches on a CPU.
 
     Returns: For each text a `Classification`, or, as the adapter was trained, a `LabelSet` or
         `Numbers`.
@@ -90,18 +90,20 @@ def classify(
     """
     loaded.require_task("classify", TaskType.SEQ_CLS)
     _require_kind(loaded, texts)
-    made = []
+    made: list[Any] = [None] * len(texts)
     with loaded.inference_context(use_base):
-        for batch in in_batches(texts, batch_rows):
-            columns = [list(batch)]
+        for start in range(0, len(texts), POOL_TEXTS):
+            pool = texts[start : start + POOL_TEXTS]
+            columns = [list(pool)]
             if loaded.settings.text_pair:
-                columns = [[pair[0] for pair in batch], [pair[1] for pair in batch]]
+                columns = [[pair[0] for pair in pool], [pair[1] for pair in pool]]
             tokens = batch_columns(
                 loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length
             )
-            encoded = pad_batch(loaded.tokenizer, tokens).to(loaded.model.device)
-            logits = loaded.model(**encoded).logits.float()
-            made += [text_output(row, loaded.labels or (), loaded.settings) for row in logits]
+            for numbers, logits in logits_in_batches(loaded, tokens, batch_rows):
+                outputs = text_outputs(logits, loaded.labels or (), loaded.settings)
+                for number, output in zip(numbers, outputs, strict=True):
+                    made[start + number] = output
     return made
 
 
@@ -115,23 +117,32 @@ def _require_kind(loaded: LoadedModel, texts: Sequence[Any]) -> None:
         )
 
 
-def text_output(logits: Tensor, labels: Sequence[str], settings: InferenceSettings) -> TextOutput:
-    """Return what the logits of a text say.
+def text_outputs(
+    logits: Tensor, labels: Sequence[str], settings: InferenceSettings
+) -> list[TextOutput]:
+    """Return what the logits of texts say.
 
     Args:
-        logits: (labels,), float32.
+        logits: (texts, labels), float32.
         labels: Names of the head's outputs.
         settings: Settings of the adapter, with its problem type and thresholds.
     """
     if settings.problem_type == REGRESSION:
-        return Numbers(dict(zip(labels, logits.tolist(), strict=True)))
+        return [Numbers(dict(zip(labels, row, strict=True))) for row in logits.tolist()]
     if settings.problem_type == MULTI_LABEL:
         # In float64, as when the thresholds were chosen.
-        by_label = dict(zip(labels, logits.double().sigmoid().tolist(), strict=True))
+        rows = logits.double().sigmoid().tolist()
         thresholds = settings.thresholds or (_HALF,) * len(labels)
-        found = zip(by_label.items(), thresholds, strict=True)
-        return LabelSet(tuple(name for (name, p), least in found if p > least), by_label)
-    by_label = dict(zip(labels, logits.softmax(-1).tolist(), strict=True))
+        return [_label_set(dict(zip(labels, row, strict=True)), thresholds) for row in rows]
+    return [_class_of(dict(zip(labels, row, strict=True))) for row in logits.softmax(-1).tolist()]
+
+
+def _label_set(by_label: dict[str, float], thresholds: Sequence[float]) -> LabelSet:
+    found = zip(by_label.items(), thresholds, strict=True)
+    return LabelSet(tuple(name for (name, p), least in found if p > least), by_label)
+
+
+def _class_of(by_label: dict[str, float]) -> Classification:
     best = max(by_label, key=lambda label: by_label[label])
     return Classification(best, by_label[best], by_label)
 
@@ -149,7 +160,7 @@ def tag(
         loaded: An adapter for TOKEN_CLS on its base.
         texts: Texts, which are split into words and punctuation marks, or lists of words.
         use_base: Whether the base model answers without the adapter.
-        batch_rows: Number of texts in a batch.
+        batch_rows: Largest number of texts in a batch; long ones are in smaller batches on a CPU.
 
     Raises:
         ConfigError: The adapter is for another task.
@@ -160,8 +171,8 @@ def tag(
     with loaded.inference_context(use_base):
         return [
             tagged
-            for batch in in_batches(words, batch_rows)
-            for tagged in _tag_words(loaded, batch)
+            for start in range(0, len(words), POOL_TEXTS)
+            for tagged in _tag_words(loaded, words[start : start + POOL_TEXTS], batch_rows)
         ]
 
 
@@ -178,8 +189,10 @@ def _words_of(text: str) -> list[str]:
     return [text[start:end] for start, end in find_words(text)]
 
 
-def _tag_words(loaded: LoadedModel, texts: Sequence[list[str]]) -> list[list[TaggedWord]]:
-    """Tag the words of some texts in one batch; texts without words stay out of it."""
+def _tag_words(
+    loaded: LoadedModel, texts: Sequence[list[str]], batch_rows: int
+) -> list[list[TaggedWord]]:
+    """Tag the words of some texts; texts without words stay out of the batches."""
     with_words = [words for words in texts if words]
     if not with_words:
         return [[] for _ in texts]
@@ -188,21 +201,24 @@ def _tag_words(loaded: LoadedModel, texts: Sequence[list[str]]) -> list[list[Tag
         _first_tokens(found, len(words), loaded.max_length)
         for found, words in zip(word_of, with_words, strict=True)
     ]
-    encoded = pad_batch(loaded.tokenizer, columns)
-    padding = [0] * len(with_words)
-    if loaded.tokenizer.padding_side == "left":
-        padding = (encoded["input_ids"].shape[1] - torch.tensor(list(map(len, word_of)))).tolist()
-    logits = loaded.model(**encoded.to(loaded.model.device)).logits
-    best = logits.float().softmax(-1).max(-1)
-    labels = loaded.labels or ()
-    tagged = iter(
-        [
-            TaggedWord(word, labels[int(best.indices[row, at])], float(best.values[row, at]))
-            for word, at in ((words[word], at + padding[row]) for word, at in found.items())
-        ]
-        for row, (words, found) in enumerate(zip(with_words, firsts, strict=True))
-    )
-    return [next(tagged) if words else [] for words in texts]
+    on_left = loaded.tokenizer.padding_side == "left"
+    labels = list(loaded.labels or ())
+    tagged: list[list[TaggedWord]] = [[] for _ in with_words]
+    for numbers, logits in logits_in_batches(loaded, columns, batch_rows):
+        best = logits.softmax(-1).max(-1)
+        probabilities, tags = best.values.tolist(), best.indices.tolist()
+        for row, number in enumerate(numbers):
+            padding = logits.shape[1] - len(word_of[number]) if on_left else 0
+            tagged[number] = [
+                TaggedWord(
+                    with_words[number][word],
+                    labels[tags[row][at + padding]],
+                    probabilities[row][at + padding],
+                )
+                for word, at in firsts[number].items()
+            ]
+    found = iter(tagged)
+    return [next(found) if words else [] for words in texts]
 
 
 def _first_tokens(word_of: Sequence[int | None], words: int, max_length: int) -> dict[int, int]:

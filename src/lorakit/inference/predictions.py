@@ -34,7 +34,7 @@ def predict(
         inputs: Texts; pairs of texts for an adapter trained on pairs, lists of words for one that
             tags, conversations for one trained on them.
         use_base: Whether the base model answers without the adapter.
-        batch_rows: Number of inputs in a batch.
+        batch_rows: Largest number of inputs in a batch.
         max_new_tokens: Maximum length of a new text; None takes that of training, or 64.
 
     Returns: A `Classification`, `LabelSet` or `Numbers` (SEQ_CLS), a list of `TaggedWord`

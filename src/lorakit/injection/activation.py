@@ -135,7 +135,7 @@ def set_trained(
         for name, is_trained in trained.items():
             update = updates.get(name)
             if update is not None:
-                update.require_gradients_(is_trained)  # type: ignore[operator]
+                update.require_gradients_(is_trained)  # type: ignore[operator]  # a LowRankUpdate
     for module in replaced:
         here = [name for name in trained if name in module.trained_copies]
         # A copy may share parameters, or whole children, with the base's module.
@@ -166,7 +166,7 @@ def _check_exclusive(model: nn.Module, names: tuple[str, ...]) -> None:
     for path, layer in layers:
         for name in names:
             variants = layer.updates[name].variants if name in layer.updates else ()
-            for variant in variants:  # type: ignore[union-attr]
+            for variant in variants:  # type: ignore[union-attr]  # a LowRankUpdate
                 if variant.is_of_base:
                     holders.setdefault(f"{path}.{variant.name}", []).append(name)
     for path, rivals in holders.items():

@@ -99,8 +99,8 @@ def adapter_in_place(model: nn.Module, name: str) -> DetachedAdapter:
     updates = tuple(
         DetachedUpdate(
             path,
-            layer.updates[name],  # type: ignore[arg-type]
-            plain_class_of(layer),  # type: ignore[arg-type]
+            layer.updates[name],  # type: ignore[arg-type]  # an item of a ModuleDict
+            plain_class_of(layer),  # type: ignore[arg-type]  # an adapted class
             isinstance(layer, AdaptedParameter) and layer.is_transposed,
         )
         for path, layer in adapted_layers(model)
@@ -160,19 +160,19 @@ def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:
         owner_path, _, parameter = given.path.rpartition(".")
         owner = model.get_submodule(owner_path)
         layer: nn.Module = adapted_parameter_of(owner, parameter, given.is_transposed)
-        attach(layer)  # type: ignore[arg-type]
+        attach(layer)
         is_new = False
     else:
         layer = model.get_submodule(given.path)
         is_new = not isinstance(layer, AdaptedLayer)
         if is_new:
             layer = given.layer_class.adapt_in_place(layer)
-    layer.updates[name] = given.update  # type: ignore[operator,index]
+    layer.updates[name] = given.update  # type: ignore[operator,index]  # an item of a ModuleDict
     return is_new
 
 
 def _attach_copy(model: nn.Module, name: str, given: DetachedCopy) -> None:
-    """Give a module its trained copy, with the module's children in place of the other model's."""
+    """Give a module its trained copy, with the module's children instead of the other model's."""
     module = model.get_submodule(given.path)
     unfuse_all(module)
     part = _holding_children(given.copy)

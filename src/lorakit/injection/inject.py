@@ -121,8 +121,8 @@ def add_adapter(
         if is_first:
             set_fused_mlp(model, True)
         disable_fast_paths(model)
-        updates = [site.module.updates[name] for site in plan.sites]  # type: ignore[index,union-attr]
-        return describe_injection(model, plan, name, recorded, updates)  # type: ignore[arg-type]
+        updates = [site.module.updates[name] for site in plan.sites]  # type: ignore[index,union-attr]  # an item of a ModuleDict
+        return describe_injection(model, plan, name, recorded, updates)  # type: ignore[arg-type]  # LowRankUpdates
 
 
 def check_floating(name: str, dtype: torch.dtype | None) -> None:

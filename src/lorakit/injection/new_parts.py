@@ -102,7 +102,7 @@ def new_copies(
                 parameter.data = parameter.data.to(dtype or trained_dtype(parameter.dtype))
         made[path] = trained
     for path, module in plan.other_biases.items():
-        made[path] = copy_with_own(module, ["bias"], dtype or trained_dtype(module.bias.dtype))  # type: ignore[arg-type]
+        made[path] = copy_with_own(module, ["bias"], dtype or trained_dtype(module.bias.dtype))  # type: ignore[arg-type]  # a module with a bias
     if tensors is not None:
         for path, trained in made.items():
             for key, place in saved_tensors(trained).items():

@@ -49,7 +49,7 @@ def adapter_rows(
         names: The adapter of each row of the batch, None for the base alone.
         segments: Instead of names: (tokens, adapter or None) of each segment of one packed sequence
             (1, tokens). The attention mask and the positions that separate them are the caller's.
-        batches: Where the rows of each adapter are a batch of their own, padded to the length of
+        batches: Where the rows of each adapter are a separate batch, padded to the length of
             the others: gives each batch the dropout masks that it has alone.
 
     Yields: An object whose `choose` gives the rows of later batches other adapters.
@@ -103,7 +103,7 @@ def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
     layers, replaced = adapted_and_replaced_modules(unwrapped(model))
     holders: list[nn.Module] = [*layers, *replaced]
     for module in holders:
-        module.per_row_adapters = rows  # type: ignore[assignment]
+        module.per_row_adapters = rows  # type: ignore[assignment]  # None: no adapters of rows
     for layer in layers:
         layer.choose_executor()
     state.rows = rows
@@ -150,7 +150,7 @@ class RowChoice:
                 "adapter_rows block under torch.no_grad(). Enter another block."
             )
         for name in {*names}.difference((None,), adapter_names(self._model)):
-            require_adapter(self._model, name)  # type: ignore[arg-type]
+            require_adapter(self._model, name)  # type: ignore[arg-type]  # None has been taken out
         rows.choose(names)
 
 

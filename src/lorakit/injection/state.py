@@ -251,7 +251,7 @@ def updates_named(model: nn.Module, name: str) -> Iterator[tuple[str, AdaptedLay
     """Yield (path, layer, update) of every layer that has an update of an adapter."""
     for path, layer in adapted_layers(model):
         if name in layer.updates:
-            yield path, layer, layer.updates[name]  # type: ignore[misc]
+            yield path, layer, layer.updates[name]  # type: ignore[misc]  # an item of a ModuleDict
 
 
 def replaced_modules(model: nn.Module) -> Iterator[tuple[str, ReplacedModule]]:

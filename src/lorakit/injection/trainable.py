@@ -48,7 +48,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     adapter_ids: dict[int, int] = {}
     for _, layer in adapted_layers(model):
         for update in layer.updates.values():
-            left_out = {variant.name for variant in update.variants if variant.is_of_base}  # type: ignore[union-attr]
+            left_out = {variant.name for variant in update.variants if variant.is_of_base}  # type: ignore[union-attr]  # a LowRankUpdate
             adapter_ids |= {
                 id(p): p.numel() for name, p in update.named_parameters() if name not in left_out
             }

@@ -41,8 +41,8 @@ class AdaptedLayer(DescribedLayer):
     def adapt_in_place(cls, module: nn.Module) -> Self:
         """Swap the class of a plain layer and return the very same object, adapted."""
         swap_plain_class(module, cls)
-        module.carry_nothing()  # type: ignore[operator]
-        return module  # type: ignore[return-value]
+        module.carry_nothing()  # type: ignore[operator]  # of the class given to it now
+        return module  # type: ignore[return-value]  # of the class given to it now
 
     def carry_nothing(self) -> None:
         """Begin without updates."""
@@ -129,7 +129,7 @@ class AdaptedLayer(DescribedLayer):
     @classmethod
     def compute_dtype_of(cls, module: nn.Module) -> torch.dtype:
         """Return the dtype of products with the weight of a layer of this kind."""
-        return module.weight.dtype  # type: ignore[union-attr,return-value]
+        return module.weight.dtype  # type: ignore[union-attr,return-value]  # an attribute of a module
 
     @classmethod
     def base_dtype_name(cls, module: nn.Module) -> str:
@@ -203,7 +203,7 @@ class AdaptedLayer(DescribedLayer):
             if kept is not None and kept.device != device:
                 kept.data = kept.data.to(device)
                 if hasattr(kept, "quant_state"):
-                    kept.quant_state.to(device)  # type: ignore[union-attr]
+                    kept.quant_state.to(device)  # type: ignore[union-attr]  # an attribute of a module
             setattr(owner, parameter, kept)
         self.kept_parameters = {}
         self.choose_executor()
@@ -211,7 +211,7 @@ class AdaptedLayer(DescribedLayer):
     def merged_parameters(self) -> dict[str, tuple[nn.Parameter, nn.Parameter | None]]:
         """Return the merged parameters, each with the base's that is kept, by name."""
         owner = self.weight_owner._parameters
-        return {name: (owner[name], kept) for name, kept in self.kept_parameters.items()}  # type: ignore[misc]
+        return {name: (owner[name], kept) for name, kept in self.kept_parameters.items()}  # type: ignore[misc]  # parameters by name
 
     def merge_again(self, parameters: dict[str, tuple[nn.Parameter, nn.Parameter | None]]) -> None:
         """Restore what `merged_parameters` returned, after unmerging has failed."""

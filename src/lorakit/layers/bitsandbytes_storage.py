@@ -51,7 +51,7 @@ def _four_bit_weight(layer: Any, weight: Any) -> QuantizedWeight | None:
     state: Any = weight.quant_state or getattr(layer, "quant_state", None)
     if state is None:
         return None
-    layout = Layout(tuple(state.shape), state.quant_type, layer.compute_dtype, state.blocksize)  # type: ignore[arg-type]
+    layout = Layout(tuple(state.shape), state.quant_type, layer.compute_dtype, state.blocksize)
     if not state.nested:
         return QuantizedWeight(layout, weight.data, state.absmax)
     nested: Any = state.state2
@@ -65,7 +65,7 @@ def _eight_bit_weight(layer: Any, weight: Any) -> QuantizedWeight | None:
     absmax: Tensor | None = layer.state.SCB if weight.SCB is None else weight.SCB
     if absmax is None or weight.dtype != torch.int8:
         return None
-    return QuantizedWeight(Layout(tuple(weight.shape), "int8", None), weight.data, absmax)  # type: ignore[arg-type]
+    return QuantizedWeight(Layout(tuple(weight.shape), "int8", None), weight.data, absmax)
 
 
 def compute_dtype_of(layer: nn.Module) -> torch.dtype:
@@ -141,19 +141,19 @@ def quantized_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
         exact: (out, in), float32.
     """
     library: Any = sys.modules["bitsandbytes"]
-    own: Any = layer.weight
+    stored: Any = layer.weight
     if bits_of(layer) == 8:
         made = library.nn.Int8Params(exact.cpu(), requires_grad=False)
-        return made.to(own.device)
+        return made.to(stored.device)
     made = library.nn.Params4bit(
         exact,
         requires_grad=False,
-        blocksize=own.blocksize,
-        compress_statistics=own.compress_statistics,
-        quant_type=own.quant_type,
-        quant_storage=own.quant_storage,
-    ).to(own.device)
-    made.quant_state.dtype = own.quant_state.dtype
+        blocksize=stored.blocksize,
+        compress_statistics=stored.compress_statistics,
+        quant_type=stored.quant_type,
+        quant_storage=stored.quant_storage,
+    ).to(stored.device)
+    made.quant_state.dtype = stored.quant_state.dtype
     return made
 
 

@@ -62,9 +62,11 @@ def copy_with_own(
     """
     made = shallow_plain(module)
     for name in parameters:
-        own = module._parameters[name]
-        if own is not None:
-            made._parameters[name] = nn.Parameter(own.detach().to(dtype or own.dtype, copy=True))
+        parameter = module._parameters[name]
+        if parameter is not None:
+            made._parameters[name] = nn.Parameter(
+                parameter.detach().to(dtype or parameter.dtype, copy=True)
+            )
     return made
 
 

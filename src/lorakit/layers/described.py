@@ -73,7 +73,7 @@ class DescribedLayer(nn.Module):
         """Return the updates that forward applies to all rows: none while merged."""
         if self.kept_parameters or not self.active_updates or self.acts_per_row():
             return []
-        return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
+        return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]  # an item of a ModuleDict
 
     def acts_per_row(self) -> bool:
         """Return whether each batch row currently has its own adapter."""
@@ -94,8 +94,18 @@ class DescribedLayer(nn.Module):
             updates: The updates; all of them drop the same elements of the input.
             seed: Seed of the shared dropout mask; None draws one if an update drops.
         """
-        if seed is None:
-            seed = shared_seed(updates)
+        bias, terms = self.bias_and_terms(updates, shared_seed(updates) if seed is None else seed)
+        return LinearOperands(self.operand_weight(), bias, terms)
+
+    def bias_and_terms(
+        self, updates: Sequence[LowRankUpdate], seed: Tensor | None
+    ) -> tuple[Tensor | None, list[LowRankTerm]]:
+        """Return the bias that variants of the updates give, and terms.
+
+        Args:
+            updates: See `operands`.
+            seed: Seed of the shared dropout mask; None if no update drops.
+        """
         terms: list[LowRankTerm] = []
         bias = base_bias = getattr(self, "bias", None)  # a router of experts has none
         for update in updates:
@@ -107,7 +117,7 @@ class DescribedLayer(nn.Module):
                 term = variant.term(term, tensor, self, update)
                 bias = variant.bias(bias, base_bias, tensor)
             terms.append(term)
-        return LinearOperands(self.operand_weight(), bias, terms)
+        return bias, terms
 
     def operand_weight(self) -> Weight:
         """Return the weight in the form that `compute` takes."""

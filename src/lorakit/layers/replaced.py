@@ -72,7 +72,7 @@ def _replaced_class(plain: type[nn.Module]) -> type[nn.Module]:
 
 def _own_children(module: nn.Module) -> Iterator[nn.Module]:
     """Iterate over what a Sequential runs: its children without the copies."""
-    return iter([one for name, one in module._modules.items() if name != "trained_copies"])  # type: ignore[misc]
+    return iter([one for name, one in module._modules.items() if name != "trained_copies"])  # type: ignore[misc]  # children are not None
 
 
 def plain_class_of(module: nn.Module) -> type[nn.Module]:
@@ -85,8 +85,8 @@ def replace_in_place(module: nn.Module) -> ReplacedModule:
     if not isinstance(module, ReplacedModule):
         swap_class(module, _replaced_class(type(module)))
         module.trained_copies = nn.ModuleDict()
-        module.active_copy = None  # type: ignore[assignment]
-    return module  # type: ignore[return-value]
+        module.active_copy = None  # type: ignore[assignment]  # None: the base's
+    return module  # type: ignore[return-value]  # of the class given to it now
 
 
 def restore_in_place(module: ReplacedModule) -> None:

@@ -71,17 +71,17 @@ class TrainedTokensOfEmbedding(TrainedTokens):
         self._keep("_ascending", [indices[place] for place in order], table.weight.device)
 
     @property
-    def rows(self) -> nn.Parameter:  # type: ignore[override]
+    def rows(self) -> nn.Parameter:  # type: ignore[override]  # a property instead of an attribute
         """The trained rows, (n, dim)."""
-        return self.table.weight  # type: ignore[return-value]
+        return self.table.weight  # type: ignore[return-value]  # an embedding
 
     def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
         """Replace the vectors of the trained tokens, (*, dim)."""
         ids = input.to(torch.int64).contiguous()
-        ascending: Tensor = self._ascending  # type: ignore[assignment]
+        ascending: Tensor = self._ascending  # type: ignore[assignment]  # an attribute of a module
         nearest = torch.searchsorted(ascending, ids).clamp_max(len(ascending) - 1)
         is_trained = ascending[nearest] == ids
-        vectors = self.table(self._places[nearest])  # type: ignore[index]
+        vectors = self.table(self._places[nearest])  # type: ignore[index]  # an embedding
         return torch.where(is_trained[..., None], vectors.to(output.dtype), output)
 
 

@@ -102,7 +102,7 @@ def grow_for_new_tokens(
     """
     ids = new_token_ids(tokenizer, recipe)
     found = input_embedding(model, dict(base_modules(model)))
-    if ids and found is not None and found[1].weight.shape[0] <= max(ids):  # type: ignore[union-attr,operator]
+    if ids and found is not None and found[1].weight.shape[0] <= max(ids):  # type: ignore[union-attr,operator]  # an embedding
         grow_vocabulary(model, max(ids) + 1, follows_the_old=follows_the_old)
 
 

@@ -23,6 +23,7 @@ from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.selection.heads import task_heads
 from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.libraries.logs import logging_errors_only
+from lorakit.models.expert_products import compute_odd_experts_one_by_one
 from lorakit.models.loading_problems import (
     DAMAGED_FILE_ERRORS,
     check_missing,
@@ -197,6 +198,7 @@ def load_model(
     check_missing(model, sorted(missing), name, key, has_head)
     fresh = dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing))
     remember_fresh_modules(model, tuple(fresh))
+    compute_odd_experts_one_by_one(model)
     return model
 
 

@@ -39,7 +39,7 @@ def drop(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
 
     Memory: saves only the seed.
     """
-    return _Drop.apply(x, drop_probability, seed)  # type: ignore[return-value]
+    return _Drop.apply(x, drop_probability, seed)  # type: ignore[return-value]  # `apply` has no types
 
 
 class _Drop(torch.autograd.Function):

@@ -31,7 +31,7 @@ from lorakit.ops import grouped_in_torch, skinny
 from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
 from lorakit.ops.native import cpu_kernels
 from lorakit.ops.operands import LowRankTerm
-from lorakit.ops.per_row_terms import Needs, PerRowTerms
+from lorakit.ops.per_row_terms import PerRowTerms
 from lorakit.ops.quantized import Layout, Weight, dense, linear, parts, weight_from
 
 
@@ -74,7 +74,7 @@ def _product(x: Tensor, W0: Weight, bias: Tensor | None, rows: PerRowTerms) -> T
     dtype = compute_dtype_of(x, (W0,))
     out_dtype = output_dtype_of(x, dtype)
     if not torch.is_grad_enabled():
-        return _forward(x, W0, bias, rows, dtype, trains=False)[0].to(out_dtype)
+        return _forward(x, W0, bias, rows, dtype, trains=False).h.to(out_dtype)
     seeds = _seeds_of(rows.terms)
     constants = tuple((term.scaling, term.drop_probability) for term in rows.terms)
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]
@@ -82,7 +82,7 @@ def _product(x: Tensor, W0: Weight, bias: Tensor | None, rows: PerRowTerms) -> T
     settings = _Settings(
         rows.index, rows.lengths, rows.own_tokens, constants, layout, dtype, out_dtype
     )
-    return _LowRankLinearPerRow.apply(x, settings, bias, seeds, *weight, *factors)  # type: ignore[return-value]
+    return _LowRankLinearPerRow.apply(x, settings, bias, seeds, *weight, *factors)  # type: ignore[return-value]  # `apply` has no types
 
 
 class _Settings(NamedTuple):
@@ -100,6 +100,16 @@ class _Settings(NamedTuple):
     out_dtype: torch.dtype
 
 
+class _Forward(NamedTuple):
+    """What `_forward` returns."""
+
+    h: Tensor
+    u: Tensor | None
+    """None if no gradients will be needed."""
+    groups: tuple[cpu_kernels.Groups, cpu_kernels.Groups] | None
+    """The groups of the compiled products; None if others have computed it."""
+
+
 def _forward(
     x: Tensor,
     W0: Weight,
@@ -107,14 +117,15 @@ def _forward(
     rows: PerRowTerms,
     dtype: torch.dtype,
     trains: bool = True,
-) -> tuple[Tensor, Tensor | None]:
-    """Return h, and u if gradients will be needed."""
+) -> _Forward:
+    """Compute h, and what the gradients need."""
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
     bias = None if bias is None else bias.to(dtype)
     h = F.linear(tokens, dense(W0, dtype), bias) if trains else linear(tokens, W0, bias)
     kernels = skinny.kernels_for(tokens)
+    groups = None
     if isinstance(kernels, cpu_kernels.CpuKernels):
-        down_groups, up_groups = rows.kernel_groups(len(tokens))
+        down_groups, up_groups = groups = rows.kernel_groups(len(tokens))
         u = cpu_kernels.empty_float32(tokens.shape[0], rows.largest_rank) if trains else None
         if u is not None:
             kernels.down_groups(tokens, down_groups, u)
@@ -123,7 +134,8 @@ def _forward(
             kernels.add_groups_(h, tokens, down_groups, up_groups)
     else:
         u = grouped_in_torch.add_(h, tokens, rows)
-    return torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])), u
+    h = torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1]))
+    return _Forward(h, u, groups)
 
 
 class _LowRankLinearPerRow(torch.autograd.Function):
@@ -141,9 +153,10 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         given = iter(tensors)
         W0 = weight_from(settings.layout, given)
         rows = _row_terms(settings, list(given), seeds)
-        h, u = _forward(x, W0, bias, rows, settings.dtype)
+        h, u, ctx.groups = _forward(x, W0, bias, rows, settings.dtype)
         ctx.save_for_backward(x, bias, seeds, u, *tensors)
         ctx.settings = settings
+        ctx.numbers = [number for _, _, number in rows.spans(h.numel() // h.shape[-1])]
         return h.to(settings.out_dtype)
 
     @staticmethod
@@ -156,19 +169,20 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         factors = list(given)
         needs_x, _, needs_bias, _, *flags = ctx.needs_input_grad
         weight_flags, flags = flags[: -len(factors)], flags[-len(factors) :]
-        rows = _row_terms(settings, factors, seeds)
-        needs = list(zip(flags[0::2], flags[1::2], strict=True))
         grad_W0 = grad_bias = None
         with autocast_off(grad.device.type):
-            g: Tensor = flattened(grad, settings.dtype)  # type: ignore[assignment]
-            tokens: Tensor = flattened(x, settings.dtype)  # type: ignore[assignment]
+            g: Tensor = flattened(grad, settings.dtype)  # type: ignore[assignment]  # None stays None
+            tokens: Tensor = flattened(x, settings.dtype)  # type: ignore[assignment]  # None stays None
             grad_x = g @ dense(W0, settings.dtype) if needs_x else None
-            backward = grouped_in_torch.backward
-            if u.dtype == torch.float32 and isinstance(
-                skinny.kernels_for(tokens), cpu_kernels.CpuKernels
-            ):
-                backward = _backward_compiled
-            gradients = backward(tokens, g.contiguous(), u, rows, grad_x, needs)
+            g = g.contiguous()
+            if ctx.groups is not None:
+                gradients = _backward_compiled(
+                    tokens, g, u, ctx.groups, ctx.numbers, factors, grad_x, flags
+                )
+            else:
+                rows = _row_terms(settings, factors, seeds)
+                needs = list(zip(flags[0::2], flags[1::2], strict=True))
+                gradients = grouped_in_torch.backward(tokens, g, u, rows, grad_x, needs)
             if weight_flags[0] and isinstance(W0, Tensor):
                 grad_W0 = (g.t() @ tokens).to(W0.dtype)
             if needs_bias:
@@ -202,31 +216,37 @@ def _row_terms(settings: _Settings, factors: Sequence[Tensor], seeds: Tensor | N
 
 
 def _backward_compiled(
-    tokens: Tensor, g: Tensor, u: Tensor, rows: PerRowTerms, grad_x: Tensor | None, needs: Needs
+    tokens: Tensor,
+    g: Tensor,
+    u: Tensor,
+    groups: tuple[cpu_kernels.Groups, cpu_kernels.Groups],
+    numbers: Sequence[int],
+    factors: Sequence[Tensor],
+    grad_x: Tensor | None,
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return the gradients of A and B in turn, and add to dL/dx."""
+    """Return the gradients of A and B in turn, and add to dL/dx.
+
+    Args:
+        tokens: x, (tokens, in).
+        g: dL/dh, (tokens, out).
+        u: That of forward, (tokens, largest r).
+        groups: Those of forward, of A and of B.
+        numbers: The term of each group.
+        factors: A and B of each term in turn.
+        grad_x: The base's dL/dx, (tokens, in), or None.
+        needs: The factors that need a gradient.
+    """
     kernels: cpu_kernels.CpuKernels = skinny.kernels_for(tokens)
-    numbers = [number for _, _, number in rows.spans(len(tokens))]
     gradients = [
         cpu_kernels.zeros_float32(factor.shape) if wanted else None
-        for term, pair in zip(rows.terms, needs, strict=True)
-        for factor, wanted in zip((term.A, term.B), pair, strict=True)
+        for factor, wanted in zip(factors, needs, strict=True)
     ]
-    of_A, of_B = gradients[0::2], gradients[1::2]
+    of_A, of_B = ([gradients[2 * number + place] for number in numbers] for place in (0, 1))
     grad_u = torch.empty_like(u)
-    up_groups = [
-        group._replace(gradient=of_B[n])
-        for group, n in zip(rows.up_groups(len(tokens)), numbers, strict=True)
-    ]
-    kernels.up_backward_groups(g, cpu_kernels.backward_groups(up_groups), u, grad_u)
+    kernels.up_backward_groups(g, groups[1].for_backward(of_B), u, grad_u)
     if grad_x is not None or any(gradient is not None for gradient in of_A):
-        down_groups = [
-            group._replace(gradient=of_A[n])
-            for group, n in zip(rows.down_groups(len(tokens)), numbers, strict=True)
-        ]
-        groups = cpu_kernels.backward_groups(down_groups)
-        kernels.down_backward_groups_(tokens, groups, grad_u, grad_x)
-    factors = [factor for term in rows.terms for factor in (term.A, term.B)]
+        kernels.down_backward_groups_(tokens, groups[0].for_backward(of_A), grad_u, grad_x)
     return [
         None if gradient is None else gradient.to(factor.dtype)
         for gradient, factor in zip(gradients, factors, strict=True)

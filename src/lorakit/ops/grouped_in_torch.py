@@ -164,7 +164,7 @@ def _dropped(x: Tensor, rows: PerRowTerms) -> Tensor:
 
 
 def _dropped_in_batches(x: Tensor, rows: PerRowTerms) -> Tensor:
-    """Drop elements of (tokens, width), of each update's tokens by the mask of its own batch."""
+    """Drop elements of (tokens, width), the tokens of each update by the mask of its batch."""
     dropped = x
     spans = rows.spans(x.shape[0])
     for number, term in enumerate(rows.terms):

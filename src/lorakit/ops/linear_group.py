@@ -315,7 +315,7 @@ class _Through:
         found = up_scaled_backward(
             g,
             self._vs[layer] if lengths else None,
-            scale,  # type: ignore[arg-type]
+            scale,  # type: ignore[arg-type]  # None only without row scales
             term,
             grad_u,
             needs_B=needs_B,

@@ -84,7 +84,7 @@ def sum_over_chunks(
     """
     if not torch.is_grad_enabled():
         return _sum((loss_of(h, t) for h, t in chunks(hidden, targets, chunk_tokens)), hidden)
-    return _ChunkedSum.apply(loss_of, targets, chunk_tokens, hidden, *parameters)  # type: ignore[return-value]
+    return _ChunkedSum.apply(loss_of, targets, chunk_tokens, hidden, *parameters)
 
 
 def values_over_chunks(
@@ -116,7 +116,7 @@ def values_over_chunks(
     if not torch.is_grad_enabled():
         return torch.cat([values_of(h, t) for h, t in chunks(hidden, targets, chunk_tokens)])
     if not parameters:
-        return _ChunkedValues.apply(values_of, targets, chunk_tokens, hidden)  # type: ignore[return-value]
+        return _ChunkedValues.apply(values_of, targets, chunk_tokens, hidden)
     # The gradient of a parameter is a sum weighted by what comes later, so it must wait for that.
     values: list[Any] = [
         checkpoint(values_of, h, t, use_reentrant=False)
@@ -157,7 +157,7 @@ def known_values(hidden: Tensor, values: Tensor, gradients: Tensor) -> Tensor:
         values: (tokens,).
         gradients: dv_t/dh_t, (tokens, in).
     """
-    return _KnownValues.apply(hidden, values, gradients)  # type: ignore[return-value]
+    return _KnownValues.apply(hidden, values, gradients)
 
 
 class _KnownValues(torch.autograd.Function):

@@ -97,7 +97,7 @@ def low_rank_linears(x: Tensor, layers: Sequence[LinearOperands]) -> tuple[Tenso
         cast = x.to(compute_dtype)
         return tuple(linear_group.infer(cast, layer).to(out_dtype) for layer in layers)
     spec, tensors = flatten(layers)
-    return _LowRankLinears.apply(x, spec, compute_dtype, out_dtype, *tensors)  # type: ignore[return-value]
+    return _LowRankLinears.apply(x, spec, compute_dtype, out_dtype, *tensors)  # type: ignore[return-value]  # `apply` has no types
 
 
 def _alone(x: Tensor, layer: LinearOperands) -> Tensor:
@@ -122,7 +122,7 @@ class _LowRankLinears(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         layers = unflatten(spec, tensors)
-        x2d: Tensor = flattened(x, compute_dtype)  # type: ignore[assignment]
+        x2d: Tensor = flattened(x, compute_dtype)  # type: ignore[assignment]  # None stays None
         hs, vs, us = linear_group.forward(x2d, layers, out_dtype)
         # Not views for autograd, so that later operations may change them in place.
         outputs = [torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])) for h in hs]

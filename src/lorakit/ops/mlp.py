@@ -53,7 +53,7 @@ def low_rank_mlp(
     dtype = compute_dtype_of(x, [layer.W0 for layer in (*inner, down)])
     out_dtype = output_dtype_of(x, dtype)
     spec, tensors = flatten([*inner, down])
-    return _LowRankMlp.apply(x, spec, dtype, out_dtype, activation, *tensors)  # type: ignore[return-value]
+    return _LowRankMlp.apply(x, spec, dtype, out_dtype, activation, *tensors)  # type: ignore[return-value]  # `apply` has no types
 
 
 class _LowRankMlp(torch.autograd.Function):
@@ -100,7 +100,7 @@ class _LowRankMlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         with autocast_off(grad.device.type):
-            g: Tensor = flattened(grad, ctx.dtype)  # type: ignore[assignment]
+            g: Tensor = flattened(grad, ctx.dtype)  # type: ignore[assignment]  # None stays None
             return _LowRankMlp._gradients(ctx, g, x, *_split(saved, ctx.counts))
 
     @staticmethod

@@ -193,7 +193,7 @@ def needs_of(spec: Spec, flags: Sequence[bool]) -> list[LinearNeeds]:
     for W0, bias, terms in unflatten(spec, flags):
         wanted: list[Any] = [(A, B, bool(scale and scale.lengths)) for A, B, *_, scale in terms]
         # A quantised weight has no gradient.
-        needs.append(LinearNeeds(W0 is True, bool(bias), [TermNeeds(*own) for own in wanted]))
+        needs.append(LinearNeeds(W0 is True, bool(bias), [TermNeeds(*one) for one in wanted]))
     return needs
 
 

@@ -120,12 +120,12 @@ def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
     """
     if isinstance(weight, Tensor):
         return weight.to(dtype)
-    own = dtype if dtype in _DTYPES else torch.float32
-    kernels = _kernels_for(weight) if own in cpu_kernels.LARGE_DTYPES else None
+    made_dtype = dtype if dtype in _DTYPES else torch.float32
+    kernels = _kernels_for(weight) if made_dtype in cpu_kernels.LARGE_DTYPES else None
     if kernels is None:
         make = _dense_8bit if weight.layout.quant_type == "int8" else _dense_4bit
-        return make(weight, own).to(dtype)
-    out = _scratch.take(weight.layout.shape, own, weight.codes)
+        return make(weight, made_dtype).to(dtype)
+    out = _scratch.take(weight.layout.shape, made_dtype, weight.codes)
     if not isinstance(out, FakeTensor):
         kernels.dequantize(_stored(weight), out)
     return out.to(dtype)
@@ -176,7 +176,7 @@ def _product_for(
         and (bias is None or (bias.dtype == x.dtype and _is_plain_cpu(bias)))
         and not any(isinstance(t, FakeTensor) for t in (x, bias, *weight[1:]))
         and torch._C._len_torch_dispatch_stack() == 0  # such a mode would miss what the C does
-        and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]
+        and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]  # torch's private name
     )
     return _kernels_for(weight) if readable else None
 
@@ -267,9 +267,9 @@ class _Scratch(threading.local):
     def take(self, shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
         """Return an uninitialized CPU tensor; a fake one for fakes of the same mode."""
         if isinstance(like, FakeTensor) and not self._is_of_fakes:
-            own = self._fake.setdefault(like.fake_mode, _Scratch())
-            own._is_of_fakes = True
-            return own.take(shape, dtype, like)
+            scratch = self._fake.setdefault(like.fake_mode, _Scratch())
+            scratch._is_of_fakes = True
+            return scratch.take(shape, dtype, like)
         count = 1
         for size in shape:
             count *= size

@@ -31,7 +31,7 @@ class Route:
 
     def dispatch(self, hidden: Tensor) -> Tensor:
         """Return each pair's token, (pairs, features), of tokens (tokens, features)."""
-        return _Dispatch.apply(hidden, self.order, self.inverse, self.top_k)  # type: ignore[return-value]
+        return _Dispatch.apply(hidden, self.order, self.inverse, self.top_k)
 
     def sort(self, weights: Tensor) -> Tensor:
         """Return values of the pairs, (tokens, top_k), sorted by expert, (pairs,)."""

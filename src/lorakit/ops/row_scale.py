@@ -86,7 +86,10 @@ def factors(scale: RowScale, *, invertible: bool = False) -> Tensor:
         scale: Scale of each output.
         invertible: Whether outputs are written over their sums, so that c must not be zero.
     """
-    return _wide_lengths(scale, invertible) / scale.norms
+    lengths = scale.lengths.detach().to(scale.norms.dtype)
+    if invertible:
+        lengths = lengths.abs().clamp_min_(_LEAST_LENGTH).copysign(lengths)
+    return lengths / scale.norms
 
 
 def may_write_over(v: Tensor, layer: LinearOperands) -> bool:
@@ -202,8 +205,8 @@ def up_scaled_backward(
         grad_B = skinny.up_backward(_rows(scaled), *term, grad_u, needs_B)
     lengths = None
     if dots is not None:
-        # With the outputs c v instead of v: Σ g v / norms = Σ g (c v) / m.
-        divisor = _wide_lengths(scale, invertible=True) if is_output else scale.norms
+        # With the outputs c v instead of v: Σ g v / norms = Σ g (c v) / m, and m = c norms.
+        divisor = c * scale.norms if is_output else scale.norms
         lengths = (dots / divisor).to(scale.lengths.dtype)
     return UpGradients(scaled, lengths, grad_B)
 
@@ -222,14 +225,14 @@ def summed(
     Returns: Shape, dtype and device of base.
     """
     if len(terms) == 1 and terms[0].row_scale is not None:
-        return _ScaledRows.apply(base + changes[0], None, *terms[0].row_scale, bias)  # type: ignore[return-value]
+        return _ScaledRows.apply(base + changes[0], None, *terms[0].row_scale, bias)
     h = base if bias is None else base + bias.to(base.dtype)
     for change in changes:
         h = h + change
     for change, term in zip(changes, terms, strict=True):
         if term.row_scale is not None:
             h = _ScaledRows.apply(base + change, h, *term.row_scale, None)
-    return h  # type: ignore[return-value]
+    return h
 
 
 class _ScaledRows(torch.autograd.Function):
@@ -269,11 +272,6 @@ class _ScaledRows(torch.autograd.Function):
         if needs_bias:
             grad_bias = g.reshape(-1, g.shape[-1]).sum(0).to(ctx.bias_dtype)
         return grad_v if needs_v else None, g if needs_h else None, grad_lengths, None, grad_bias
-
-
-def _wide_lengths(scale: RowScale, invertible: bool) -> Tensor:
-    lengths = scale.lengths.detach().to(scale.norms.dtype)
-    return lengths.abs().clamp_min_(_LEAST_LENGTH).copysign(lengths) if invertible else lengths
 
 
 def _excess(scale: RowScale, dtype: torch.dtype) -> Tensor:

@@ -121,12 +121,12 @@ def spans_in_batches(
     spans: list[tuple[int, int, int]] = []
     shifts: list[int] = []
     taken: dict[int, int] = {}  # tokens of each term so far
-    for row, (term, own) in enumerate(zip(index, own_tokens, strict=True)):
+    for row, (term, tokens) in enumerate(zip(index, own_tokens, strict=True)):
         begin, before = row * length, taken.get(term, 0)
-        taken[term] = before + own
-        if term < 0 or not own:
+        taken[term] = before + tokens
+        if term < 0 or not tokens:
             continue
-        end, shift = begin + own, before - begin
+        end, shift = begin + tokens, before - begin
         if spans and spans[-1][1:] == (begin, term) and shifts[-1] == shift:
             spans[-1] = (spans[-1][0], end, term)
         else:

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from lorakit.adapters.on_model.save_and_load import view_of
-from lorakit.errors import ConfigError, LorakitError, PlanError
-from lorakit.files.atomic import scratch_directory
+from lorakit.errors import ConfigError
 from lorakit.files.disks import size_text
 from lorakit.files.tensor_files import safetensors_bytes
 from lorakit.injection import count_parameters
-from lorakit.planning.fake_model import build_fake_model
-from lorakit.planning.fake_world import FakeWorld
+from lorakit.planning.fake_run import FakeRun, Method, build_fake_run
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
-from lorakit.planning.planned_examples import PlannedExamples, planned_examples
-from lorakit.planning.planned_trainer import planned_trainer_class
 from lorakit.planning.several_processes import memory_per_process
-from lorakit.planning.sources import Sources, find_sources
-from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
-from lorakit.quantization.devices import default_device
+from lorakit.planning.sources import Sources
+from lorakit.planning.step_memory import StepMemory
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.arguments import build_arguments, resolve_training
-from lorakit.training.dtype_choice import candidates
 from lorakit.training.preview import optimizer_steps
-from lorakit.training.starting_point import StartingPoint
-from lorakit.training.tasks import Task, task_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainingArguments
-
-Method = Literal["adapter", "full"]
 
 PURPOSES = (
     *("base weights", "trained weights", "gradients", "optimizer state", "saved activations"),
@@ -156,42 +144,29 @@ def plan(
             training that can be detected without weights.
         PlanError: The step depends on the values of the weights.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
-    place = _parse_device(device) if device is not None else _device_of(recipe)
-    choice = candidates(recipe, place).without_measuring() if recipe.dtype == "auto" else None
-    recipe = choice.precision.applied_to(recipe) if choice else recipe
-    available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
+    available = parse_memory(memory) if isinstance(memory, str) else memory
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
-    start = StartingPoint.of(recipe)
-    recipe = recipe if start is None else start.resolved(recipe)
-    sources = sources or find_sources(recipe, task_of(recipe), start, download=download)
-    task = sources.task
-    world, tensors_on = FakeWorld(), _fake_tensor_device(place)
-    model = build_fake_model(
-        *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),
-        trains_all=method == "full",
-        start=start,
-    )
-    examples = planned_examples(sources, recipe, task, model)
-    with scratch_directory("lorakit-plan-") as scratch:  # a trainer creates its output directory
-        arguments = _arguments(recipe, task, examples, place, scratch)
-        # The trainer requires validation examples, although it does not evaluate.
-        encoded = replace(examples.encoded, validation=examples.encoded.train)
-        with world.activate():
-            trainer = task.build_trainer(
-                *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
-                planned_trainer_class(task),
-            )
-        batch = longest_batch(trainer, examples.longest, examples.train_examples)
-        with world.activate():
-            moved = world.fake(batch, tensors_on)
-            counted = _run_fake_step(trainer, moved)
-    shards = bool(recipe.training.get("fsdp"))
-    step = memory_per_process(counted, model, processes, shards)
+    run = build_fake_run(recipe, method=method, device=device, download=download, sources=sources)
+    return plan_of(run, available, processes)
+
+
+def plan_of(run: FakeRun, memory_bytes: int | None = None, processes: int = 1) -> MemoryPlan:
+    """Run a step on fake tensors, and return the memory of the run.
+
+    Args:
+        run: Result of `build_fake_run`.
+        memory_bytes: Memory of the device; None detects it.
+        processes: Number of processes that train together.
+
+    Raises:
+        PlanError: The step depends on the values of the weights.
+    """
+    model, examples, arguments = run.model, run.examples, run.trainer.args
+    shards = bool(run.recipe.training.get("fsdp"))
+    step = memory_per_process(run.step(), model, processes, shards)
     parameters = count_parameters(model)
-    if method == "full":
+    if run.method == "full":
         file_bytes = safetensors_bytes(model.state_dict(), {"format": "pt"})
     else:
         file_bytes = view_of(model, "default").weights_file_bytes()
@@ -200,17 +175,17 @@ def plan(
         updates = optimizer_steps(arguments, -(-examples.train_examples // processes))
         epochs = _epochs(arguments, updates * processes, examples.train_examples)
         tokens = round(epochs * examples.mean_tokens * examples.train_examples)
-    first = batch["input_ids"].flatten(0, -2)
+    first = run.batch["input_ids"].flatten(0, -2)
     return MemoryPlan(
         **vars(step),
-        method=method,
-        device=str(place),
+        method=run.method,
+        device=str(run.device),
         processes=processes,
         trainable=parameters.trainable,
         total=parameters.total,
         process_bytes=process_bytes(),
         adapter_file_bytes=file_bytes,
-        memory_bytes=available,
+        memory_bytes=memory_bytes or device_memory(run.device),
         batch_rows=first.shape[0],
         batch_tokens=first.shape[1],
         updates=updates,
@@ -219,9 +194,9 @@ def plan(
         tokens=tokens,
         notes=(
             examples.note,
-            *((choice.note + ".",) if choice else ()),
+            *(() if run.dtype_note is None else (run.dtype_note,)),
             *_processes_note(shards, processes),
-            *_imitation_note(place, tensors_on),
+            *_imitation_note(run.device, run.tensors_on),
         ),
     )
 
@@ -235,49 +210,10 @@ def _processes_note(shards: bool, processes: int) -> tuple[str, ...]:
     return (f"{how}; the memory that {processes} processes add is calculated, not run.",)
 
 
-def _run_fake_step(trainer: Any, batch: Mapping[str, Any]) -> StepMemory:
-    try:
-        return run_step(trainer, batch)
-    except LorakitError:
-        raise
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise PlanError(
-            f"The step of this {type(trainer.model).__name__} fails on fake tensors: {reason}. If "
-            "it runs on real ones, measure it: lorakit plan RECIPE --measure."
-        ) from error
-
-
-def _parse_device(name: str) -> torch.device:
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise ConfigError(f"Cannot plan for the device '{name}': expected cpu or cuda.")
-    return torch.device(name)
-
-
-def _fake_tensor_device(device: torch.device) -> torch.device:
-    """Return the device of fake tensors: the given one if torch supports it, else the CPU."""
-    is_known = device.type == "cpu" or torch.backends.cuda.is_built()
-    return device if is_known else torch.device("cpu")
-
-
 def _imitation_note(device: torch.device, tensors_on: torch.device) -> tuple[str, ...]:
     if tensors_on == device:
         return ()
     return (f"torch does not support {device.type} here: activations are planned as on a CPU.",)
-
-
-def _device_of(recipe: Recipe) -> torch.device:
-    return torch.device("cpu") if recipe.training.get("use_cpu") else default_device()
-
-
-def _arguments(
-    recipe: Recipe, task: Task, examples: PlannedExamples, device: torch.device, output: Path
-) -> TrainingArguments:
-    has_validation = recipe.data.validation is not None or recipe.data.validation_fraction > 0
-    resolved = resolve_training(recipe, task, examples.train_examples or 1, has_validation)
-    # Sharding is planned separately; here there is one process.
-    values = {key: value for key, value in resolved.items() if not key.startswith("fsdp")}
-    return build_arguments(values, task, output, device.type)
 
 
 def _epochs(arguments: TrainingArguments, updates: int, train_examples: int) -> float:

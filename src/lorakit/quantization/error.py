@@ -85,7 +85,7 @@ def quantization_errors(
     for path, module in linear_layers(model):
         if id(module) in outputs:
             continue
-        weight: Tensor = module.weight.detach().float()  # type: ignore[operator,union-attr]
+        weight: Tensor = module.weight.detach().float()  # type: ignore[operator,union-attr]  # a quantisable layer
         weight = weight.t().contiguous() if isinstance(module, Conv1D) else weight
         for scheme in schemes:
             if scheme.bits == 8 or weight.numel() % BLOCK_SIZE == 0:

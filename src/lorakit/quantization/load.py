@@ -199,7 +199,7 @@ def quantize_model(
     if state_of(model) is not None:
         raise QuantizationError(
             "Cannot quantise a model that carries adapters: got "
-            f"{', '.join(state_of(model).configs)}. Quantise the base first."  # type: ignore[union-attr]
+            f"{', '.join(state_of(model).configs)}. Quantise the base first."  # type: ignore[union-attr]  # not None, see above
         )
     if any(bits_of(module) for module in model.modules()):
         raise QuantizationError(
@@ -279,9 +279,9 @@ def require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[s
     if config.bits != 4:
         return
     ragged = [
-        f"{path} {tuple(module.weight.shape)}"  # type: ignore[arg-type,union-attr]
+        f"{path} {tuple(module.weight.shape)}"  # type: ignore[arg-type,union-attr]  # a quantisable layer
         for path, module in linear_layers(model)
-        if module.weight.numel() % BLOCK_SIZE and should_convert_module(path, skipped)  # type: ignore[operator,union-attr]
+        if module.weight.numel() % BLOCK_SIZE and should_convert_module(path, skipped)  # type: ignore[operator,union-attr]  # a quantisable layer
     ]
     if ragged:
         raise QuantizationError(
@@ -302,7 +302,7 @@ def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> 
             made: Any = model.get_submodule(path)
             if made is source:
                 continue
-            stored: Tensor = source.weight.detach()  # type: ignore[operator,union-attr,assignment]
+            stored: Tensor = source.weight.detach()  # type: ignore[operator,union-attr,assignment]  # a quantisable layer
             weight = (stored.t() if isinstance(source, Conv1D) else stored).contiguous()
             if how.load_in_8bit:  # quantised when it leaves the CPU
                 weight = weight.cpu()

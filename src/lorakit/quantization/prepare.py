@@ -58,7 +58,7 @@ def prepare_for_training(
     config = getattr(model, "config", None)
     cached = getattr(config, "use_cache", None)
     if cached is not None:
-        config.use_cache = False  # type: ignore[union-attr]
+        config.use_cache = False  # type: ignore[union-attr]  # not None, see above
     if gradient_checkpointing:
         subject.activation_checkpointing_enable({"use_reentrant": use_reentrant})
         if use_reentrant:
@@ -71,4 +71,4 @@ def prepare_for_training(
             if use_reentrant:
                 subject.disable_input_require_grads()
         if cached is not None:
-            config.use_cache = cached  # type: ignore[union-attr]
+            config.use_cache = cached  # type: ignore[union-attr]  # not None, see above

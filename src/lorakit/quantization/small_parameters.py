@@ -57,7 +57,7 @@ def restore_small_parameters(model: nn.Module) -> tuple[str, ...]:
         border = next((h for h in module._forward_pre_hooks.values() if _is_border(h)), None)
         if border is None:
             continue
-        owner: _Border = border.__self__  # type: ignore[attr-defined]
+        owner: _Border = border.__self__  # type: ignore[attr-defined]  # a bound method
         owner.detach(module)
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(owner.dtype)

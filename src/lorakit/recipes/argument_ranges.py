@@ -74,7 +74,7 @@ def with_bounds(name: str, hint: Any) -> Any:
         checks.append(AfterValidator(_require_at_least_one))
     if name == "max_steps":
         checks.append(AfterValidator(_require_some_steps))
-    return Annotated[(hint, *checks)]  # type: ignore[return-value]  # a form built at run time
+    return Annotated[(hint, *checks)]
 
 
 def _require_finite(value: Any) -> Any:

@@ -193,10 +193,10 @@ class DataConfig(StrictConfig):
 
     streaming: bool = False
     """Whether training examples are read when they are needed, for files larger than the disk or
-    the memory, or a run of few steps. It needs `training.max_steps`, task CAUSAL_LM and csv, jsonl
-    or parquet files. Validation examples are `validation`, or the first `max_validation_rows`
-    (1,000) of `train`. The `weight` of a source is then its share of the examples, not of an
-    epoch."""
+    the memory, or a run of few steps. It needs `training.max_steps`, task CAUSAL_LM or an
+    `objective`, and csv, jsonl or parquet files. Validation examples are `validation`, or the first
+    `max_validation_rows` (1,000) of `train`. The `weight` of a source is then its share of the
+    examples, not of an epoch."""
 
     shuffle_buffer: Count = 10_000
     """Number of examples of each source among which a stream draws the next one."""

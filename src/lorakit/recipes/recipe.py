@@ -121,8 +121,7 @@ class Recipe(StrictConfig):
                 "leave data.streaming out"
             )
         needs_all: dict[str, Any] = {
-            f"task {self.task}": self.task is not TaskType.CAUSAL_LM,
-            "objective": self.objective is not None,
+            f"task {self.task}": self.task is not TaskType.CAUSAL_LM and self.objective is None,
             "data.max_train_rows": self.data.max_train_rows is not None,
             "training.packing": training.get("packing"),
             "training.train_sampling_strategy=group_by_length": (

@@ -115,8 +115,8 @@ class TrialsConfig(StrictConfig):
 
     together: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TOGETHER)] = 1
     """Number of trials that train in one process, with one pass for all in each step; one process a
-    GPU, or a machine. "auto" measures how many are quickest and fit; 1 gives each trial a process
-    of its own."""
+    GPU, or a machine. "auto" measures how many are quickest and fit; 1 gives each trial its own
+    process."""
 
     @field_validator("metric")
     @classmethod

@@ -69,7 +69,7 @@ def write_mixture(
     heads = heads_from if heads_from in used else None
     if not (place / _RECIPE).is_file():
         loaded = {name: Adapter.load(adapters[name]) for name in used}
-        made = combine(loaded, used, method, heads_from=heads)  # type: ignore[arg-type]
+        made = combine(loaded, used, method, heads_from=heads)  # type: ignore[arg-type]  # `combine` checks it
         with creating_directory(place) as partial:
             write_with_companions(made, partial / "adapter", adapters[heads or next(iter(used))])
             about = {"weights": used, "method": method, "heads_from": heads}

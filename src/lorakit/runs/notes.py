@@ -95,7 +95,7 @@ def write_note(directory: Path, text: str) -> Notes:
 
 def _write(directory: Path, **changes: str | tuple[str, ...]) -> Notes:
     with _writing:
-        notes = replace(read_notes(directory), **changes)  # type: ignore[arg-type]
+        notes = replace(read_notes(directory), **changes)
         facts = {"tags": list(notes.tags), "note": notes.note.split("\n")}
         write_text(directory / NOTES_FILE, json.dumps(facts, ensure_ascii=False) + "\n")
     return notes

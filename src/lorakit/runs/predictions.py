@@ -21,7 +21,7 @@ class Prediction:
     """One validation example, and what the models say."""
 
     text: str
-    """Its input; several columns are on lines of their own."""
+    """Its input; each of several columns is on a separate line."""
     expected: str
     adapter: str
     """Prediction with the adapter."""

@@ -21,7 +21,7 @@ from lorakit.runs.paths import resolve
 
 
 def start_supervisor(job: Job, root: Path) -> None:
-    """Start a job in a session of its own; it goes on when this process ends.
+    """Start a job in its own session; it goes on when this process ends.
 
     Args:
         job: A job that waits; the caller holds the queue's lock.

@@ -32,6 +32,12 @@ _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Told = Callable[[str, float | None], None]
+"""Takes what a computation is doing, and the share that is done or None."""
+
+_senders: list[Connection] = []
+"""Where this process sends what it says; empty in one that computes nothing for another."""
+
 
 class Computation(Generic[T]):
     """A function that runs in another process."""
@@ -52,10 +58,13 @@ class Computation(Generic[T]):
         self._is_cancelled = False
         self._changing = threading.Lock()
 
-    def result(self) -> T:
+    def result(self, told: Told | None = None) -> T:
         """Start the function, wait for it and return its result.
 
         The first computation of a program waits until the libraries are imported.
+
+        Args:
+            told: Called with what the function passes to `say`.
 
         Raises:
             LorakitError: The function raised it, failed in another way, or was killed.
@@ -72,7 +81,7 @@ class Computation(Generic[T]):
                 self._process = process
                 if self._is_cancelled:
                     process.kill()
-            is_done, value = _received(receiver)
+            is_done, value = _received(receiver, told)
             process.join()
             if is_done:
                 return value
@@ -91,11 +100,27 @@ class Computation(Generic[T]):
                 self._process.kill()
 
 
-def _received(receiver: Connection) -> tuple[bool, Any]:
+def say(words: str, share: float | None = None) -> None:
+    """Tell the process that waits for this computation what it is doing.
+
+    Args:
+        words: A short text, such as "Computing the gradients".
+        share: Part that is done, from 0 to 1; None if it cannot be known.
+    """
+    for sender in _senders:
+        sender.send((None, (words, share)))
+
+
+def _received(receiver: Connection, told: Told | None) -> tuple[bool, Any]:
     """Return whether a process has a result, and the result or its error."""
     with receiver:
         try:
-            return receiver.recv()
+            while True:
+                is_done, value = receiver.recv()
+                if is_done is not None:
+                    return is_done, value
+                if told is not None:
+                    told(*value)
         except EOFError:
             return False, None
 
@@ -119,6 +144,7 @@ def _compute(
 ) -> None:
     """Run a function and send its result, or its error."""
     os.chdir(directory)
+    _senders.append(sender)
     try:
         with muting_libraries(*_MUTED):
             answer = (True, function(*args, **options))

@@ -137,5 +137,5 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
         status = path.stat()
     except OSError:
         return None
-    # The metrics have a reader of their own; the directory changes with each checkpoint.
+    # The metrics have their own reader; the directory changes with each checkpoint.
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -160,7 +160,7 @@ def load_base(
         **options,
     )
     model.config.get_text_config().pad_token_id = pad_id(tokenizer)
-    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
+    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]  # `to` is overloaded
     names: Any = model.config.id2label
     return LoadedBase(
         model,

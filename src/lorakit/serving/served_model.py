@@ -101,7 +101,7 @@ class ServedModel:
         self.batches = MicroBatches(
             self._run_batch, between_steps, most_tokens=most_tokens, most_waiting=most_waiting
         )
-        self._rows = base.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+        self._rows = base.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]  # models of texts have embeddings
         self._tokenizers = TokenizerCache(base.tokenizer, trust_remote_code=trust_remote_code)
         self._texts = ThreadPoolExecutor(1, thread_name_prefix=f"texts-{kind.task}")
         self._text_sides: dict[Any, TextSide] = {}

@@ -79,7 +79,7 @@ class TextSide:
         """
         from llguidance.hf import from_tokenizer
 
-        rows = self._model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]
+        rows = self._model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]  # models of texts have embeddings
         untyped: Any = self.tokenizer
         try:
             return from_tokenizer(untyped, n_vocab=rows)

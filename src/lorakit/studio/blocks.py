@@ -57,6 +57,17 @@ def card(title: str | None = None, classes: str = "") -> Iterator[ui.element]:
         yield section
 
 
+@contextmanager
+def fold(title: str, *, is_open: bool = False) -> Iterator[ui.element]:
+    """Group what can be folded; the browser's element for it, which the keyboard opens, too."""
+    with ui.element("details").classes("card fold") as section:
+        if is_open:
+            section.props("open")
+        with ui.element("summary"):
+            Text("h2", title)
+        yield section
+
+
 def problem(sentence: str) -> None:
     """Show what went wrong, where it went wrong; a screen reader says it at once."""
     with ui.element("div").classes("problem").props("role=alert"):

@@ -6,14 +6,29 @@
   };
   const DENSE = 300; // points, from which on a line is drawn pale below its smoothed course
   const DASHES = ["solid", "dashed", "dotted"];
+  const GAPS = [[], [6, 6], [2, 2]]; // the same on a canvas
   const waiting = new Map(); // messages of charts that are not mounted yet, by element id
   const mounted = new Set();
+  const SEEN = 0.2; // part of a chart
+  const UNSEEN_MS = 2500; // after which a chart out of sight takes what has come for it
   // A chart out of sight is not drawn again until it is seen: drawing is what an open page costs.
-  const sight = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
+  const sight = new IntersectionObserver(
+    (entries) => {
+      for (const { target, intersectionRatio } of entries) {
+        const component = target.lorakitComponent;
+        component.lorakitIsSeen = intersectionRatio >= SEEN;
+        if (component.lorakitIsSeen) catchUp(component);
+        if (component.lorakitIsSeen && component.lorakitIsStale) drawLines(component);
+      }
+    },
+    { threshold: SEEN },
+  );
+  const resized = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) {
       const component = target.lorakitComponent;
-      component.lorakitIsSeen = isIntersecting;
-      if (isIntersecting && component.lorakitIsStale) drawLines(component);
+      const size = `${contentRect.width} ${contentRect.height}`;
+      if (component.lorakitSize && component.lorakitSize !== size) redraw(component);
+      component.lorakitSize = size;
     }
   });
 
@@ -59,7 +74,7 @@
         if (component.chart.isDisposed()) mounted.delete(component);
         else {
           theme(component);
-          if (component.lorakitLines) drawLines(component);
+          redraw(component);
         }
     }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   }
@@ -67,16 +82,21 @@
 
   // What the lines show, for people who hear the page; thinned points have the extremes.
   function inWords(component, description) {
-    const lines = [...(component.lorakitLines ?? [])].map(([, line]) => {
-      const known = line.points.filter(([, y]) => y !== null);
-      if (!known.length) return `${line.name}: no number yet`;
-      const values = known.map(([, y]) => y);
-      if (line.isLevel) return `${line.name}: ${short(values[0])}`;
-      const [first, last] = [known[0], known[known.length - 1]];
+    const lines = [...(component.lorakitLines ?? [])].map(([, { name, points, count, isLevel }]) => {
+      let [first, last, lowest, highest] = [null, null, Infinity, -Infinity];
+      for (const point of points) {
+        const y = point[1];
+        if (y === null) continue;
+        first ??= point;
+        last = point;
+        if (y < lowest) lowest = y;
+        if (y > highest) highest = y;
+      }
+      if (!first) return `${name}: no number yet`;
+      if (isLevel) return `${name}: ${short(first[1])}`;
       return (
-        `${line.name}: ${line.count} points from ${first[0]} to ${last[0]}, first ` +
-        `${short(first[1])}, last ${short(last[1])}, lowest ${short(Math.min(...values))}, ` +
-        `highest ${short(Math.max(...values))}`
+        `${name}: ${count} points from ${first[0]} to ${last[0]}, first ${short(first[1])}, ` +
+        `last ${short(last[1])}, lowest ${short(lowest)}, highest ${short(highest)}`
       );
     });
     return [description, ...lines].join(". ");
@@ -94,50 +114,91 @@
       line.points.length = Math.min(kept, line.points.length);
       for (const point of points) line.points.push(point);
     }
+    const hasSameLines = held.size === component.lorakitLines.size && message.order.every((id) => held.has(id));
     component.lorakitTitle = message.title;
-    component.lorakitIsStale = true;
-    if (component.lorakitIsSeen !== false) drawLines(component);
+    const { end } = span(component);
+    lorakitTail.note(component, end);
+    lorakitTail.settle(component, () => redraw(component));
+    if (component.lorakitIsSeen === false) component.lorakitIsStale = true;
+    else if (!hasSameLines || !lorakitTail.grow(component, component.lorakitLines)) drawLines(component);
+  }
+
+  // The first and the last place of the lines, without levels.
+  function span(component) {
+    const drawn = [...component.lorakitLines.values()].filter((line) => !line.isLevel && line.points.length);
+    return {
+      start: Math.min(...drawn.map(({ points }) => points[0][0])),
+      end: Math.max(...drawn.map(({ points }) => points[points.length - 1][0])),
+    };
+  }
+
+  // Draw again what may be covered with newer points, if it is in sight.
+  function redraw(component) {
+    if (!component.lorakitLines || component.chart.isDisposed()) return;
+    if (component.lorakitIsSeen === false) component.lorakitIsStale = true;
+    else drawLines(component);
   }
 
   function drawLines(component) {
     component.lorakitIsStale = false;
+    const { start, end } = span(component);
+    const limit = lorakitTail.limit(component, start, end);
+    const looks = new Map();
     const lines = [...component.lorakitLines];
     const series = lines.flatMap(([id, line], place) => {
-      const isDense = line.points.length > DENSE && !line.isLevel;
-      const colour = place % LINES.light.length;
-      const shared = { name: line.name, type: "line", animation: false, emphasis: { disabled: true } };
+      const { points, isLevel } = line;
+      const isDense = points.length > DENSE && !isLevel;
+      const colour = LINES[isDark() ? "dark" : "light"][place % LINES.light.length];
+      const dash = Math.floor(place / LINES.light.length) % 3;
       const drawn = {
-        ...shared,
         id,
-        data: line.points,
-        showSymbol: line.points.length < 40 && !line.isLevel,
+        name: line.name,
+        type: "line",
+        animation: false,
+        emphasis: { disabled: true },
+        data: isLevel && limit !== undefined ? [points[0], [limit, points[1][1]]] : points,
+        showSymbol: points.length < 40 && !isLevel,
         symbolSize: 5,
         silent: isDense,
-        color: LINES[isDark() ? "dark" : "light"][colour],
+        color: colour,
         lineStyle: {
-          width: line.isLevel ? 1.2 : isDense ? 1 : 1.6,
-          type: line.isLevel ? "dashed" : DASHES[Math.floor(place / LINES.light.length) % 3],
+          width: isLevel ? 1.2 : isDense ? 1 : 1.6,
+          type: isLevel ? "dashed" : DASHES[dash],
           opacity: isDense ? 0.3 : 1,
         },
       };
+      const ofLine = { ...drawn.lineStyle, colour, dash: GAPS[dash], end: points[points.length - 1] };
+      ofLine.hasSymbols = drawn.showSymbol;
+      looks.set(id, ofLine);
       if (!isDense) return [drawn];
-      const mean = { ...drawn, id: `${id} smoothed`, data: smoothed(line.points), silent: false };
-      return [drawn, { ...mean, lineStyle: { ...drawn.lineStyle, width: 1.8, opacity: 1 }, z: 3 }];
+      const data = smoothed(points);
+      const mean = { ...drawn, id: `${id} smoothed`, data, silent: false, z: 3 };
+      mean.lineStyle = { ...drawn.lineStyle, width: 1.8, opacity: 1 };
+      ofLine.ofMean = { ...ofLine, ...mean.lineStyle };
+      ofLine.mean = data[data.length - 1];
+      ofLine.reach = reachOf(points);
+      return [drawn, mean];
     });
     const isNamed = lines.length > 1 || lines[0]?.[1].name !== component.lorakitTitle;
     component.lorakitDraw(
       {
         series,
+        xAxis: { max: limit ?? "dataMax" },
         legend: { show: isNamed, data: [...new Set(lines.map(([, line]) => line.name))] },
         grid: { top: isNamed ? 36 : 12 },
       },
       { replaceMerge: ["series"] },
     );
+    const ground = getComputedStyle(document.body).getPropertyValue("--surface").trim();
+    for (const each of looks.values()) each.ground = ground;
+    lorakitTail.begin(component, limit, looks);
   }
+
+  const reachOf = (points) => Math.ceil(points.length / 60);
 
   // The mean of the points around each, so that the course of a noisy line is seen.
   function smoothed(points) {
-    const reach = Math.ceil(points.length / 60);
+    const reach = reachOf(points);
     let [sum, count, first, last] = [0, 0, 0, 0];
     return points.map(([x], place) => {
       for (; last < Math.min(points.length, place + reach); last++)
@@ -148,6 +209,19 @@
     });
   }
 
+  function receive(component, message) {
+    (component.lorakitLater ??= []).push(message);
+    if (component.lorakitIsSeen !== false || message.option) catchUp(component);
+    else component.lorakitCatching ??= setTimeout(() => catchUp(component), UNSEEN_MS);
+  }
+
+  function catchUp(component) {
+    clearTimeout(component.lorakitCatching);
+    component.lorakitCatching = undefined;
+    if (component.chart.isDisposed()) return;
+    for (const message of component.lorakitLater?.splice(0) ?? []) take(component, message);
+  }
+
   function take(component, message) {
     const { chart } = component;
     if (!mounted.has(component)) {
@@ -155,15 +229,26 @@
       component.$el.setAttribute("role", "img");
       component.$el.lorakitComponent = component;
       sight.observe(component.$el);
+      resized.observe(component.$el);
+      chart.getZr().setSleepAfterStill(1); // else it asks for frames after it has drawn
       component.lorakitDraw = chart.setOption.bind(chart);
       chart.setOption = () => {}; // NiceGUI would draw the empty option of its element again
       let timer;
       chart.on("datazoom", () => {
+        if (component.lorakitHasTail) redraw(component);
         clearTimeout(timer);
         timer = setTimeout(() => {
           const { startValue, endValue, start, end } = chart.getOption().dataZoom[0];
-          component.$emit("range", start === 0 && end === 100 ? null : [startValue, endValue]);
+          component.lorakitZoom = start === 0 && end === 100 ? null : [startValue, endValue];
+          component.$emit("range", component.lorakitZoom);
         }, 200);
+      });
+      chart.on("legendselectchanged", ({ selected }) => {
+        component.lorakitShown = selected;
+        redraw(component);
+      });
+      chart.getZr().on("mousemove", () => {
+        if (component.lorakitHasTail) redraw(component); // what is pointed at is told by ECharts
       });
       chart.getZr().on("dblclick", () =>
         chart.dispatchAction({ type: "dataZoom", start: 0, end: 100 }),
@@ -178,15 +263,16 @@
   }
 
   function flush(id, find, tries) {
-    const component = find();
+    const component = find(id);
     if (component?.chart) {
       const messages = waiting.get(id);
       waiting.delete(id);
-      for (const message of messages) take(component, message);
+      for (const message of messages) receive(component, message);
     } else if (tries > 0) setTimeout(() => flush(id, find, tries - 1), 20);
     else waiting.delete(id);
   }
 
+  // Take a message for a chart; `find` returns the component of an element's id.
   window.lorakitChart = (id, find, message) => {
     if (waiting.has(id)) {
       waiting.get(id).push(message);

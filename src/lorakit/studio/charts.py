@@ -1,7 +1,8 @@
 """Charts on the ECharts that NiceGUI brings: they grow by what is new, and follow dark mode.
 
 A chart is an empty `ui.echart`; what it shows is sent to `charts.js`, which holds the points. An
-update therefore carries the new points only, and nothing is drawn when nothing has changed.
+update therefore carries the new points only, and nothing is drawn when nothing has changed. What
+the charts of a page send at the same time is one message, so that they are drawn in one frame.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from nicegui.events import GenericEventArguments
 from lorakit.errors import escaped
 from lorakit.runs.metric_log import Series
 from lorakit.runs.thinning import Patch, Point, ThinnedSeries, zoomed
+from lorakit.studio.browser_calls import call
 
 _SHOWN_NAME = 60
 """Characters of a line's name in the legend."""
 
 
 _scripted: WeakSet[Client] = WeakSet()
-"""Pages that have the script already."""
+"""Pages that have the scripts already."""
 
 
 @cache
-def _script() -> str:
-    return Path(__file__).with_name("charts.js").read_text(encoding="utf-8")
+def _scripts() -> str:
+    folder = Path(__file__).parent
+    return "".join((folder / n).read_text(encoding="utf-8") for n in ("chart_tail.js", "charts.js"))
 
 
 class Chart:
@@ -48,17 +51,16 @@ class Chart:
         client = self.element.client
         if client not in _scripted:
             _scripted.add(client)
-            client.run_javascript(_script())
+            client.run_javascript(_scripts())
 
     def show(self, option: Mapping[str, Any]) -> None:
         """Draw an option of ECharts; its texts are shown as texts."""
         self._send({"option": {"animation": False, **option}})
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        number = self.element.id
         text = json.dumps({**message, "description": self.description}, allow_nan=False)
-        self.element.client.run_javascript(
-            f"window.lorakitChart({number}, () => getElement({number}), {text})"
+        call(
+            self.element.client, f"lorakitChart({self.element.id}, (id) => getElement(id), {text})"
         )
 
 

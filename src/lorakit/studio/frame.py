@@ -143,7 +143,7 @@ def _framed(one: Page) -> Callable[..., Any]:
 
     framed = draw_async if inspect.iscoroutinefunction(one.build) else draw
     # FastAPI reads the annotations, which are texts, in the module of the page.
-    framed.__signature__ = inspect.signature(one.build, eval_str=True)  # type: ignore[attr-defined]
+    framed.__signature__ = inspect.signature(one.build, eval_str=True)  # type: ignore[attr-defined]  # read by inspect.signature
     framed.__annotations__ = {}
     return framed
 

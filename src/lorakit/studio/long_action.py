@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from nicegui import ui
 
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, first_line
 from lorakit.studio.blocks import Text, note, problem
 from lorakit.studio.frame import error_text
 
@@ -118,7 +118,7 @@ class LongAction(Generic[Result]):
         client = ui.context.client
         work = asyncio.get_running_loop().create_future()
         threading.Thread(
-            target=_work, args=(act, progress, work), name="long-action", daemon=True
+            target=_work, args=(words, act, progress, work), name="long-action", daemon=True
         ).start()
         self.place.clear()
         with self.place:
@@ -181,13 +181,20 @@ class _View:
 
 
 def _work(
-    act: Callable[[Progress], Result], progress: Progress, work: asyncio.Future[Result]
+    words: str,
+    act: Callable[[Progress], Result],
+    progress: Progress,
+    work: asyncio.Future[Result],
 ) -> None:
     """Run the function, and hand its result or error to the loop that waits."""
+    result, error = None, None
     try:
-        result, error = act(progress), None
+        result = act(progress)
     except Exception as caught:
-        result, error = None, caught
+        error = caught
+    except BaseException as caught:  # it has called `sys.exit`; somebody waits all the same
+        reason = f"{type(caught).__name__}: {first_line(caught)}"
+        error = LorakitError(f"{words} ended without an answer ({reason}). Try again.")
 
     def tell() -> None:
         if work.done():  # nobody waits any more
@@ -195,7 +202,7 @@ def _work(
         if error is not None:
             work.set_exception(error)
         else:
-            work.set_result(result)  # type: ignore[arg-type]
+            work.set_result(result)  # type: ignore[arg-type]  # None only with an error
 
     loop = work.get_loop()
     if not loop.is_closed():

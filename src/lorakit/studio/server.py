@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
-import threading
-import time
 from pathlib import Path
-from typing import Self
 
 import psutil
 import uvicorn
 from starlette.types import ASGIApp
 
-from lorakit.errors import ConfigError, LorakitError
+from lorakit.errors import ConfigError
+from lorakit.serving.http.threaded_server import ThreadedServer
 
 DEFAULT_PORT = 8800
 _PORTS_TRIED = 100
-_POLL_S = 0.02
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a host.
-
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "my-machine")]
-    [True, True, True, False, False]
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -91,12 +73,13 @@ def _holder(port: int) -> str | None:
     return None
 
 
-class StudioServer:
-    """Serves the studio in a thread, until it is stopped.
+class StudioServer(ThreadedServer):
+    """Serves the studio in a thread, until it is stopped."""
 
-    Attributes:
-        url: Address of the first page, without a path.
-    """
+    failure = (
+        "The studio could not start; its log above has the reason. Run it again with --debug for "
+        "more."
+    )
 
     def __init__(self, app: ASGIApp, listening: socket.socket):
         """Create a server that does not answer yet.
@@ -105,62 +88,20 @@ class StudioServer:
             app: What it serves.
             listening: A bound socket.
         """
-        self._socket = listening
-        self.url = _url_of(listening)
         config = uvicorn.Config(
             app,
             access_log=False,
             log_config=None,
             lifespan="on",
+            ws_per_message_deflate=False,  # most messages are a few points
             loop="asyncio",
             timeout_graceful_shutdown=1,  # open pages would hold it up, and come back by themselves
             server_header=False,
         )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._run, name="lorakit-studio", daemon=True)
-        self._has_ended = threading.Event()
-
-    def start(self) -> Self:
-        """Serve in another thread; return once it answers.
-
-        Raises:
-            LorakitError: It could not start.
-        """
-        self._thread.start()
-        while not self._server.started:
-            if self._has_ended.is_set():
-                raise LorakitError(
-                    "The studio could not start; its log above has the reason. Run it again with "
-                    "--debug for more."
-                )
-            time.sleep(_POLL_S)
-        return self
-
-    def _run(self) -> None:
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            self._has_ended.set()
-
-    def wait(self) -> None:
-        """Wait until the server has ended; a signal may interrupt it."""
-        self._has_ended.wait()
+        super().__init__(uvicorn.Server(config), listening, "lorakit-studio")
 
     def stop(self) -> None:
         """End the server; runs go on."""
         self._server.should_exit = True
-        self._has_ended.wait()
+        self.wait()
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def _url_of(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = socket.gethostname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,12 +1,12 @@
-"""Time forward and backward of a recipe's model in several precisions, on one batch."""
+"""Time forward and backward of a recipe's model in several precisions, on batches of its data."""
 
 from __future__ import annotations
 
 import copy
-import statistics
+import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -16,75 +16,86 @@ from torch import Tensor, nn
 from lorakit.data.like_length import token_lengths
 from lorakit.distributed.processes import run_on_main
 from lorakit.files.atomic import scratch_directory
+from lorakit.models.padded_lengths import length_multiple
 from lorakit.training.dtype_choice import Precision
+from lorakit.training.trainers.batching import padding_to_multiples
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from lorakit.training.tasks import Encoded
 
-_BUDGET_S = 1.5
-"""Seconds of rounds after the first; a first round that takes longer is the only one."""
+_BUDGET_S = 4.0
+"""CPU seconds of rounds after the first; a first round that takes longer is the only one."""
 
 _MOST_ROUNDS = 9
 
-_MOST_TOKENS = 1024
-"""Tokens of the batch, if its examples allow; more take longer and show no more."""
+_QUANTILES = (0.25, 0.75)
+"""Shares of all tokens that are in shorter examples than those of a batch."""
+
+_MOST_TOKENS = 768
+"""Tokens of a batch, if its examples allow; more take longer and show no more."""
 
 
 def time_alternately(
-    steps: Mapping[Precision, Callable[[], float]],
+    steps: Sequence[Mapping[Precision, Callable[[], float]]],
 ) -> dict[Precision, float]:
-    """Return the median seconds of each step, after a first round that warms up.
+    """Return the least seconds of a step on each batch, summed over the batches.
 
-    In each round every step runs once, so that whatever else the machine does slows all alike.
+    A first round warms up: it compiles what a length needs. In each round every step runs once, so
+    that whatever else the machine does slows all alike; it only ever adds to the least time.
     Processes that train together run the same rounds, at the same time, as they will in training.
 
     Args:
-        steps: Functions that run a step and return its seconds.
+        steps: For each batch, functions that run a step and return its seconds.
     """
-    first = {precision: step() for precision, step in steps.items()}
-    rounds = run_on_main(lambda: rounds_after(sum(first.values())))
-    times = {precision: [] if rounds else [seconds] for precision, seconds in first.items()}
+    times = [{precision: step() for precision, step in batch.items()} for batch in steps]
+    rounds = run_on_main(lambda: rounds_after(sum(sum(batch.values()) for batch in times)))
+    if rounds:
+        times = [{precision: math.inf for precision in batch} for batch in steps]
     for _ in range(rounds):
-        for precision, step in steps.items():
-            times[precision].append(step())
-    return {precision: statistics.median(seconds) for precision, seconds in times.items()}
+        for batch, least in zip(steps, times, strict=True):
+            for precision, step in batch.items():
+                least[precision] = min(least[precision], step())
+    return {precision: sum(least[precision] for least in times) for precision in times[0]}
 
 
 def rounds_after(first_s: float) -> int:
     """Return the number of rounds to measure after a first one.
 
     >>> rounds_after(0.1), rounds_after(0.6), rounds_after(30.0)
-    (9, 2, 0)
+    (9, 6, 0)
     """
     return min(int(_BUDGET_S / first_s), _MOST_ROUNDS)
 
 
-def batch_of(encoded: Encoded, collator: Any, rows: int) -> dict[str, Tensor]:
-    """Return a batch of examples of like length: half of all tokens are in longer ones.
+def batches_of(encoded: Encoded, rows: int) -> list[list[dict[str, Any]]]:
+    """Return examples of like length for a batch of short and one of long examples.
 
     Args:
         encoded: The tokenized examples.
-        collator: Makes a batch of examples.
         rows: Examples of a batch in training; fewer are taken of long ones.
     """
     dataset: Any = encoded.train
     lengths = token_lengths(dataset)[:, 0].tolist()
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     before = list(accumulate(lengths[index] for index in order))
-    middle = bisect_left(before, before[-1] / 2)
-    tokens = max(lengths[order[middle]], 1)
-    rows = min(rows, len(order), max(_MOST_TOKENS // tokens, 1))
-    first = min(max(middle - rows // 2, 0), len(order) - rows)
-    batch = collator([dict(dataset[index]) for index in order[first : first + rows]])
-    return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    batches = []
+    for share in _QUANTILES:
+        middle = bisect_left(before, before[-1] * share)
+        tokens = max(lengths[order[middle]], 1)
+        count = min(rows, len(order), max(_MOST_TOKENS // tokens, 1))
+        first = min(max(middle - count // 2, 0), len(order) - count)
+        batches.append([dict(dataset[index]) for index in order[first : first + count]])
+    return batches
 
 
 def batch_step(
     model: Any, precision: Precision, batch: Mapping[str, Tensor]
 ) -> Callable[[], float]:
-    """Return a function that runs forward and backward, and returns the seconds.
+    """Return a function that runs forward and backward, and returns the CPU seconds.
+
+    Those of the clock would depend on what else the machine does.
 
     Args:
         model: A model with an adapter.
@@ -95,11 +106,11 @@ def batch_step(
 
     def step() -> float:
         model.train()
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         with torch.autocast(device.type, torch.bfloat16, enabled=precision.autocasts):
             loss = model(**batch).loss
         loss.backward()
-        duration_s = time.perf_counter() - started_s
+        duration_s = time.process_time() - started_s
         model.zero_grad(set_to_none=True)
         return duration_s
 
@@ -112,7 +123,9 @@ def time_precisions(
     arguments: TrainingArguments,
     build_trainer: Callable[[nn.Module, TrainingArguments], Any],
 ) -> dict[Precision, float]:
-    """Return the seconds of a forward and backward in each precision, on the CPU.
+    """Return the CPU seconds of a forward and backward in each precision.
+
+    The batches are made as each precision has them in training, with its padding.
 
     Args:
         models: The model with its adapter, loaded in each precision.
@@ -123,22 +136,22 @@ def time_precisions(
     model = next(iter(models.values()))
     with scratch_directory("lorakit-dtype-") as scratch:  # a trainer creates its output directory
         trainer = build_trainer(model, _quiet(arguments, str(scratch)))
-    # An objective's batches are not inputs of the model.
-    collator = getattr(trainer, "timed_collator", trainer.data_collator)
-    batch = batch_of(encoded, collator, arguments.per_device_train_batch_size)
+    plain = trainer.data_collator
+
+    def inputs(examples: list[dict[str, Any]], precision: Precision) -> dict[str, Tensor]:
+        model: Any = models[precision]
+        multiple = length_multiple(model, autocasts=precision.autocasts)
+        trainer.data_collator = padding_to_multiples(plain, multiple)
+        # An objective's batches are not inputs of the model.
+        batch = getattr(trainer, "timed_collator", trainer.data_collator)(examples)
+        return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+
+    steps = [
+        {p: batch_step(model, p, inputs(examples, p)) for p, model in models.items()}
+        for examples in batches_of(encoded, arguments.per_device_train_batch_size)
+    ]
     with torch.random.fork_rng(devices=()):
-        warm_up(models, batch)
-        return time_alternately({p: batch_step(m, p, batch) for p, m in models.items()})
-
-
-def warm_up(models: Mapping[Precision, nn.Module], batch: Mapping[str, Tensor]) -> None:
-    """Run one example in each precision, so that what happens once is in no time.
-
-    On a new machine the first product compiles lorakit's C, which takes longer than all rounds.
-    """
-    example = {key: value[:1] for key, value in batch.items()}
-    for precision, model in models.items():
-        batch_step(model, precision, example)()
+        return time_alternately(steps)
 
 
 def _quiet(arguments: TrainingArguments, output: str) -> TrainingArguments:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-    from lorakit.recipes.frozen_part_section import FrozenPartConfig
     from lorakit.recipes.recipe import Recipe
+    from lorakit.training.frozen_part import FrozenPart
     from lorakit.training.setup import Setup
     from lorakit.training.tasks import Task
 
@@ -27,10 +27,8 @@ class Host(Protocol):
         """Return the base of a run, with the bits that `task.load_base` gives it."""
         ...
 
-    def frozen_part(self, recipe: Recipe) -> FrozenPartConfig:
-        """Return how the run keeps the output of its frozen blocks."""
-        ...
-
-    def training(self, setup: Setup, trainer: Trainer) -> AbstractContextManager[tuple[str, ...]]:
+    def training(
+        self, setup: Setup, trainer: Trainer, frozen: FrozenPart
+    ) -> AbstractContextManager[tuple[str, ...]]:
         """Return a context in which the run trains and evaluates; it yields notes."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -194,16 +194,17 @@ def _fit(
         computing = cpu_notes(setup.arguments.device)
         padding: tuple[str, ...] = ()
         if setup.encoded.stream is None:
-            padding = padding_notes(setup.encoded.train, setup.arguments)
+            multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None)
+            padding = padding_notes(setup.encoded.train, setup.arguments, multiple)
         keep_predictions(setup, trainer)
-        hosting = nullcontext(()) if host is None else host.training(setup, trainer)
-        kept_part = setup.recipe.frozen_part if host is None else host.frozen_part(setup.recipe)
-        with (
-            frozen_part_once(trainer, kept_part, setup.encoded.train) as frozen,
-            hosting as hosted,
-        ):
-            own = getattr(trainer, "notes", ())
-            trainer_notes = (*notes, *padding, *computing, *frozen, *own, *hosted)
+        kept = setup.recipe.frozen_part
+        with ExitStack() as context:
+            frozen = context.enter_context(frozen_part_once(trainer, kept, setup.encoded.train))
+            hosted: tuple[str, ...] = ()
+            if host is not None:
+                hosted = context.enter_context(host.training(setup, trainer, frozen))
+            of_trainer = getattr(trainer, "notes", ())
+            trainer_notes = (*notes, *padding, *computing, *frozen.notes, *of_trainer, *hosted)
             if trainer_notes:
                 emit("notes", {"notes": trainer_notes})
             output = trainer.train(

@@ -12,6 +12,7 @@ from lorakit.data import Splits, load_splits
 from lorakit.distributed.processes import (
     init_process_groups,
     local_rank_zero_first,
+    process_count,
     run_on_all,
     run_on_main,
 )
@@ -181,6 +182,8 @@ def prepare(
         encoded = replace(encoded, settings=settings)
     if attach is None and start is None and encoded.stream is None:
         require_new_tokens_in_examples(encoded.train, tokenizer, recipe)
+    if not splits.only_validation:
+        _require_full_batch(encoded, arguments)
     emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
     return Setup(
         *(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments, choice),
@@ -243,6 +246,17 @@ def _arguments(
 ) -> tuple[dict[str, Any], TrainingArguments]:
     training = resolve_training(recipe, task, len(splits.train), splits.validation is not None)
     return training, build_arguments(training, task, Path(recipe.output))
+
+
+def _require_full_batch(encoded: Encoded, arguments: TrainingArguments) -> None:
+    """Refuse to leave out incomplete batches where no other is left."""
+    examples, batch = encoded.epoch_examples, arguments.train_batch_size * process_count()
+    if arguments.dataloader_drop_last and encoded.stream is None and examples < batch:
+        raise ConfigError(
+            f"No batch is left to train on: got {examples} training examples and "
+            f"training.dataloader_drop_last=true, expected at least the {batch} of a batch. Leave "
+            "dataloader_drop_last out, or lower training.per_device_train_batch_size."
+        )
 
 
 def _require_known(

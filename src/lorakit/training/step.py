@@ -174,7 +174,7 @@ class MeanStep(Step):
             if not counted.labels:
                 loss = 0.0 * outputs.logits.float().sum()
             else:
-                loss = smoother(outputs, labels, shift_labels=self.shifts)  # type: ignore[misc]
+                loss = smoother(outputs, labels, shift_labels=self.shifts)  # type: ignore[misc]  # there without counted labels
         return Share(wide(loss), counted, outputs)
 
 

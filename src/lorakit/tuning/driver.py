@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lorakit.errors import (
     CheckpointError,
     ConfigError,
+    LorakitError,
     MissingFileError,
     OutputExistsError,
     TrainingError,
@@ -241,11 +242,15 @@ def _plan_trials(
 
 @contextmanager
 def _removing_unusable_search(directory: SearchDirectory, *, is_new: bool) -> Iterator[None]:
-    """Delete a new search whose metric no trial reports, so that it can be corrected."""
+    """Delete a new search that fails before its first trial, or whose metric no trial reports.
+
+    So the recipe can be corrected and started again.
+    """
     try:
         yield
-    except MetricError:
-        if is_new:
+    except LorakitError as error:
+        is_unusable = isinstance(error, MetricError) or not any(directory.trials.iterdir())
+        if is_new and is_unusable:
             shutil.rmtree(directory.path, ignore_errors=True)
         raise
 

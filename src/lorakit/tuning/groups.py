@@ -11,7 +11,7 @@ from typing import Any
 from lorakit.errors import ConfigError
 from lorakit.libraries.ray_cluster import Machine
 from lorakit.recipes.search_sections import MOST_TOGETHER, TrialsConfig
-from lorakit.training.together.agreement import shared_keys_among
+from lorakit.training.together.agreement import fixed_keys_among, unshared_settings
 from lorakit.tuning.trial import TrialPlan
 
 
@@ -20,7 +20,7 @@ class Groups:
     """Open groups, and how many trials train in each."""
 
     actors: tuple[Any, ...]
-    """Handles of `TrialGroup` actors; none if each trial trains in a process of its own."""
+    """Handles of `TrialGroup` actors; none if each trial trains in its own process."""
     size: int
     note: str
 
@@ -47,21 +47,23 @@ def open_groups(
         None if the settings ask for a process for each.
 
     Raises:
-        ConfigError: The trials differ in what they would share.
+        ConfigError: The trials differ in what they would share, or cannot share it.
         PlanError: That many trials do not fit into memory.
     """
     if settings.together == 1:
         yield None
         return
-    differing = shared_keys_among(plan.space.keys)
-    if differing:
-        raise ConfigError(
-            f"Trials cannot train together: {plan.space.where} varies {', '.join(differing)}, in "
-            "which runs on one base must agree. Set `together` to 1."
-        )
     import ray
 
+    from lorakit.tuning.group_size import ALONE, APART
     from lorakit.tuning.trial_group import TrialGroup
+
+    problems = _problems(plan)
+    if problems and settings.together != "auto":
+        raise ConfigError(f"Trials cannot train together: {'; '.join(problems)}. {APART}")
+    if problems:
+        yield Groups((), 1, f"{ALONE}, as they cannot train together: {'; '.join(problems)}")
+        return
 
     at_once = min(trials, settings.max_concurrent or trials)
     places = _places(machines, on_gpus)[:at_once]
@@ -85,6 +87,16 @@ def open_groups(
         for actor in actors:
             ray.kill(actor)
     yield Groups((), size, note)
+
+
+def _problems(plan: TrialPlan) -> list[str]:
+    """Return what in their recipe and values keeps trials from training together."""
+    varied = fixed_keys_among(plan.space.keys)
+    problems = [f"the recipe has {reason}" for reason in unshared_settings(plan.recipe)]
+    if varied:
+        keys = ", ".join(varied)
+        problems.append(f"{plan.space.where} varies {keys}, in which runs on one base must agree")
+    return problems
 
 
 def _result(call: Any) -> Any:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,14 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from lorakit.errors import LorakitError
 from lorakit.libraries.logs import muting_libraries
 from lorakit.libraries.ray_cluster import Machine, require_resources
-from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.groups import Groups, open_groups
-from lorakit.tuning.records import Status, TrialRecord, evaluations_of
+from lorakit.tuning.records import TrialRecord
 from lorakit.tuning.relay import relay_trial
-from lorakit.tuning.trial import EPOCH, MetricError, TrialPlan, epochs_of, run_trial
+from lorakit.tuning.trial import EPOCH, TrialPlan, epochs_of, run_trial
+from lorakit.tuning.trial_events import OnChange, StopUseless, TrialCallback, listening
 
 _NAME = "search"
 _NUMBER = "number"
@@ -45,8 +42,6 @@ _RELAY = {"memory": 2.0**20}
 
 _MUTED = ("ray", "ray.tune", "ray.air", "optuna")
 """Loggers; the records of failed trials say why they failed."""
-
-OnChange = Callable[[list[TrialRecord], TrialRecord], None]
 
 
 def run_trials(
@@ -81,7 +76,7 @@ def run_trials(
         os.environ.setdefault(name, value)
     with (
         open_groups(plan, settings, trials, machines, gpus > 0) as groups,
-        _listening(plan, on_change) as listener,
+        listening(plan, on_change) as listener,
         muting_libraries(*_MUTED, below=logging.CRITICAL),
     ):
         trainable, at_once = _trainable(plan, settings, gpus, groups)
@@ -158,7 +153,11 @@ def _new_tuner(
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name=_NAME, storage_path=str(path), callbacks=[_Relay()], stop=_Stop(), verbose=0
+            name=_NAME,
+            storage_path=str(path),
+            callbacks=[TrialCallback()],
+            stop=StopUseless(),
+            verbose=0,
         ),
     )
 
@@ -190,153 +189,3 @@ def _trial_name(trial: Any) -> str:
     """Return the name of a trial: its number, from 1."""
     number = trial.config.get(_NUMBER) or int(trial.trial_id.rpartition("_")[2]) + 1
     return f"trial-{number:03d}"
-
-
-class _Listener:
-    """Keeps a record of every trial, and detects that no trial reports the metric."""
-
-    def __init__(self, plan: TrialPlan, on_change: OnChange):
-        self._plan = plan
-        self._on_change = on_change
-        self._records: dict[str, TrialRecord] = {}
-        self.metric_error: MetricError | None = None
-
-    def records(self) -> list[TrialRecord]:
-        """Return the records in the order of trial numbers."""
-        return [self._records[name] for name in sorted(self._records)]
-
-    def record_new(self, trials: list[Any]) -> None:
-        """Record trials that are new: just sampled, or from before a restart."""
-        for trial in trials:
-            name = str(trial)
-            if name not in self._records:
-                self._records[name] = self._record(trial, self._status_of(trial))
-
-    def change(self, trial: Any, status: Status) -> None:
-        """Record a new status of a trial and report it."""
-        record = self._record(trial, status)
-        self._records[record.name] = record
-        self._on_change(self.records(), record)
-
-    def end(self, trial: Any) -> None:
-        """Record that a trial has finished, or was stopped because others were better."""
-        self.change(trial, self._ending_of(trial))
-
-    def _status_of(self, trial: Any) -> Status:
-        """Return the status of a trial that was not seen before."""
-        known: dict[str, Status] = {"TERMINATED": self._ending_of(trial), "ERROR": "failed"}
-        return known.get(trial.status, "waiting")
-
-    def _ending_of(self, trial: Any) -> Status:
-        run = RunDirectory(self._plan.trials_path / str(trial))
-        return "finished" if run.is_finished else "stopped"
-
-    def _record(self, trial: Any, status: Status) -> TrialRecord:
-        run = RunDirectory(self._plan.trials_path / str(trial))
-        error = None
-        if status == "failed":
-            cause = _cause(trial)
-            error = _failure_text(cause)
-            if isinstance(cause, MetricError):
-                self.metric_error = cause
-        return TrialRecord(
-            str(trial),
-            status,
-            self._plan.space.trial_values(trial.config),
-            evaluations_of(run),
-            run.path,
-            error,
-        )
-
-
-_listener: _Listener | None = None
-"""Listener of the running search. Ray pickles its callbacks, which lose their state."""
-
-
-@contextmanager
-def _listening(plan: TrialPlan, on_change: OnChange) -> Iterator[_Listener]:
-    global _listener
-    _listener = _Listener(plan, on_change)
-    try:
-        yield _listener
-    finally:
-        _listener = None
-
-
-class _Relay(tune.Callback):
-    """Forwards the events of trials to the listener."""
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Record new trials."""
-        if _listener is not None:
-            _listener.record_new(trials)
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report that a trial runs."""
-        if _listener is not None:
-            _listener.record_new(trials)
-            _listener.change(trial, "running")
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Report an evaluation."""
-        if _listener is not None:
-            _listener.change(trial, "running")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report that a trial has ended."""
-        if _listener is not None:
-            _listener.end(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report that a trial has failed."""
-        if _listener is not None:
-            _listener.change(trial, "failed")
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Record trials that had already ended when the search was resumed."""
-        if _listener is not None:
-            _listener.record_new(trials)
-
-
-class _Stop(tune.Stopper):
-    """Stops the search when no trial reports the metric."""
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stop no single trial."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Return whether the search is useless."""
-        return _listener is not None and _listener.metric_error is not None
-
-
-def _cause(trial: Any) -> BaseException | None:
-    """Return the error that the process of a trial raised, without the wrappers of Ray."""
-    staged = trial.pickled_error_file  # not in Ray's storage yet when the trial fails
-    if staged is not None and Path(staged).is_file():
-        error: Any = pickle.loads(Path(staged).read_bytes())
-    else:
-        error = trial.get_pickled_error()
-    # Ray's error is also an instance of the class of its cause, with a traceback as message.
-    while getattr(error, "cause", None) is not None:
-        error = error.cause
-    link = error
-    while link is not None and not isinstance(link, LorakitError):
-        link = link.__cause__
-    return link or error
-
-
-def _failure_text(cause: BaseException | None) -> str:
-    """Return the reason of a failed trial in one line."""
-    if isinstance(cause, LorakitError):
-        return " ".join(str(cause).split())
-    name = type(cause).__name__
-    if name in ("ActorDiedError", "RayActorError", "ActorUnavailableError", "OutOfMemoryError"):
-        return (
-            "Its process was killed; memory may have run out. Run fewer concurrent trials "
-            "(max_concurrent, together), or set training.activation_checkpointing=true."
-        )
-    lines = str(cause).strip().splitlines() or [name]
-    return " ".join(f"{name}: {lines[-1]}".split())

@@ -14,7 +14,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.together import RunGroup
-from lorakit.tuning.group_size import quickest_size, require_room
+from lorakit.tuning.group_size import APART, quickest_size, require_together
 from lorakit.tuning.trial import TrialPlan, train_trial
 
 
@@ -33,7 +33,7 @@ class TrialGroup:
         """
         torch.set_num_threads(threads)
         self._plan = plan
-        self._group = RunGroup()
+        self._group = RunGroup(APART)
         self._places = 0
         self._taken = 0
         self._changing = threading.Condition()
@@ -48,19 +48,21 @@ class TrialGroup:
 
         Args:
             most: Largest number that is of use.
-            at_once_alone: Number of trials that would train at once in processes of their own.
+            at_once_alone: Number of trials that would train at once in separate processes.
 
         Raises:
+            ConfigError: The settings ask for several, and the model cannot share its passes.
             PlanError: As many as the settings ask for do not fit into memory.
         """
         recipe, settings = self._plan.recipe, self._plan.settings
         if settings.together == "auto":
             threads = max(1, int(settings.cpus_per_trial))
-            found = quickest_size(recipe, most, threads, at_once_alone)
+            found = quickest_size(self._group, recipe, most, threads, at_once_alone)
             gc.collect()
             return found.size, found.note
         size = min(settings.together, most)
-        require_room(recipe, size)
+        if size > 1:
+            require_together(recipe, size)
         return size, f"{size} in one process"
 
     def take_place(self) -> bool:

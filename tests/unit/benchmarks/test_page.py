@@ -3,7 +3,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from benchmarks import BENCHMARKS
+from benchmarks import BENCHMARKS, searches, shared_work
 from benchmarks.goals import GOALS, verdict
 from benchmarks.page import (
     DOCS,
@@ -288,6 +288,30 @@ def test_the_page_in_docs_is_what_the_rows_say():
     for path, table in charts.items():
         said = ElementTree.parse(path).find(f".//{DESCRIPTION}").text
         assert said == table, f"{path.relative_to(ROOT)} is stale: python -m benchmarks.page"
+
+
+def test_the_page_of_shared_work_in_docs_is_what_the_rows_say():
+    rows = read_rows(shared_work.BENCHMARKS)
+    page = (DOCS / shared_work.PAGE).read_text(encoding="utf-8")
+    assert page == shared_work.page_text(rows), "it is stale: python -m benchmarks.page"
+    drawn = {DOCS / shared_work.IMAGES / part.image for part, *_ in shared_work.parts(rows)}
+    assert set((DOCS / shared_work.IMAGES).iterdir()) == drawn
+
+
+def test_shared_work_has_a_bar_for_each_way_and_the_ratios_of_its_rounds():
+    found = {part.benchmark: panels for part, _, panels in shared_work.parts(ROWS)}
+    assert {name: len(panels) for name, panels in found.items()} == {
+        "together": 4,
+        "frozen_part": 2,
+        "searches": 4,
+    }
+    step, epoch = found["frozen_part"]
+    assert (step.what, epoch.what) == ("a step", "a later epoch")
+    assert step.ratios["upper half, below kept"].endswith(" of all layers")
+    memory = found["searches"][1]
+    assert [*memory.values] == [*searches.WAYS] and memory.unit == "B"
+    assert all(ratio.endswith(f" of {searches.ALONE}") for ratio in memory.ratios.values())
+    assert searches.ALONE not in memory.ratios and searches.BOTH in memory.ratios
 
 
 def test_without_rows_the_page_says_so(tmp_path):

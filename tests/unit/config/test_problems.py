@@ -5,7 +5,7 @@ import re
 import pytest
 from pydantic import Field
 
-from lorakit.config import LoraConfig, StrictConfig
+from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig
 from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError
 
@@ -37,6 +37,10 @@ def test_all_problems_are_listed_at_once():
 class Inner(StrictConfig):
     size: int = Field(gt=0)
     names: dict[str, float] = {}
+
+
+class Quantized(StrictConfig):
+    inner: QuantizationConfig
 
 
 class Outer(StrictConfig):
@@ -74,8 +78,17 @@ def test_a_list_that_is_wrong_inside_is_not_asked_to_be_a_text():
 def test_a_section_that_is_no_mapping():
     with pytest.raises(ConfigError, match=r"In f: inner: got 3; .*Inner"):
         Outer.parse({"inner": 3, "label": "x"}, "f")
-    with pytest.raises(ConfigError, match=r"In f: the whole: got 3; "):
+    with pytest.raises(ConfigError, match=r"^In f: got 3; input should be "):
         Outer.parse(3, "f")  # type: ignore[arg-type]
+
+
+def test_a_problem_of_several_keys_begins_with_what_it_says():
+    assert problems({"r": 4, "eva_rho": 3.0}) == (
+        "In f: eva_rho is a setting of init_lora_weights eva, got init_lora_weights=True; leave "
+        "eva_rho out."
+    )
+    text = problems({"inner": {"bits": 8, "quant_type": "fp4"}}, Quantized)
+    assert text.startswith("In f: inner: quant_type and double_quant require bits: 4; ")
 
 
 def test_long_values_and_many_problems_are_cut_short():

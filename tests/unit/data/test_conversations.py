@@ -253,8 +253,8 @@ def test_a_system_prompt_replaces_the_one_that_a_conversation_begins_with():
 
 
 def test_a_request_keeps_its_own_system_message():
-    own = [{"role": "system", "content": "own"}, USER]
+    ours = [{"role": "system", "content": "own"}, USER]
 
     assert with_default_system([USER], "be brief") == [SYSTEM, USER]
-    assert with_default_system(own, "be brief") == own
+    assert with_default_system(ours, "be brief") == ours
     assert with_default_system([USER], None) == [USER]

@@ -9,8 +9,7 @@ from lorakit.data.preferences import (
     check_preferences,
     find_preferences,
     preference_layout_of,
-    read_votes,
-    two_answers,
+    preference_reader,
 )
 from lorakit.data.text_formats import find_layout
 from lorakit.errors import DataError
@@ -25,7 +24,8 @@ def read(rows, objective=DPO, data=DATA):
     examples = Dataset.from_list(rows)
     layout = find_preferences(examples, data, objective, "x")
     check_preferences(examples, layout, "x")
-    return layout, list(two_answers(examples, layout))
+    selected, read_chunk = preference_reader(examples, layout)
+    return layout, read_chunk(selected[:], range(len(selected)))
 
 
 def refusal(rows, objective=DPO):
@@ -54,18 +54,18 @@ def test_a_prompt_may_be_implicit():
 
 
 def test_a_vote_gets_an_answer_to_another_prompt():
-    layout, answers = read(VOTES, KTO)
+    _, answers = read(VOTES, KTO)
     prompts = {row["completion"]: row["prompt"] for row in VOTES}
     assert all(one.second != one.first for one in answers)
     assert all(prompts[one.second] != one.prompt for one in answers)
-    assert read_votes(Dataset.from_list(VOTES), layout) == [1, 0] * len(PAIRS)
+    assert [one.vote for one in answers] == [1, 0] * len(PAIRS)
 
 
 @pytest.mark.parametrize("values", [("true", "false"), (1, 0), ("1", "0")])
 def test_votes_may_be_words_or_numbers(values):
     rows = [{**row, "label": values[not row["label"]]} for row in VOTES]
-    layout, _ = read(rows, KTO)
-    assert read_votes(Dataset.from_list(rows), layout) == [1, 0] * len(PAIRS)
+    _, answers = read(rows, KTO)
+    assert [one.vote for one in answers] == [1, 0] * len(PAIRS)
 
 
 def test_what_cannot_be_compared_is_listed():
@@ -78,6 +78,33 @@ def test_what_cannot_be_compared_is_listed():
     assert "example 3: an empty prompt" in text
     assert "example 4: an empty text in 'chosen'" in text
     assert "two different answers in each example. Repair or remove these examples" in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"), [(" green", "green \n"), ("it is green", "it  is green")]
+)
+def test_answers_that_differ_in_spaces_alone_are_refused(chosen, rejected):
+    alike = {**PAIRS[0], "chosen": chosen, "rejected": rejected}
+    expected = "example 2: the chosen answer differs from the rejected one in spaces alone"
+    assert expected in refusal([PAIRS[0], alike])
+    talks = {
+        column: [{"role": "assistant", "content": alike[column]}]
+        for column in ("chosen", "rejected")
+    }
+    assert expected in refusal([CHATS[0], {**CHATS[0], **talks}])
+    lines = {"chosen": "it\nis green", "rejected": "it is green"}
+    assert read([{**PAIRS[0], **lines}])
+
+
+@pytest.mark.parametrize("rows", [PAIRS, VOTES])
+def test_chunks_are_read_as_all_at_once(rows):
+    many = [{**row, "prompt": f"{row['prompt']} {n % 7}"} for n in range(6) for row in rows]
+    examples, objective = Dataset.from_list(many), KTO if rows is VOTES else DPO
+    layout = find_preferences(examples, DATA, objective, "x")
+    selected, read_chunk = preference_reader(examples, layout)
+    whole = read_chunk(selected[:], range(len(many)))
+    chunks = [range(at, min(at + 5, len(many))) for at in range(0, len(many), 5)]
+    assert [one for at in chunks for one in read_chunk(selected[at], at)] == whole
 
 
 def test_answers_without_a_common_beginning_have_no_prompt():

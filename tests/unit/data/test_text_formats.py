@@ -2,11 +2,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from lorakit.data.text_formats import (
-    completion_ids,
+    answers_ids,
     completions_ids,
     detect_format,
     require_end_token,
-    text_ids,
     texts_ids,
 )
 from lorakit.errors import ConfigError, DataError
@@ -52,7 +51,7 @@ def test_no_layout_fits():
 
 
 def test_text_ends_with_the_end_token_once(tokenizer):
-    made, ended = text_ids(tokenizer, "grass is green"), text_ids(tokenizer, "grass</s>")
+    made, ended = texts_ids(tokenizer, ["grass is green", "grass</s>"])
 
     assert tokenizer.decode(made.ids) == "grass is green</s>"
     assert all(made.counted)
@@ -60,7 +59,7 @@ def test_text_ends_with_the_end_token_once(tokenizer):
 
 
 def test_completion_and_end_count_and_the_prompt_does_not(tokenizer):
-    made = completion_ids(tokenizer, "the grass is", " green")
+    (made,) = completions_ids(tokenizer, ["the grass is"], [" green"])
 
     counted = [i for i, c in zip(made.ids, made.counted, strict=True) if c]
     assert tokenizer.decode(made.ids) == "the grass is green</s>"
@@ -68,7 +67,7 @@ def test_completion_and_end_count_and_the_prompt_does_not(tokenizer):
 
 
 def test_token_over_the_border_belongs_to_the_completion(tokenizer):
-    made = completion_ids(tokenizer, "the gra", "ss")
+    (made,) = completions_ids(tokenizer, ["the gra"], ["ss"])
 
     pieces = tokenizer.convert_ids_to_tokens(made.ids)
     assert dict(zip(pieces, made.counted, strict=True))["Ġgrass"] is True
@@ -91,7 +90,8 @@ def test_texts_are_encoded_at_once_as_one_by_one(tiny_llama_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
     texts = ["good film", "", "the cat</s>", "a dog " * 5]
 
-    assert texts_ids(tokenizer, texts) == [text_ids(tokenizer, text) for text in texts]
+    one_by_one = [made for text in texts for made in texts_ids(tokenizer, [text])]
+    assert texts_ids(tokenizer, texts) == one_by_one
 
 
 def test_prompts_at_once_are_encoded_as_one_by_one(tiny_llama_dir):
@@ -100,8 +100,11 @@ def test_prompts_at_once_are_encoded_as_one_by_one(tiny_llama_dir):
     answers = [" blue", "good", "at</s>", "Anna</s></s>", ""]
     pairs = list(zip(prompts, answers, strict=True))
 
-    one_by_one = [completion_ids(tokenizer, prompt, answer) for prompt, answer in pairs]
+    one_by_one = [made for p, a in pairs for made in completions_ids(tokenizer, [p], [a])]
     assert completions_ids(tokenizer, prompts, answers) == one_by_one
+    others = answers[::-1]
+    both = [one_by_one, completions_ids(tokenizer, prompts, others)]
+    assert answers_ids(tokenizer, prompts, answers, others) == both
     whole = completions_ids(tokenizer, prompts, answers, counts_prompts=True)
     assert [one.ids for one in whole] == [one.ids for one in one_by_one]
     assert all(all(one.counted) for one in whole)

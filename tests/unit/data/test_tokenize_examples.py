@@ -9,6 +9,7 @@ from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     cut_note,
     map_examples,
+    naming_examples,
     probe_tokens,
     readable,
     require_texts,
@@ -130,3 +131,34 @@ def test_what_is_kept_is_found_by_content_and_rules(tmp_path, all_is_large):
     more = Dataset.from_dict({"text": [str(number - 20) for number in range(90)]})
     chosen, _ = _double(cache, more.select(range(20, 70)), function=refused)
     assert chosen.to_list() == first.to_list()
+
+
+def test_examples_whose_result_was_kept_are_not_checked_again(all_is_large, tmp_path):
+    cache = TableCache(tmp_path / "kept", 10**9)
+    examples = Dataset.from_dict({"text": [str(number) for number in range(50)]})
+    checked = []
+    for _ in range(2):
+        given = (examples, _doubled, _NUMBERS, lambda: "x", cache)
+        map_examples(*given, lambda: checked.append(len(examples)))
+    assert checked == [50]
+    refused = DataError("Example 1 is wrong.")
+
+    def refuse():
+        raise refused
+
+    with pytest.raises(DataError, match="Example 1 is wrong"):
+        map_examples(examples, _doubled, _NUMBERS, lambda: "other rules", cache, refuse)
+
+
+def test_an_example_that_is_refused_among_many_is_named():
+    def encode(batch, numbers):
+        if "bad" in batch["text"]:
+            raise DataError("Not this one.")
+        return numbers
+
+    encode_chunk = naming_examples(encode, "the examples of 'x'")
+
+    assert encode_chunk({"text": ["a", "b"]}, [3, 4]) == [3, 4]
+    with pytest.raises(DataError) as caught:
+        encode_chunk({"text": ["a", "bad", "c"]}, [6, 7, 8])
+    assert str(caught.value) == "In example 8 of the examples of 'x': Not this one."

@@ -2,7 +2,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from lorakit.data.text_formats import completion_ids, text_ids
+from lorakit.data.text_formats import completions_ids, texts_ids
 from lorakit.data.tokenizers import (
     batch_columns,
     chat_columns,
@@ -34,9 +34,11 @@ def bert(tiny_bert_dir):
 @pytest.mark.parametrize("end", ["", "{e}", "{e}{e}"])
 def test_a_text_has_one_beginning_and_one_end(llama, text, end):
     marks = {"b": llama.bos_token, "e": llama.eos_token}
-    ids = text_ids(llama, (text + end).format(**marks)).ids
+    (made,) = texts_ids(llama, [(text + end).format(**marks)])
+    ids = made.ids
 
-    expected = text_ids(llama, "the grass").ids
+    (plain,) = texts_ids(llama, ["the grass"])
+    expected = plain.ids
     assert ids == expected
     assert ids.count(llama.bos_token_id) == ids.count(llama.eos_token_id) == 1
 
@@ -50,7 +52,7 @@ def test_a_rendered_conversation_as_text_has_one_beginning(llama):
 
     assert rendered.count(llama.bos_token_id) == 1
     assert token_ids(llama, text) == rendered
-    made = completion_ids(llama, text[: text.index("blue")], text[text.index("blue") :])
+    (made,) = completions_ids(llama, [text[: text.index("blue")]], [text[text.index("blue") :]])
     assert made.ids[: len(rendered)] == rendered
     assert made.counted[: len(rendered)].count(True) < len(rendered)
 

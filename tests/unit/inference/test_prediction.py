@@ -6,6 +6,7 @@ import pytest
 
 from lorakit.errors import DataError
 from lorakit.inference import classify, load_for_inference, tag
+from lorakit.models.padded_lengths import length_multiple
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,18 @@ def test_batches_change_nothing(classifier):
 
     for one, other in zip(together, one_by_one, strict=True):
         assert one.probability == pytest.approx(other.probability, rel=1e-4)
+
+
+def test_in_bfloat16_on_a_cpu_texts_are_padded_to_multiples(classifier_run, tagger_run):
+    texts = ["good", "the film was awful very much"]
+    for path, predict in ((classifier_run, classify), (tagger_run, tag)):
+        loaded = load_for_inference(path, dtype="bfloat16")
+        widths = []
+        loaded.model.register_forward_pre_hook(
+            lambda *args, seen=widths: seen.append(args[2]["input_ids"].shape[1]), with_kwargs=True
+        )
+        assert len(predict(loaded, texts)) == 2
+        assert widths == [length_multiple(loaded.model)]
 
 
 def test_base_answers_without_the_adapter(classifier, classifier_run, tiny_bert_dir):

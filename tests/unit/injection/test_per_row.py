@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from fixtures.mixed_batches import batch, with_three
 from lorakit import (
     LoraConfig,
     adapter_rows,
@@ -24,27 +25,7 @@ from tiny_models import TinyNet, bert, distilbert, gpt2, llama, randomize_, robe
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 NAMES = ("a", None, "b", "b", "c", "a", None)
-TASKS = {bert: "TOKEN_CLS", distilbert: "SEQ_CLS", roberta: "SEQ_CLS"}
 BUILDERS = [llama, gpt2, bert, distilbert, roberta, t5]
-
-
-def with_three(build, **options):
-    """Return a model with adapters a, b and c of the ranks 1, 2 and 3, all different."""
-    model = build()
-    for r, name in enumerate("abc", start=1):
-        config = {"r": r, "lora_alpha": 4, "task_type": TASKS.get(build)} | options
-        add_adapter(model, LoraConfig(**config), name)
-        randomize_(model, seed=r)
-    return model.eval()
-
-
-def batch(model, rows, length=6):
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, 20, (rows, length), generator=generator)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = ids[:, :4]
-    return inputs
 
 
 def picked(inputs, rows):
@@ -356,85 +337,6 @@ def test_a_batch_of_another_size(targets):
     model = with_three(llama, target_modules=[targets])
     with adapter_rows(model, ["a", "b"]), pytest.raises(ShapeError, match="given for 2 rows"):
         model(**batch(model, 3))
-
-
-def packed(model, sequences):
-    """Return the logits of sequences packed into one, each of which sees only itself."""
-    lengths = [len(sequence) for sequence in sequences]
-    of = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    sees = (of[:, None] == of).tril()
-    positions = torch.cat([torch.arange(n) for n in lengths])
-    mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)
-    output = model(
-        input_ids=torch.cat(sequences)[None],
-        attention_mask=mask[None, None],
-        position_ids=positions[None],
-        use_cache=False,
-    )
-    return output.logits[0].split(lengths)
-
-
-SEQUENCES = [torch.arange(3, 3 + n) for n in (4, 1, 6, 2)]
-
-
-@pytest.mark.parametrize("use_dora", [False, True])
-@pytest.mark.parametrize("targets", ["all-linear", ["embed_tokens", "q_proj", "down_proj"]])
-def test_each_segment_of_a_packed_sequence_has_its_adapter(targets, use_dora):
-    model = with_three(llama, target_modules=targets, use_dora=use_dora)
-    names = ["b", None, "a", "b"]
-    segments = [(len(s), name) for s, name in zip(SEQUENCES, names, strict=True)]
-    with torch.no_grad(), adapter_rows(model, segments=segments):
-        together = packed(model, SEQUENCES)
-    for sequence, name, got in zip(SEQUENCES, names, together, strict=True):
-        set_adapter(model, name)
-        with torch.no_grad():
-            alone = model(sequence[None]).logits[0]
-        assert largest_error(got, alone) < LOGITS_TOLERANCE, name
-
-
-def test_trained_heads_of_segments():
-    model = with_three(llama, target_modules=["q_proj"], modules_to_save=["lm_head"])
-    names = ["c", "a", None, "c"]
-    segments = [(len(s), name) for s, name in zip(SEQUENCES, names, strict=True)]
-    with torch.no_grad(), adapter_rows(model, segments=segments):
-        together = packed(model, SEQUENCES)
-    for sequence, name, got in zip(SEQUENCES, names, together, strict=True):
-        set_adapter(model, name)
-        with torch.no_grad():
-            assert largest_error(got, model(sequence[None]).logits[0]) < LOGITS_TOLERANCE
-
-
-def test_segments_train_their_adapters():
-    model = with_three(llama, target_modules=["q_proj", "down_proj"])
-    segments = [(len(s), name) for s, name in zip(SEQUENCES, "abba", strict=True)]
-    with adapter_rows(model, segments=segments):
-        sum(logits.square().sum() for logits in packed(model, SEQUENCES)).backward()
-    mixed = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    for sequence, (_, name) in zip(SEQUENCES, segments, strict=True):
-        set_adapter(model, name)
-        model(sequence[None]).logits.square().sum().backward()
-    for name, parameter in model.named_parameters():
-        if ".a." in name or ".b." in name:
-            assert largest_error(mixed[name], parameter.grad) < 1e-4, name
-
-
-def test_segments_that_make_no_sense():
-    model = with_three(llama)
-    with pytest.raises(ShapeError, match="at least one token"), adapter_rows(model, segments=[]):
-        pass
-    with pytest.raises(ShapeError, match="Leave empty"), adapter_rows(model, segments=[(0, "a")]):
-        pass
-    with (
-        pytest.raises(AdapterNameError, match="expected one of them"),
-        adapter_rows(model, ["a"], segments=[(2, "a")]),
-    ):
-        pass
-    with (
-        adapter_rows(model, segments=[(2, "a"), (3, "b")]),
-        pytest.raises(ShapeError, match="segments of 5 tokens"),
-    ):
-        model(**batch(model, 2))
 
 
 @torch.no_grad()

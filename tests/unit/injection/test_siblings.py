@@ -1,4 +1,4 @@
-"""Which layers are tried as a group, by the names of their parents and of their own."""
+"""Which layers are tried as a group, by their names and those of their parents."""
 
 import pytest
 import torch

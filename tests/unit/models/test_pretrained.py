@@ -98,7 +98,7 @@ def test_default_length_is_what_model_and_tokenizer_can_do(
     tiny_llama_dir, tiny_bloom_dir, tiny_distilbert_dir
 ):
     bert_tokenizer = load_tokenizer(tiny_distilbert_dir)  # 64 tokens
-    tokenizer = load_tokenizer(tiny_llama_dir)  # no limit of its own
+    tokenizer = load_tokenizer(tiny_llama_dir)  # without a limit
 
     assert resolve_max_length(None, causal(tiny_llama_dir), tokenizer) == 128
     assert resolve_max_length(None, causal(tiny_llama_dir), bert_tokenizer) == 64

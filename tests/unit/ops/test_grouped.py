@@ -118,8 +118,8 @@ def test_gradcheck_with_a_trained_base(p):
     leaves = [*leaves_of(x, terms[:2]), W0.requires_grad_(), bias.requires_grad_()]
 
     def op(x, A, B, A2, B2, W0, bias):
-        own = [terms[0]._replace(A=A, B=B), terms[1]._replace(A=A2, B=B2)]
-        return low_rank_linear_per_row(x, W0, bias, PerRowTerms(own, index))
+        ours = [terms[0]._replace(A=A, B=B), terms[1]._replace(A=A2, B=B2)]
+        return low_rank_linear_per_row(x, W0, bias, PerRowTerms(ours, index))
 
     assert torch.autograd.gradcheck(op, leaves)
 
@@ -165,8 +165,8 @@ def test_saves_x_itself_and_one_low_rank_tensor(products, tokens):
         low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, (0, 1, 2, -1)))
     known = [x, W0, bias, *(t for term in terms for t in (term.A, term.B))]
     pointers = {t.data_ptr() for t in known}
-    own = [t for t in saved if t.data_ptr() not in pointers]
-    assert sorted(t.numel() for t in own) == sorted([1, 4 * tokens * 8])  # the seed and u
+    ours = [t for t in saved if t.data_ptr() not in pointers]
+    assert sorted(t.numel() for t in ours) == sorted([1, 4 * tokens * 8])  # the seed and u
 
 
 def test_float32_factors_on_a_bfloat16_base(products):
@@ -303,9 +303,9 @@ def test_row_scales_and_biases_belong_to_their_rows(products, lengths):
     for number, count in zip((1, -1, 0), lengths or (2, 2, 2), strict=True):
         piece = x.view(6, -1)[begin : begin + count]
         begin += count
-        own = [terms[number]] if number >= 0 else []
+        ours = [terms[number]] if number >= 0 else []
         trained = biases[number] if number >= 0 else None
-        pieces.append(low_rank_linear(piece, W0, bias if trained is None else trained, own))
+        pieces.append(low_rank_linear(piece, W0, bias if trained is None else trained, ours))
     assert largest_error(h.view(6, -1), torch.cat(pieces)) <= TOLERANCE[torch.float32]
     (got,) = torch.autograd.grad(h.square().sum(), scale.lengths)
     (other,) = torch.autograd.grad(torch.cat(pieces).square().sum(), scale.lengths)

@@ -69,7 +69,7 @@ def operands(group, *shape, dtype=torch.float64, factor_dtype=None):
 
 
 def widened(layer):
-    """Return a layer's operands in float64, as leaves of their own."""
+    """Return a layer's operands in float64, as separate leaves."""
     terms = [t._replace(A=t.A.detach().double(), B=t.B.detach().double()) for t in layer.terms]
     bias = None if layer.bias is None else layer.bias.detach().double()
     return LinearOperands(layer.W0.detach().double(), bias, terms)
@@ -341,11 +341,11 @@ def test_saves_x_once_and_one_low_rank_tensor(group, dtype):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         low_rank_linears(x, layers)
     parameters = {t.data_ptr() for name, t in leaves_of(x, layers).items() if name != "x"}
-    own = [t for t in saved if t.data_ptr() not in parameters]
-    assert sum(t.data_ptr() == x.data_ptr() for t in own) == 1
+    ours = [t for t in saved if t.data_ptr() not in parameters]
+    assert sum(t.data_ptr() == x.data_ptr() for t in ours) == 1
     ranks = sum(term.A.shape[0] for layer in layers for term in layer.terms)
     seed = [1] if group == "one mask" else []
-    assert sorted(t.numel() for t in own) == [*seed, *sorted([40 * ranks, x.numel()])]
+    assert sorted(t.numel() for t in ours) == [*seed, *sorted([40 * ranks, x.numel()])]
 
 
 def test_x_is_not_saved_where_no_gradient_reads_it():

@@ -259,10 +259,10 @@ def test_saves_x_itself_the_weights_and_one_low_rank_tensor(shape, p, autocast):
         low_rank_linear(x, W0, bias, [LowRankTerm(A, B, 0.5, p, torch.tensor(5))])
     pointers = {t.data_ptr() for t in saved}
     assert {t.data_ptr() for t in (x, W0, A, B)} <= pointers
-    own = [t for t in saved if t.data_ptr() not in {t.data_ptr() for t in (x, W0, bias, A, B)}]
+    ours = [t for t in saved if t.data_ptr() not in {t.data_ptr() for t in (x, W0, bias, A, B)}]
     tokens = x.numel() // 32
     seed = [1] if p else []
-    assert sorted(t.numel() for t in own) == [*seed, 3 * tokens]  # and u = drop(x) Aᵀ
+    assert sorted(t.numel() for t in ours) == [*seed, 3 * tokens]  # and u = drop(x) Aᵀ
     assert all(t.dtype != torch.bool for t in saved)
 
 

@@ -37,7 +37,7 @@ def inner_layers(request):
 def operands(inner=2, shape=(4,), p=0.0, bias=True, adapted=(0, 1, 2), dtype=torch.float64):
     """Return x, the inner layers and down; `adapted` are the layers with terms, down the last.
 
-    The inner layers share a mask, as they read the same activation; down has one of its own.
+    The inner layers share a mask, as they read the same activation; down has its own.
     """
     torch.manual_seed(0)
     x = torch.randn(*shape, IN, dtype=dtype)
@@ -190,17 +190,17 @@ def test_only_the_gradients_asked_for_come_back(wanted, p):
 def test_saves_neither_the_activation_s_output_nor_the_input_of_down(inner_layers, p):
     x, layers = operands(inner_layers, (40,), p)
     train_factors(x, layers)
-    own = saved_by(fused, x, layers)
+    ours = saved_by(fused, x, layers)
     inner_ranks = sum(term.A.shape[0] for layer in layers[:-1] for term in layer.terms)
     down_rank = layers[-1].terms[0].A.shape[0]
     seeds = [1, 1] if p else []
     expected = [x.numel(), *[40 * HIDDEN] * inner_layers, 40 * inner_ranks, 40 * down_rank]
-    assert sorted(t.numel() for t in own) == sorted([*seeds, *expected])
-    assert sum(t.data_ptr() == x.data_ptr() for t in own) == 1
+    assert sorted(t.numel() for t in ours) == sorted([*seeds, *expected])
+    assert sum(t.data_ptr() == x.data_ptr() for t in ours) == 1
     gate = F.linear(x, layers[0].W0, layers[0].bias)
     for A, B, scaling, _, seed, _ in layers[0].terms:
         gate = gate + scaling * (apply_keep_mask(x, p, seed) if p else x) @ A.T @ B.T
-    wide = [t for t in own if t.shape[-1:] == (HIDDEN,)]
+    wide = [t for t in ours if t.shape[-1:] == (HIDDEN,)]
     assert largest_error(wide[0], gate) < 1e-12
     acted = F.silu(gate)
     assert all(largest_error(t, acted) > 0.1 for t in wide)

@@ -76,11 +76,11 @@ def test_all_layers_write_into_one_buffer_and_a_copy_is_its_own(kind):
 
 def test_each_thread_has_a_buffer_of_its_own():
     weight, _ = weight_of("nf4")
-    own, others = ops.dense(weight, torch.float32), []
+    ours, others = ops.dense(weight, torch.float32), []
     thread = threading.Thread(target=lambda: others.append(ops.dense(weight, torch.float32)))
     thread.start()
     thread.join()
-    assert others[0].data_ptr() != own.data_ptr()
+    assert others[0].data_ptr() != ours.data_ptr()
 
 
 def test_a_buffer_made_in_inference_mode_serves_training(kind):
@@ -137,17 +137,17 @@ def assert_same(run_quantized, run_dense, leaves):
 @pytest.mark.parametrize("tokens", [3, 700], ids=["few tokens", "many tokens: W0 + sBA first"])
 def test_a_linear_equals_the_one_on_the_dense_weight(kind, tokens):
     weight, dense = weight_of(kind)
-    own, bias = term(), torch.randn(64, requires_grad=True)
+    ours, bias = term(), torch.randn(64, requires_grad=True)
     x = torch.randn(tokens, 96, requires_grad=True)
-    leaves = [x, own.A, own.B, bias]
+    leaves = [x, ours.A, ours.B, bias]
     assert_same(
-        lambda: low_rank_linear(x, weight, bias, [own]),
-        lambda: low_rank_linear(x, dense, bias, [own]),
+        lambda: low_rank_linear(x, weight, bias, [ours]),
+        lambda: low_rank_linear(x, dense, bias, [ours]),
         leaves,
     )
     with torch.no_grad():
-        got = low_rank_linear(x, weight, bias, [own])
-        expected = low_rank_linear(x, dense, bias, [own])
+        got = low_rank_linear(x, weight, bias, [ours])
+        expected = low_rank_linear(x, dense, bias, [ours])
     assert largest_error(got, expected) <= TOLERANCE[torch.float32]
 
 
@@ -199,23 +199,23 @@ def test_mixed_rows_equal_those_on_a_dense_weight(kind):
 
 def test_nothing_dense_is_saved_for_backward(kind):
     weight, _ = weight_of(kind)
-    own, x, saved = term(), torch.randn(3, 96, requires_grad=True), []
+    ours, x, saved = term(), torch.randn(3, 96, requires_grad=True), []
     with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        low_rank_linear(x, weight, None, [own])
+        low_rank_linear(x, weight, None, [ours])
     assert saved and not any(t.is_floating_point() and t.numel() >= 64 * 96 for t in saved)
 
 
 @pytest.mark.parametrize("compute", [torch.bfloat16, torch.float16], ids=str)
 def test_products_run_in_the_compute_dtype_and_outputs_have_that_of_the_input(kind, compute):
     weight, dense = weight_of(kind, compute_dtype=compute)
-    own, x = term(), torch.randn(3, 96, requires_grad=True)
-    output = low_rank_linear(x, weight, None, [own])
-    expected = low_rank_linear(x, dense, None, [own])
+    ours, x = term(), torch.randn(3, 96, requires_grad=True)
+    output = low_rank_linear(x, weight, None, [ours])
+    expected = low_rank_linear(x, dense, None, [ours])
     assert output.dtype == torch.float32
     assert 0 < largest_error(output, expected) <= 2 * TOLERANCE[compute]
     output.sum().backward()
-    assert x.grad.dtype == torch.float32 and own.A.grad.dtype == torch.float32
-    rows = low_rank_linear_per_row(x[:, None], weight, None, PerRowTerms([own], [0, 0, 0]))
+    assert x.grad.dtype == torch.float32 and ours.A.grad.dtype == torch.float32
+    rows = low_rank_linear_per_row(x[:, None], weight, None, PerRowTerms([ours], [0, 0, 0]))
     assert rows.dtype == torch.float32
     assert largest_error(rows[:, 0], expected) <= 2 * TOLERANCE[compute]
 

@@ -286,7 +286,7 @@ static void run(long tokens, long width, int r, int is_half, int is_on, int n) {
   failed |= lorakit_up_backward(&h, of_B, n, u, u_stride, grad_u, u_stride);
   failed |= lorakit_down_backward(&x, of_A, n, grad_u, u_stride, &grad_x);
   /* Scaled rows; the first time with the low-rank term, apart, then in place without it. */
-  float *of_columns = buffer(4 * width), *of_rows = buffer(4 * tokens), *gram = buffer(4 * r * r);
+  float *of_columns = buffer(4 * width), *of_rows = buffer(4 * tokens);
   float *up = buffer(4 * r * tokens);
   group all = {0, tokens, B, grad, 0, r, 0.5f, mask};
   row_scale scaled = {of_columns, of_columns, out};
@@ -297,9 +297,8 @@ static void run(long tokens, long width, int r, int is_half, int is_on, int n) {
     scaled.bias = NULL, scaled.h = h, back.dots = NULL, back.out = h;
     all.r = 0, all.gradient = NULL;
   }
-  group rows_of_A = {0, tokens, A, NULL, 0, r, 0.5f, mask};
-  failed |= lorakit_squared_row_norms(&x, &rows_of_A, up, gram, of_rows);
-  free(of_columns), free(of_rows), free(gram), free(up);
+  failed |= lorakit_squared_row_norms(&x, A, up, r, 0.5f, of_rows);
+  free(of_columns), free(of_rows), free(up);
   /* The same factors in 16 bits, in buffers of half the size. */
   void *half_A = buffer(2 * r * width), *half_B = buffer(2 * r * width);
   for (int i = 0; i < 3; i++) {

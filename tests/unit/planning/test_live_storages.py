@@ -22,7 +22,7 @@ def test_the_level_follows_births_and_deaths(storages):
         first = floats(4)
         second = first * 2
         del first
-        third = second.view(2, -1)  # no storage of its own
+        third = second.view(2, -1)  # without its own storage
         assert storages.level_bytes == 4 * KILO
         del second, third
     assert (storages.level_bytes, storages.peak_bytes) == (0, 8 * KILO)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.errors import ConfigError, LorakitError, Problem, StoppedError
-from lorakit.runs.warm_process import Computation
+from lorakit.runs.warm_process import Computation, say
 
 
 def here():
@@ -29,6 +29,12 @@ def end():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def count():
+    say("Counting")
+    say("Counting", 0.5)
+    return 3
+
+
 def wait_beside(name):
     Path(name).touch()
     time.sleep(60)
@@ -42,6 +48,13 @@ def cancel_after(computation, file):
 
 def test_a_result_comes_from_a_process_in_the_folder_that_has_the_libraries(tmp_path):
     assert Computation(tmp_path, here).result() == (str(tmp_path), True)
+
+
+def test_what_a_computation_says_arrives_before_its_result(tmp_path):
+    told = []
+    assert Computation(tmp_path, count).result(lambda *said: told.append(said)) == 3
+    assert told == [("Counting", None), ("Counting", 0.5)]
+    assert Computation(tmp_path, count).result() == count() == 3  # nobody listens
 
 
 def test_an_error_of_lorakit_arrives_as_it_was_raised(tmp_path):

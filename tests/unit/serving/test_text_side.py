@@ -25,11 +25,11 @@ def test_a_conversation_is_rendered_by_the_template():
 
 def test_the_system_prompt_of_training_is_put_before_a_conversation_without_one():
     side = text_side(system_prompt="answer")
-    own = [{"role": "system", "content": "sing"}, *HELLO]
+    ours = [{"role": "system", "content": "sing"}, *HELLO]
     assert decode(side.tokenizer, side.chat_ids(HELLO)).startswith(
         "<|system|>answer<|end|><|user|>"
     )
-    assert decode(side.tokenizer, side.chat_ids(own)).startswith("<|system|>sing<|end|><|user|>")
+    assert decode(side.tokenizer, side.chat_ids(ours)).startswith("<|system|>sing<|end|><|user|>")
 
 
 def test_a_template_that_refuses_gives_its_reason():

@@ -1,4 +1,7 @@
-"""The application around its pages: their addresses, and the queue goes on after a restart."""
+"""The application around its pages: what it imports, its addresses, and the queue goes on."""
+
+import subprocess
+import sys
 
 from fixtures.run_folders import made_run
 from lorakit.studio import app
@@ -25,3 +28,10 @@ def test_what_waits_is_started_where_nobody_else_has(studio, monkeypatch):
     studio.queue.jobs.create(["train"], "second", studio.root, {}, {}, created_s=0.0)
     app._start_waiting(studio)
     assert started == [studio.root]
+
+
+def test_the_page_is_there_without_the_libraries_of_training():
+    heavy = ["torch", "transformers", "datasets", "pandas", "numpy", "sklearn", "matplotlib"]
+    code = f"import sys, lorakit.studio.app; print([m for m in {heavy} if m in sys.modules])"
+    words = [sys.executable, "-c", code]
+    assert subprocess.run(words, check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -89,6 +89,17 @@ async def test_an_error_is_the_sentence_of_the_command_line(page):
     await user.should_not_see("Cannot read a.csv")
 
 
+async def test_a_function_that_ends_its_thread_leaves_no_spinner(page):
+    user, action = page
+
+    def act(progress):
+        raise SystemExit(3)
+
+    assert await running(user, action, act) is None
+    await user.should_see("Reading ended without an answer (SystemExit: 3)")
+    assert not action.is_running
+
+
 async def test_one_runs_at_a_time(page):
     user, action = page
     go = threading.Event()

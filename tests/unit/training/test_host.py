@@ -1,4 +1,4 @@
-"""A run asks its host for the base, for how it keeps frozen blocks, and to train inside it."""
+"""A run asks its host for the base, and to train inside it."""
 
 from contextlib import contextmanager
 
@@ -13,13 +13,10 @@ class Host:
         self.asked.append("base")
         return task.load_base(recipe, tokenizer, labels)
 
-    def frozen_part(self, recipe):
-        self.asked.append("frozen part")
-        return recipe.frozen_part
-
     @contextmanager
-    def training(self, setup, trainer):
+    def training(self, setup, trainer, frozen):
         self.asked.append("training")
+        assert frozen.blocks is None
         yield ("A note of the host.",)
         self.asked.append("trained")
 
@@ -27,5 +24,5 @@ class Host:
 def test_a_run_asks_its_host(recipe):
     host = Host()
     result = train(recipe(), host=host)
-    assert host.asked == ["base", "frozen part", "training", "trained"]
+    assert host.asked == ["base", "training", "trained"]
     assert "A note of the host." in (result.run_dir / "report.md").read_text()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lorakit.errors import DataError
+from lorakit.errors import ConfigError, DataError
 from lorakit.training.setup import prepare
 from lorakit.training.tasks.causal_lm import CausalLM
 
@@ -44,6 +44,18 @@ def test_the_adapter_is_determined_by_the_seed(recipe):
 
     assert torch.equal(factor_of(seed=1), factor_of(seed=1))
     assert not torch.equal(factor_of(seed=1), factor_of(seed=2))
+
+
+def test_a_run_without_a_full_batch_is_refused_where_others_are_left_out(recipe):
+    arguments = {"dataloader_drop_last": True, "per_device_train_batch_size": 19}
+    with pytest.raises(ConfigError) as caught:
+        prepare(recipe(training=arguments), ignore)
+    assert str(caught.value) == (
+        "No batch is left to train on: got 18 training examples and "
+        "training.dataloader_drop_last=true, expected at least the 19 of a batch. Leave "
+        "dataloader_drop_last out, or lower training.per_device_train_batch_size."
+    )
+    prepare(recipe(training={**arguments, "per_device_train_batch_size": 18}), ignore)
 
 
 def test_labels_that_an_adapter_was_not_trained_on_are_refused(

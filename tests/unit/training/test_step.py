@@ -93,14 +93,14 @@ def test_a_batch_in_which_nothing_counts_has_a_loss_of_zero(model, batches):
 
 
 def test_evaluation_sums_are_never_smoothed_and_have_no_graph(model, batches):
-    following, _, own = steps(model, label_smoothing=0.3)
+    following, _, ours = steps(model, label_smoothing=0.3)
     expected = mean_over_all(model, batches)
-    for step in (following, own):
+    for step in (following, ours):
         found = [step.evaluate(model, batch) for batch in batches]
         loss, labels, hits = sum(one.sums() for one in found).tolist()
         assert labels == 14
         assert loss / labels == pytest.approx(expected.item(), rel=ROUNDING)
-        assert hits != hits if step is own else 0 <= hits <= 14
+        assert hits != hits if step is ours else 0 <= hits <= 14
         assert not found[0].loss.requires_grad
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lorakit.planning import bytes_together, plan
+from lorakit.training.together import RunGroup
 from lorakit.tuning import group_size
 from lorakit.tuning.group_size import quickest_size
 
@@ -14,24 +15,26 @@ def timed(monkeypatch):
     """Sets the seconds of a step by the number of runs, and the memory that there is."""
 
     def set_times(seconds, planned=None):
-        monkeypatch.setattr(group_size, "_step_s", lambda recipe, runs: seconds[runs])
-        monkeypatch.setattr(group_size, "_plan_or_none", lambda recipe: planned)
+        monkeypatch.setattr(group_size, "_step_s", lambda recipe: seconds[1])
+        monkeypatch.setattr(group_size, "_shared_step_s", lambda group, recipe, runs: seconds[runs])
+        monkeypatch.setattr(group_size, "build_fake_run", lambda recipe: None)
+        monkeypatch.setattr(group_size, "_plan_or_none", lambda run: planned)
 
     return set_times
 
 
 def test_the_number_with_the_shortest_time_of_each_trial_is_taken(timed):
     timed({1: 1.0, 2: 1.4, 4: 2.0, 8: 4.8})
-    found = quickest_size(None, 8, 1, 1)
+    found = quickest_size(None, None, 8, 1, 1)
     assert (found.size, found.note) == (4, "4 in one process, in 0.50 of the time")
-    assert quickest_size(None, 3, 1, 1).size == 2
+    assert quickest_size(None, None, 3, 1, 1).size == 2
 
 
 def test_trials_stay_apart_where_together_is_not_clearly_quicker(timed):
     timed({1: 1.0, 2: 1.96, 4: 1.0})
-    assert quickest_size(None, 8, 1, 1).size == 1
+    assert quickest_size(None, None, 8, 1, 1).size == 1
     timed({1: 1.0, 2: 1.2})
-    assert quickest_size(None, 2, 1, at_once_alone=2).size == 1, "two processes take 0.5 each"
+    assert quickest_size(None, None, 2, 1, at_once_alone=2).size == 1, "two processes take 0.5 each"
 
 
 def test_what_does_not_fit_is_not_measured(recipe, timed):
@@ -40,9 +43,9 @@ def test_what_does_not_fit_is_not_measured(recipe, timed):
     per_run = bytes_together([planned] * 2) - planned.needed_bytes
     assert 0 < per_run < planned.peak_bytes
     timed({1: 1.0, 2: 1.0, 4: 1.0}, replace(planned, memory_bytes=planned.needed_bytes + per_run))
-    assert quickest_size(None, 8, 1, 1).size == 2
+    assert quickest_size(None, None, 8, 1, 1).size == 2
     timed({1: 1.0}, replace(planned, memory_bytes=planned.needed_bytes))
-    assert "do not fit together" in quickest_size(None, 8, 1, 1).note
+    assert "do not fit together" in quickest_size(None, None, 8, 1, 1).note
 
 
 def test_trials_that_cannot_train_together_stay_apart(recipe, tmp_path, monkeypatch):
@@ -52,15 +55,28 @@ def test_trials_that_cannot_train_together_stay_apart(recipe, tmp_path, monkeypa
         "activation_checkpointing": True,
         "activation_checkpointing_kwargs": {"use_reentrant": True},
     }
-    found = quickest_size(recipe(lora=whole, training=reentrant), 2, 1, 1)
+    found = quickest_size(RunGroup(), recipe(lora=whole, training=reentrant), 2, 1, 1)
     assert found.size == 1
-    assert found.note.startswith("each trial in a process of its own, as 2 cannot train together: ")
+    assert found.note.startswith("each trial in its own process, as 2 cannot train together: ")
     assert "use_reentrant is true, expected false" in found.note
 
 
 def test_a_measurement_trains_some_steps_and_leaves_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
-    assert group_size._step_s(recipe(), 1) > 0
-    assert group_size._step_s(recipe(), 2) > 0
+    assert group_size._step_s(recipe()) > 0
+    assert group_size._shared_step_s(RunGroup(), recipe(), 2) > 0
     assert not list((tmp_path / "scratch").glob("lorakit-together-*"))
+
+
+def test_the_base_of_a_measurement_is_that_of_the_trials(recipe, tmp_path, monkeypatch):
+    from lorakit.training.tasks.base import Task
+
+    loaded, load = [], Task.load_base
+    monkeypatch.setattr(Task, "load_base", lambda *given: loaded.append(given) or load(*given))
+    group = RunGroup()
+    assert group_size._shared_step_s(group, recipe(), 2) > 0
+    assert group_size._shared_step_s(group, recipe(), 3) > 0
+    trial = recipe("trial").with_changes({"lora.r": 4, "training.seed": 9}, "a trial")
+    assert group.start(trial).wait().steps > 0
+    assert len(loaded) == 1

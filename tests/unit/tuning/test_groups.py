@@ -1,5 +1,7 @@
 """Searches whose trials train together, with real Ray."""
 
+from pathlib import Path
+
 import pytest
 
 from lorakit.errors import ConfigError
@@ -42,17 +44,46 @@ def test_what_cannot_train_together_is_refused(machines, recipe):
         tune(recipe("varied", search=varied))
 
 
-def test_why_trials_stay_apart_is_said(machines, recipe, tmp_path):
-    reentrant = {
-        "activation_checkpointing": True,
-        "activation_checkpointing_kwargs": {"use_reentrant": True},
-    }
-    searched = recipe(search={**GRID, "together": "auto"}, training=reentrant)
+COMPILED = {"torch_compile": True}
+REENTRANT = {
+    "activation_checkpointing": True,
+    "activation_checkpointing_kwargs": {"use_reentrant": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        (COMPILED, "the recipe has training.torch_compile: it compiles the model of one run"),
+        (REENTRANT, "activation_checkpointing_kwargs.use_reentrant is true, expected false"),
+    ],
+    ids=["by its recipe", "by its model"],
+)
+def test_no_trial_starts_where_none_can_train_with_others(machines, recipe, training, said):
+    searched, events = recipe(search=GRID, training=training), []
+    with pytest.raises(ConfigError) as caught:
+        tune(searched, on_event=lambda name, payload: events.append(name))
+    assert str(caught.value) == f"Trials cannot train together: {said}. Set `together` to 1."
+    assert "trials" not in events
+    assert not Path(searched.output).exists(), "so that it can be corrected and started again"
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        (COMPILED, "cannot train together: the recipe has training.torch_compile"),
+        (REENTRANT, "use_reentrant is true, expected false. Set `together` to 1."),
+    ],
+    ids=["by its recipe", "by its model"],
+)
+def test_why_trials_stay_apart_is_said(machines, recipe, tmp_path, training, said):
+    searched = recipe(search={**GRID, "together": "auto"}, training=training)
     space, settings = Space(searched.search.space, "search.space"), searched.search
     plan = TrialPlan(trial_recipe(searched, settings, 18), space, settings, tmp_path, tmp_path)
     with open_groups(plan, settings, 2, machines, on_gpus=False) as groups:
         assert (groups.actors, groups.size) == ((), 1)
-        assert "use_reentrant is true, expected false" in groups.note
+        assert groups.note.startswith("each trial in its own process, as ")
+        assert said in groups.note
 
 
 def test_there_is_a_group_for_each_gpu_or_for_each_machine_without():

@@ -174,6 +174,33 @@ def test_a_study_writes_its_table_picture_and_recipe(studied):
     assert found.study is None
 
 
+@pytest.mark.parametrize("together", [1, 2], ids=["in turn", "in one process"])
+def test_depths_are_an_axis_and_the_layers_below_are_kept(together, studied, machines, tmp_path):
+    recipe, *_ = studied
+    section = {"ranks": [1], "target_modules": ["all-linear"], "layers": ["all", "upper half"]}
+    section |= {"seeds": [1], "max_epochs": 2, "max_concurrent": together, "together": together}
+    changes = {
+        "study": section,
+        "frozen_part": {"cache_directory": str(tmp_path / "kept")},
+        "output": str(tmp_path / "study"),
+    }
+    result = study(recipe.with_changes(changes, "a test"))
+    assert [record.status for record in result.records] == ["finished"] * 2
+    depths = {cell.target_set.layers: cell for cell in result.cells}
+    assert {layers: len(cell.values) for layers, cell in depths.items()} == {None: 1, (1,): 1}
+    assert 2 * depths[1,].parameters == depths[None].parameters
+    assert depths[1,].values != depths[None].values
+    (kept,) = (tmp_path / "kept").glob("*.sqlite")
+    assert kept.stat().st_size, "of the layer below the upper one"
+    upper = next(r for r in result.records if r.values["lora.layers_to_transform"])
+    report = (upper.path / "report.md").read_text(encoding="utf-8")
+    assert "The 1 of 2 blocks below the first adapted one are computed once" in report
+    page = (result.path / "study.md").read_text(encoding="utf-8")
+    assert "all-linear; upper half" in page and "all-linear; all layers" in page
+    found = Recipe.load(result.path / "recommended.yaml")
+    assert found.lora.layers_to_transform == result.recommended.target_set.layers
+
+
 def test_a_set_that_matches_nothing_is_reported_before_anything_runs(studied, tmp_path):
     recipe, *_ = studied
     study_section = {"target_modules": [["q_porj"]]}

@@ -68,11 +68,11 @@ def test_auto_asks_for_a_measurement_and_a_number_for_room(plan, monkeypatch):
     auto = plan.settings.model_copy(update={"together": "auto"})
     object.__setattr__(plan, "settings", auto)
     assert group.measured_size(8, 2) == (4, "why")
-    assert asked == [(plan.recipe, 8, 1, 2)]
+    assert asked == [(group._group, plan.recipe, 8, 1, 2)]
 
 
 def test_more_trials_than_fit_are_refused(plan, monkeypatch):
     planned = replace(plan_memory(plan.recipe), memory_bytes=1000)
-    monkeypatch.setattr(group_size, "_plan_or_none", lambda recipe: planned)
+    monkeypatch.setattr(group_size, "_plan_or_none", lambda run: planned)
     with pytest.raises(PlanError, match=r"2 trials do not fit together: they need .* or to auto"):
         trial_group.TrialGroup(plan, threads=1).measured_size(8, 1)

@@ -164,4 +164,4 @@ def _with_new_ranks(
 
 
 def _update(layer: AdaptedLayer, name: str) -> LowRankUpdate:
-    return layer.updates[name]  # type: ignore[return-value]
+    return layer.updates[name]  # type: ignore[return-value]  # an item of a ModuleDict

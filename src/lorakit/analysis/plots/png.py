@@ -33,7 +33,7 @@ def save_png(figure: Figure, path: Path, dpi: int = 130) -> None:
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         for found in figure.findobj(Text):
-            text: Text = found  # type: ignore[assignment]
+            text: Text = found
             text.set_parse_math(False)
             text.set_text(escaped(text.get_text(), keep="\n"))
         with replacing_file(path) as partial:

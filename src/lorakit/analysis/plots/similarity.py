@@ -61,7 +61,7 @@ def plot_similarity(comparison: AdapterComparison, path: Path) -> None:
         f"Subspace similarity φ(i, j) of the first i directions of {comparison.first.name}\n"
         f"and the first j of {comparison.second.name}"
     )
-    figure.colorbar(image, ax=grid, label=_LABEL, aspect=30)  # type: ignore[arg-type]
+    figure.colorbar(image, ax=grid, label=_LABEL, aspect=30)  # type: ignore[arg-type]  # a list of axes, too
     save_png(figure, path)
 
 
@@ -97,7 +97,7 @@ def plot_similarity_by_layer(comparison: AdapterComparison, path: Path) -> None:
     figure.suptitle(
         f"Share of the top direction of {analysis.name} inside all of {comparison.second.name}"
     )
-    figure.colorbar(image, ax=grid, label="φ(1, r)", aspect=30)  # type: ignore[arg-type]
+    figure.colorbar(image, ax=grid, label="φ(1, r)", aspect=30)  # type: ignore[arg-type]  # a list of axes, too
     save_png(figure, path)
 
 
@@ -140,7 +140,7 @@ def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, pat
         f"{found.in_features} features\n(top {top} input directions; within a module layers run "
         "from first to last; gray: itself)"
     )
-    figure.colorbar(image, ax=grid, label=_LABEL, shrink=0.75)  # type: ignore[arg-type]
+    figure.colorbar(image, ax=grid, label=_LABEL, shrink=0.75)  # type: ignore[arg-type]  # a list of axes, too
     save_png(figure, path)
 
 

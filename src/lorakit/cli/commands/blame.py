@@ -15,7 +15,7 @@ from lorakit.cli.views.training import RunView
 from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
 
 if TYPE_CHECKING:
-    from lorakit.training.influence import Blame, Blamed, Retrained
+    from lorakit.training.influence import Blame, Retrained
     from lorakit.training.setup import Setup
 
 _MOST_CHARACTERS = 60
@@ -97,10 +97,9 @@ def blame(
 
     hide_loading_bars()
     found = rank(location, answer, prompt=prompt, label=label, check=check)
-    for note in (found.about, *found.notes, *note_on_signs(found, top, mistakes)):
+    for note in (found.about, *found.notes, *found.note_on_signs(top)):
         say(f"  {note}")
-    what = "that made the mistakes worst" if mistakes else "that made the answer likeliest"
-    heading(f"The {min(top, len(found.rows)):,} examples {what}, of {len(found.rows):,}")
+    heading(found.heading(top))
     table(*example_rows(found, top))
     written = [] if output is None else [_write(found, output)]
     name = shell_quote(run)
@@ -116,40 +115,18 @@ def blame(
     closing(written, following)
 
 
-def note_on_signs(found: Blame, top: int, mistakes: bool) -> tuple[str, ...]:
-    """Return a note if the first examples include some with the opposite influence."""
-    if all(row.share > 0 for row in found.rows[:top]):
-        return ()
-    number = sum(row.share > 0 for row in found.rows)
-    what = ("the mistakes worse", "better") if mistakes else ("the answer likelier", "less likely")
-    return (
-        f"{number:,} of {len(found.rows):,} examples made {what[0]}; those with an influence below "
-        f"0 made {'them' if mistakes else 'it'} {what[1]}.",
-    )
-
-
 def example_rows(found: Blame, top: int) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return headings and one row for each of the first examples."""
     columns = list(found.rows[0].values) if found.rows else []
     rows = [
         (
             f"{row.share:+.2%}",
-            place_text(found, row),
+            found.place(row),
             *(_shortened(row.values[column]) for column in columns),
         )
         for row in found.rows[:top]
     ]
     return ("influence", "where", *columns), rows
-
-
-def place_text(found: Blame, row: Blamed) -> str:
-    """Return the file and line of an example, or its number if there are no lines.
-
-    With the line after a colon, editors open it.
-    """
-    if row.line is None:
-        return f"{found.source}, example {row.number:,}"
-    return f"{found.source}:{row.line}"
 
 
 def show_retrained(compared: Retrained, drop: int) -> None:

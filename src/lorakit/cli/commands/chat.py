@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import ApiKeyFile, TrustRemoteCode, Unquantized
+from lorakit.cli.shared_arguments import (
+    ApiKeyFile,
+    SamplingSeed,
+    Temperature,
+    TopP,
+    TrustRemoteCode,
+    Unquantized,
+)
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import complain, remark
 from lorakit.errors import ConfigError, DataError, LorakitError
@@ -43,17 +50,9 @@ def chat(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Maximum length of an answer.")
     ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option(min=0, help="0 takes the most likely token; above 0, tokens are sampled."),
-    ] = 0.0,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Sample from the most likely tokens with this total probability."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
+    temperature: Temperature = 0.0,
+    top_p: TopP = None,
+    seed: SamplingSeed = 42,
     api_key_file: ApiKeyFile = None,
     unquantized: Unquantized = False,
     trust_remote_code: TrustRemoteCode = False,

@@ -84,7 +84,7 @@ def combine(
     made = combined(
         loaded,
         weights,
-        method,  # type: ignore[arg-type]
+        method,  # type: ignore[arg-type]  # `combine` checks it
         density=density,
         rank=rank,
         majority_sign=majority_sign,
@@ -149,6 +149,6 @@ def parse_weights(words: list[str]) -> dict[str, float]:
 
 def ranks_text(adapter: object) -> str:
     """Return the ranks of an adapter's modules: "8", or "4 to 16"."""
-    ranks = {A.shape[0] for A, _ in adapter.factors.values()}  # type: ignore[attr-defined]
+    ranks = {A.shape[0] for A, _ in adapter.factors.values()}  # type: ignore[attr-defined]  # an Adapter, which is not imported here
     low, high = min(ranks), max(ranks)
     return str(low) if low == high else f"{low} to {high}"

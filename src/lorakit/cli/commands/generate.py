@@ -11,7 +11,15 @@ import typer
 
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import ApiKeyFile, BaseModel, TrustRemoteCode, Unquantized
+from lorakit.cli.shared_arguments import (
+    ApiKeyFile,
+    BaseModel,
+    SamplingSeed,
+    Temperature,
+    TopP,
+    TrustRemoteCode,
+    Unquantized,
+)
 from lorakit.cli.views.answers import ShownLabel, pairs_of, print_labels, print_tags, print_texts
 from lorakit.cli.views.console import merged_name, next_steps, remark, shell_quote
 from lorakit.errors import ConfigError, DataError, MissingFileError
@@ -48,17 +56,9 @@ def generate(
             min=1, help="Maximum length of an answer; by default 64, or that of training."
         ),
     ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option(min=0, help="0 takes the most likely token; above 0, tokens are sampled."),
-    ] = 0.0,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Sample from the most likely tokens with this total probability."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
+    temperature: Temperature = 0.0,
+    top_p: TopP = None,
+    seed: SamplingSeed = 42,
     url: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Ask a running server instead of loading the model."),

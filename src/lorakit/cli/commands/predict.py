@@ -38,7 +38,9 @@ def predict(
         bool, typer.Option("--probabilities", help="Write the probability of every label.")
     ] = False,
     prefix: Annotated[str, typer.Option(help="Begins the names of new columns.")] = "",
-    batch_rows: Annotated[int, typer.Option(min=1, help="Inputs in a batch.")] = 32,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, help="Largest number of inputs in a batch.")
+    ] = 32,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -82,8 +84,10 @@ def predict(
         location, base_model, unquantized=unquantized, trust_remote_code=trust_remote_code
     )
     remark(f"{loaded.task_type} with {location} on {loaded.base}")
-    directory, own = find_adapter(location) if Path(location).exists() else (Path(location), None)
-    named = given or own
+    directory, recorded = (
+        find_adapter(location) if Path(location).exists() else (Path(location), None)
+    )
+    named = given or recorded
     with counting("rows") as count:
         made = predict_file(
             loaded,

@@ -48,10 +48,11 @@ def studio(
 
     require_package("fastapi", "The studio", "studio")
     require_package("nicegui", "The studio")
+    from lorakit.serving.http.threaded_server import is_loopback
     from lorakit.studio.access import Access, load_key, read_password
     from lorakit.studio.app import build_app
     from lorakit.studio.context import Studio
-    from lorakit.studio.server import StudioServer, bind, is_loopback
+    from lorakit.studio.server import StudioServer, bind
 
     root = require_folder(folder)
     password = None if password_file is None else read_password(password_file)

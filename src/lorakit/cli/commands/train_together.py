@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from lorakit.cli.commands.plan_first import plan_together_first
-from lorakit.cli.launched import is_launched_in_parallel
+from lorakit.cli.launched import is_first, is_launched_in_parallel
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import closing, complain, heading, say, shell_quote
@@ -19,6 +20,7 @@ from lorakit.cli.views.together import GroupView, short_names
 from lorakit.errors import ConfigError, LorakitError, OutputExistsError, StoppedError
 
 if TYPE_CHECKING:
+    from lorakit.recipes.recipe import Recipe
     from lorakit.training.run import TrainResult
 
 
@@ -26,6 +28,8 @@ def train_several(
     recipes: Sequence[Path], changes: Sequence[str], *, resume: bool, force: bool
 ) -> None:
     """Train recipes together, and show the progress of each.
+
+    Of several processes that a launcher has started, each trains a part of them together.
 
     Args:
         recipes: The recipes' files.
@@ -37,26 +41,33 @@ def train_several(
         ConfigError: The recipes cannot run together.
         PlanError: They do not fit into memory together.
     """
-    if is_launched_in_parallel():
-        raise ConfigError(
-            "--together trains in one process: got several, which a launcher (torchrun, accelerate "
-            "launch) has started. Use one or the other."
-        )
+    from lorakit.distributed.own_runs import beside_others, own_share
     from lorakit.recipes.recipe import Recipe
-    from lorakit.training.stop_request import StopRequest
-    from lorakit.training.together import train_together
     from lorakit.training.together.agreement import require_agreement
 
-    say(f"Reading {', '.join(map(str, recipes))} ...")
+    if is_first():
+        say(f"Reading {', '.join(map(str, recipes))} ...")
     loaded = [Recipe.load(path, [*changes]) for path in recipes]
     require_agreement(loaded)
+    _refuse_sharding()
     hide_loading_bars()
+    files = " ".join(map(shell_quote, recipes))
+    command = " ".join(["lorakit train", files, "--together", *map(shell_quote, changes)])
+    ours = own_share(loaded)
+    with beside_others() if is_launched_in_parallel() else nullcontext():
+        if ours:
+            _train_group(ours, command, resume=resume, force=force)
+
+
+def _train_group(loaded: Sequence[Recipe], command: str, *, resume: bool, force: bool) -> None:
+    """Train recipes in this process, show their progress, and exit if one has failed."""
+    from lorakit.training.stop_request import StopRequest
+    from lorakit.training.together import train_together
+
     say(f"{len(loaded)} runs on {loaded[0].model}, together in one process")
     if not resume:
         with showing_data_progress():
             plan_together_first(loaded, force=force)
-    files = " ".join(map(shell_quote, recipes))
-    command = " ".join(["lorakit train", files, "--together", *map(shell_quote, changes)])
     view = GroupView(short_names([recipe.output for recipe in loaded]))
     stop = StopRequest()
 
@@ -89,6 +100,16 @@ def train_several(
     closing([result.run_dir for result in finished], _next_commands(finished))
     if exit_code:
         raise typer.Exit(exit_code)
+
+
+def _refuse_sharding() -> None:
+    from lorakit.distributed.sharding import is_sharding_requested
+
+    if is_sharding_requested({}):
+        raise ConfigError(
+            "--together trains whole runs in each process: got a launcher that shards the model "
+            "(FSDP), expected none. Leave --use_fsdp out."
+        )
 
 
 def _next_commands(finished: Sequence[TrainResult]) -> dict[str, str]:

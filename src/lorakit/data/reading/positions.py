@@ -76,7 +76,7 @@ def _in_files(
     for at, number in zip(examples[:most], numbers, strict=False):
         line = 0 if place.lines is None else place.lines[at]
         where = f" (line {line})" if line else ""
-        file = place.files[place.file_of[at]]  # type: ignore[index]
+        file = place.files[place.file_of[at]]  # type: ignore[index]  # `file_of` comes with files
         said.append(f"{number + 1}{where} of '{file}'")
     rest = len(examples) - len(said)
     noun = "example" if len(examples) == 1 else "examples"

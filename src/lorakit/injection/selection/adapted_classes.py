@@ -93,5 +93,5 @@ def describe(module: nn.Module) -> str:
     if isinstance(module, AdaptedLayer):
         return module.plain_class.__name__
     if isinstance(module, ParameterOwner):
-        return plain_class_of(module).plain_owner_class().__name__  # type: ignore[attr-defined]
+        return plain_class_of(module).plain_owner_class().__name__  # type: ignore[attr-defined]  # an adapted class
     return plain_class_of(module).__name__

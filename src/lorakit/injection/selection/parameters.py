@@ -53,7 +53,7 @@ def attach(adapted: AdaptedParameter) -> None:
     owner = adapted.weight_owner
     plain = plain_class_of(owner)
     if isinstance(owner, ParameterOwner):
-        adapted.attach(plain)  # type: ignore[arg-type]
+        adapted.attach(plain)  # type: ignore[arg-type]  # an adapted class
     else:
         adapted.attach(experts_class(plain))
 
@@ -61,7 +61,7 @@ def attach(adapted: AdaptedParameter) -> None:
 def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
     """Return the class that adapts the weight of a module by running its plain forward, or None."""
     if isinstance(module, LoraReadWeight):
-        return plain_class_of(module)  # type: ignore[return-value]
+        return plain_class_of(module)  # type: ignore[return-value]  # an adapted class
     is_other = isinstance(module, (AdaptedLayer, *_OTHER_FACTORS))
     weight = module._parameters.get(WEIGHT)
     if is_other or weight is None or weight.ndim != 2 or not weight.is_floating_point():

@@ -229,9 +229,9 @@ def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list
             expected[f"{path}.{name}"] = tuple(tensor.shape)
     for site in plan.sites:
         if site.path in plan.site_biases:
-            expected[f"{site.path}.bias"] = tuple(site.module.bias.shape)  # type: ignore[union-attr,arg-type]
+            expected[f"{site.path}.bias"] = tuple(site.module.bias.shape)  # type: ignore[union-attr,arg-type]  # a module with a bias
     for path, module in plan.other_biases.items():
-        expected[f"{path}.bias"] = tuple(module.bias.shape)  # type: ignore[union-attr,arg-type]
+        expected[f"{path}.bias"] = tuple(module.bias.shape)  # type: ignore[union-attr,arg-type]  # a module with a bias
 
     for key, tensor in adapter.replaced.items():
         if key not in expected:

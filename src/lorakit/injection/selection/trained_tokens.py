@@ -30,7 +30,7 @@ class TokenSite:
     @property
     def weight(self) -> Tensor:
         """The base's weight that has these rows."""
-        return self.modules[self.path].weight  # type: ignore[return-value]
+        return self.modules[self.path].weight  # type: ignore[return-value]  # an embedding
 
 
 def find_token_sites(
@@ -62,9 +62,9 @@ def find_token_sites(
             problems.append(problem)
             continue
         sites[path] = TokenSite(path, indices, {path: module})
-        beyond = sorted(index for index in indices if index >= module.weight.shape[0])  # type: ignore[union-attr,operator]
+        beyond = sorted(index for index in indices if index >= module.weight.shape[0])  # type: ignore[union-attr,operator]  # an embedding
         if beyond:
-            problems.append(_beyond(path, module.weight, beyond, max(indices)))  # type: ignore[arg-type]
+            problems.append(_beyond(path, module.weight, beyond, max(indices)))  # type: ignore[arg-type]  # an embedding
     for path in list(sites):
         if path not in sites or (found is not None and path != found[0]):
             continue  # its rows are those of an earlier one, or it is not an input embedding

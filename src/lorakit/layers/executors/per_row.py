@@ -18,6 +18,7 @@ from lorakit.layers.executors.prepared import PreparedRows, prepared_rows
 from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops.grouped import low_rank_linear_per_row
+from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import PerRowTerms
 
 
@@ -118,7 +119,7 @@ class PerRowAdapters:
             output = prepared.call.output(layer, x)
             if output is not None:
                 return output
-        return low_rank_linear_per_row(x, layer.base_weight(), layer.bias, prepared.rows)  # type: ignore[arg-type]
+        return low_rank_linear_per_row(x, layer.base_weight(), layer.bias, prepared.rows)  # type: ignore[arg-type]  # a plain weight here
 
     def _updated_row_by_row(self, layer: DescribedLayer, x: Tensor) -> Tensor:
         """Run an embedding or a convolution: the base once, then one adapter after the other."""
@@ -129,7 +130,7 @@ class PerRowAdapters:
         for number in having:
             place = self._place_of(number, x.device)
             name = self.distinct[number]
-            update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
+            update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]  # an item of a ModuleDict
             seed = None if self.batches is None else self.batches.seeds(layer, {name: update}, x)[0]
             operands = layer.operands([update], seed)
             updated = layer.updated(x[place], h[place], operands)
@@ -184,14 +185,13 @@ class PerRowAdapters:
         has_masks = self.batches is not None and any(each.drops for each in updates.values())
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or has_masks:
             own_tokens = None if self.batches is None else self.batches.own_tokens
-            described = [
-                layer.operands([update], seed)
-                for update, seed in zip(
-                    updates.values(), self._seeds(layer, updates, x), strict=True
-                )
-            ]
-            biases = [None if each.bias is layer.bias else each.bias for each in described]
-            terms = [term for each in described for term in each.terms]
+            biases: list[Tensor | None] = []
+            terms: list[LowRankTerm] = []
+            seeds = self._seeds(layer, updates, x)
+            for update, seed in zip(updates.values(), seeds, strict=True):
+                bias, (term,) = layer.bias_and_terms([update], seed)
+                biases.append(None if bias is layer.bias else bias)
+                terms.append(term)
             rows = PerRowTerms(terms, index, biases, self.lengths, own_tokens=own_tokens)
             return _Prepared(rows)
         if layer.known_terms is None:

@@ -291,7 +291,7 @@ def _saving_hook() -> Any:
 
     Each pass of a non-reentrant checkpoint has a different one.
     """
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # type: ignore[attr-defined]
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # type: ignore[attr-defined]  # torch's private name
     return None if hooks is None else hooks[0]  # the one that packs
 
 

@@ -38,9 +38,9 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
     weight_name = "in_proj_weight"
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:  # type: ignore[override]  # a property instead of an attribute
         """The stacked weight of query, key and value, (3 embed, embed)."""
-        return self.in_proj_weight  # type: ignore[return-value]
+        return self.in_proj_weight
 
     @property
     def bias(self) -> Tensor | None:
@@ -50,12 +50,12 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (embed_dim, 3 embed_dim)."""
-        return module.embed_dim, 3 * module.embed_dim  # type: ignore[return-value,operator]
+        return module.embed_dim, 3 * module.embed_dim  # type: ignore[return-value,operator]  # an attribute of a module
 
     @classmethod
     def compute_dtype_of(cls, module: nn.Module) -> torch.dtype:
         """Return the dtype of the stacked weight."""
-        return module.in_proj_weight.dtype  # type: ignore[union-attr,return-value]
+        return module.in_proj_weight.dtype  # type: ignore[union-attr,return-value]  # an attribute of a module
 
     def forward(
         self,
@@ -138,7 +138,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             return self._projected_per_row(query, key, value, batch_first)
         W0, bias, terms = self.operands(updates)
         if query is key and key is value:
-            return low_rank_linear(query, W0, bias, terms).chunk(3, dim=-1)  # type: ignore[return-value]
+            return low_rank_linear(query, W0, bias, terms).chunk(3, dim=-1)  # type: ignore[return-value]  # three chunks
 
         def part(x: Tensor, rows: slice) -> Tensor:
             # Each activation has its own mask.
@@ -147,7 +147,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
                 term._replace(B=term.B[rows], seed=None if term.seed is None else seed)
                 for term in terms
             ]
-            return low_rank_linear(x, W0[rows], None if bias is None else bias[rows], parts)  # type: ignore[index]
+            return low_rank_linear(x, W0[rows], None if bias is None else bias[rows], parts)  # type: ignore[index]  # rows of a dense weight
 
         q = part(query, slice(0, embed))
         if key is value:
@@ -163,7 +163,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         for x in (query, key, value):
             if id(x) not in projected:
                 rows = x if batch_first else x.transpose(0, 1)
-                h = self.per_row_adapters(self, rows)  # type: ignore[misc]
+                h = self.per_row_adapters(self, rows)  # type: ignore[misc]  # set while it acts
                 projected[id(x)] = h if batch_first else h.transpose(0, 1)
         q, _, _ = projected[id(query)].chunk(3, dim=-1)
         _, k, _ = projected[id(key)].chunk(3, dim=-1)
@@ -184,8 +184,10 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         size = (len(k), self.num_heads, 1, self.head_dim)
         added = []
         if self.bias_k is not None and self.bias_v is not None:
-            own = (b.view(1, self.num_heads, 1, self.head_dim) for b in (self.bias_k, self.bias_v))
-            added.append(tuple(b.expand(size).to(k.dtype) for b in own))
+            learned = (
+                b.view(1, self.num_heads, 1, self.head_dim) for b in (self.bias_k, self.bias_v)
+            )
+            added.append(tuple(b.expand(size).to(k.dtype) for b in learned))
         if self.add_zero_attn:
             added.append((k.new_zeros(size), v.new_zeros(size)))
         for more_k, more_v in added:

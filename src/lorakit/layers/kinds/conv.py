@@ -53,12 +53,12 @@ class AdaptedConv(AdaptedLayer):
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (channels times elements of a kernel, out_channels)."""
         shape = cls.kernel_shape(module)
-        return shape.columns, module.out_channels  # type: ignore[return-value]
+        return shape.columns, module.out_channels  # type: ignore[return-value]  # an attribute of a module
 
     @classmethod
     def kernel_shape(cls, module: nn.Module) -> KernelShape:
         """Return channels, kernel and groups of a convolution."""
-        return KernelShape(module.in_channels, tuple(module.kernel_size), module.groups)  # type: ignore[arg-type]
+        return KernelShape(module.in_channels, tuple(module.kernel_size), module.groups)  # type: ignore[arg-type]  # an attribute of a module
 
     def base_weight(self) -> Tensor:
         """Return the weight as (out, in k), zero outside of its groups."""
@@ -87,7 +87,7 @@ class AdaptedConv(AdaptedLayer):
         """Map (*, in, …) to (*, out, …)."""
         bias = None if operands.bias is None else operands.bias.to(self.weight.dtype)
         is_scaled = any(term.row_scale is not None for term in operands.terms)
-        h: Tensor = self._conv_forward(x, self.weight, None if is_scaled else bias)  # type: ignore[operator]
+        h: Tensor = self._conv_forward(x, self.weight, None if is_scaled else bias)  # type: ignore[operator]  # an attribute of a module
         return self._with_changes(x, h, operands.terms, bias if is_scaled else None)
 
     def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
@@ -122,7 +122,7 @@ class AdaptedConv(AdaptedLayer):
         kernels = A.to(x.dtype).reshape(-1, self.in_channels, *self.kernel_size)
         padding = self.padding
         if self.padding_mode != "zeros":
-            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # type: ignore[arg-type]
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # type: ignore[arg-type]  # an attribute of a module
             padding = (0,) * self.dimensions
         return _CONVOLVE[self.dimensions](
             x,
@@ -130,7 +130,7 @@ class AdaptedConv(AdaptedLayer):
             None,
             self.stride,
             padding,
-            self.dilation,  # type: ignore[arg-type]
+            self.dilation,
         )
 
 

@@ -24,7 +24,7 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (num_embeddings, embedding_dim)."""
-        return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr,return-value]
+        return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr,return-value]  # an embedding
 
     def oriented(self, delta_weight: Tensor) -> Tensor:
         """Transpose (dim, vocabulary) to the stored (vocabulary, dim)."""

@@ -80,9 +80,9 @@ class LoraExperts(ParameterOwner):
                 outputs.append(tokens.new_zeros(tokens.shape))
             elif len(tokens):
                 h = first(expert, tokens)
-                h = self._apply_gate(h) if self.has_gate else self.act_fn(h)  # type: ignore[operator]
+                h = self._apply_gate(h) if self.has_gate else self.act_fn(h)  # type: ignore[operator]  # an attribute of a module
                 h = last(expert, h)
-                outputs.append(self.post_expert_norm(h) if self.has_post_expert_norm else h)  # type: ignore[operator]
+                outputs.append(self.post_expert_norm(h) if self.has_post_expert_norm else h)  # type: ignore[operator]  # an attribute of a module
         dtype = outputs[0].dtype
         y = torch.cat([output.to(dtype) for output in outputs])
         y = y * route.sort(top_k_weights).unsqueeze(-1)
@@ -99,7 +99,7 @@ class _Projection:
         self.biases = getattr(experts, f"{name}_bias").unbind() if experts.has_bias else None
         self.terms: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...], LowRankTerm]] = []
         if name in experts.adapted_parameters:
-            parameter: AdaptedParameter = experts.adapted_parameters[name]  # type: ignore[assignment]
+            parameter: AdaptedParameter = experts.adapted_parameters[name]  # type: ignore[assignment]  # an item of a ModuleDict
             terms = parameter.operands(parameter.acting_updates()).terms
             self.terms = [(term.A.unbind(), term.B.unbind(), term) for term in terms]
 

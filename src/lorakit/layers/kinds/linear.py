@@ -27,7 +27,7 @@ class AdaptedLinear(MatrixProduct):
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (in_features, out_features)."""
-        return module.in_features, module.out_features  # type: ignore[union-attr,return-value]
+        return module.in_features, module.out_features  # type: ignore[union-attr,return-value]  # an attribute of a module
 
 
 class LoraLinear(AdaptedLinear, nn.Linear):
@@ -47,7 +47,7 @@ class LoraConv1D(MatrixProduct, Conv1D):
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (nx, nf)."""
-        return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr,return-value]
+        return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr,return-value]  # an attribute of a module
 
     def base_weight(self) -> Tensor:
         """Return the weight as (out, in)."""

@@ -54,12 +54,12 @@ class AdaptedParameter(AdaptedLayer):
         return owner
 
     @property
-    def weight_name(self) -> str:  # type: ignore[override]
+    def weight_name(self) -> str:  # type: ignore[override]  # a property instead of an attribute
         """Name of the parameter in its owner."""
         return self.parameter_name
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:  # type: ignore[override]  # a property instead of an attribute
         """The owner's parameter, as it is stored."""
         return getattr(self.weight_owner, self.parameter_name)
 
@@ -71,14 +71,14 @@ class AdaptedParameter(AdaptedLayer):
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (in, out) of one expert's matrix."""
-        _, rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
-        return (rows, columns) if module.is_transposed else (columns, rows)  # type: ignore[return-value]
+        _, rows, columns = module.weight.shape  # type: ignore[union-attr,misc]  # an attribute of a module
+        return (rows, columns) if module.is_transposed else (columns, rows)  # type: ignore[return-value]  # an attribute of a module
 
     @classmethod
     def factor_shapes(cls, module: nn.Module, r: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (experts, r, in) and (experts, out, r)."""
         in_features, out_features = cls.factor_sizes(module)
-        experts: int = module.experts  # type: ignore[assignment]
+        experts: int = module.experts  # type: ignore[assignment]  # an attribute of a module
         return (experts, r, in_features), (experts, out_features, r)
 
     def base_weight(self) -> Tensor:
@@ -99,11 +99,11 @@ class AdaptedParameter(AdaptedLayer):
         if not isinstance(owner, ParameterOwner):
             swap_plain_class(owner, owner_class)
             owner.adapted_parameters = nn.ModuleDict()
-        owner.adapted_parameters[self.parameter_name] = self  # type: ignore[operator,index]
+        owner.adapted_parameters[self.parameter_name] = self  # type: ignore[operator,index]  # an item of a ModuleDict
 
     def restore_in_place(self) -> None:
         """Leave the owner, which becomes plain again when its last adapted parameter leaves."""
-        owner: ParameterOwner = self.weight_owner  # type: ignore[assignment]
+        owner: ParameterOwner = self.weight_owner  # type: ignore[assignment]  # an attribute of a module
         del owner.adapted_parameters[self.parameter_name]
         if not owner.adapted_parameters:
             owner.restore_owner_in_place()
@@ -130,17 +130,17 @@ class ParameterOwner(nn.Module):
 
     def bound_parameters(self) -> list[AdaptedParameter]:
         """Return the adapted parameters, each bound to this owner."""
-        return [parameter.bind(self) for parameter in self.adapted_parameters.values()]  # type: ignore[operator]
+        return [parameter.bind(self) for parameter in self.adapted_parameters.values()]  # type: ignore[operator]  # an attribute of a module
 
     def restore_owner_in_place(self) -> None:
         """Swap the plain class back and drop every update."""
         del self.adapted_parameters
-        plain: type[nn.Module] = plain_class_of(self).plain_owner_class()  # type: ignore[attr-defined]
+        plain: type[nn.Module] = plain_class_of(self).plain_owner_class()  # type: ignore[attr-defined]  # an adapted class
         swap_plain_class(self, plain)
 
 
 def adapted_parameter_of(owner: nn.Module, name: str, is_transposed: bool) -> AdaptedParameter:
     """Return the `AdaptedParameter` of a parameter: the attached one, or a new one."""
     if isinstance(owner, ParameterOwner) and name in owner.adapted_parameters:
-        return owner.adapted_parameters[name].bind(owner)  # type: ignore[operator,return-value]
+        return owner.adapted_parameters[name].bind(owner)  # type: ignore[operator,return-value]  # an item of a ModuleDict
     return AdaptedParameter(owner, name, is_transposed)

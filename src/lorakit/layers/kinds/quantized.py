@@ -32,7 +32,7 @@ class _SharedNode(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
-        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]
+        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]  # quantised here
 
 
 class SharedNodeLinear4bit(_SharedNode, Linear4bit):
@@ -108,7 +108,7 @@ class QuantizedLinear(AdaptedLinear):
 
     def exact_weight(self) -> Tensor:
         """Return the weight in float32, dequantised."""
-        return dense_copy(quantized_weight(self), torch.float32)  # type: ignore[arg-type]
+        return dense_copy(quantized_weight(self), torch.float32)  # type: ignore[arg-type]  # quantised here
 
     def put_merged(self, exact: Tensor, dense_dtype: torch.dtype, requantize: bool) -> float:
         """Replace the base's weight by a merged one; return its largest rounding error."""
@@ -117,7 +117,7 @@ class QuantizedLinear(AdaptedLinear):
             self._put_aside("weight", nn.Parameter(merged, requires_grad=False))
             return (merged.to(exact.dtype) - exact).abs().max().item()
         self._put_aside("weight", quantized_like(self, exact))
-        return (dense_copy(quantized_weight(self), torch.float32) - exact).abs().max().item()  # type: ignore[arg-type]
+        return (dense_copy(quantized_weight(self), torch.float32) - exact).abs().max().item()  # type: ignore[arg-type]  # quantised here
 
 
 class LoraLinear4bit(QuantizedLinear, Linear4bit):

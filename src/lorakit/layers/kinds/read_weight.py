@@ -29,8 +29,8 @@ class LoraReadWeight(AdaptedLayer):
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (in, out) of the weight (out, in)."""
-        rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
-        return columns, rows  # type: ignore[return-value]
+        rows, columns = module.weight.shape  # type: ignore[union-attr,misc]  # an attribute of a module
+        return columns, rows  # type: ignore[return-value]  # an attribute of a module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the plain forward with the weight and bias that the active updates give."""
@@ -41,9 +41,9 @@ class LoraReadWeight(AdaptedLayer):
         operands = self.operands(updates)
         parameters = {**self._parameters, "weight": self._updated(operands.terms)}
         if operands.bias is not None and self.bias is not None:
-            parameters["bias"] = operands.bias.to(self.bias.dtype)  # type: ignore[assignment]
+            parameters["bias"] = operands.bias.to(self.bias.dtype)
         # A shallow copy with other parameters: nothing that another thread reads changes.
-        plain = plain_class_of(self).plain_class  # type: ignore[attr-defined]
+        plain = plain_class_of(self).plain_class  # type: ignore[attr-defined]  # an adapted class
         view = plain.__new__(plain)
         vars(view).update(vars(self))
         vars(view)["_parameters"] = parameters

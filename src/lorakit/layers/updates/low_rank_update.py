@@ -93,7 +93,7 @@ class LowRankUpdate(nn.Module):
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute, and count it; while it is created, no layer can have prepared it."""
-        super().__setattr__(name, value)  # type: ignore[arg-type]
+        super().__setattr__(name, value)  # type: ignore[arg-type]  # as nn.Module's
         if self.changed:
             self._count_exchange()
 

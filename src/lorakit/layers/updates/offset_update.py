@@ -36,7 +36,7 @@ class OffsetUpdate(LowRankUpdate):
     initial_B: Tensor
 
     def __init__(self, lora_A: Tensor, lora_B: Tensor, *args: object, **kwargs: object):
-        super().__init__(lora_A, lora_B, *args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(lora_A, lora_B, *args, **kwargs)  # type: ignore[arg-type]  # those of LowRankUpdate
         self.register_buffer("initial_A", torch.zeros_like(lora_A))
         self.register_buffer("initial_B", torch.zeros_like(lora_B))
 

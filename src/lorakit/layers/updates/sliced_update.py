@@ -40,7 +40,7 @@ class SlicedUpdate(LowRankUpdate):
     parts: tuple[bool, ...] = ()
 
     def __init__(self, parts: Sequence[bool], *args: object, **kwargs: object):
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # those of LowRankUpdate
         self.parts = tuple(parts)
 
     @property
@@ -95,11 +95,11 @@ def in_blocks(B: Tensor, parts: Sequence[bool]) -> Tensor:
             [0., 2.]])
     """
     groups, r = sum(parts), B.shape[-1]
-    own = iter(B.chunk(groups))
+    chunks = iter(B.chunk(groups))
     spread, group = [], 0
     for is_adapted in parts:
         if is_adapted:
-            spread.append(F.pad(next(own), (group * r, (groups - 1 - group) * r)))
+            spread.append(F.pad(next(chunks), (group * r, (groups - 1 - group) * r)))
             group += 1
         else:
             spread.append(B.new_zeros(B.shape[0] // groups, groups * r))

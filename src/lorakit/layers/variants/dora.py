@@ -60,12 +60,12 @@ class Dora(Variant):
         cls, term: LowRankTerm, tensor: Tensor | None, layer: UpdatedLayer, update: Any
     ) -> LowRankTerm:
         """Add the scale of the rows; the norms are constants for the gradients."""
-        return term._replace(row_scale=RowScale(tensor, layer.norms_with(update, term)))  # type: ignore[arg-type]
+        return term._replace(row_scale=RowScale(tensor, layer.norms_with(update, term)))  # type: ignore[arg-type]  # it has a magnitude
 
     @classmethod
     def change(cls, delta: Tensor, W0: Tensor, tensor: Tensor | None) -> Tensor:
         """Return W' - W0, (out, in)."""
         directed = W0 + delta
         norms = torch.linalg.vector_norm(directed, dim=1, keepdim=True)
-        lengths = tensor.detach().to(directed)[:, None]  # type: ignore[union-attr]
+        lengths = tensor.detach().to(directed)[:, None]  # type: ignore[union-attr]  # it has a magnitude
         return directed.mul_(lengths / norms.clamp_min_(torch.finfo(norms.dtype).tiny)).sub_(W0)

@@ -5,6 +5,7 @@
  */
 #ifndef LORAKIT_ACTIVATION_H
 #define LORAKIT_ACTIVATION_H
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,16 @@ typedef struct {
   ((uint64_t)((row) + (d).shift) * (uint64_t)(width) + (uint64_t)(column))
 
 ALWAYS_INLINE long least(long a, long b) { return a < b ? a : b; }
+
+ALWAYS_INLINE long cut_into(long n, long pieces) { return (n + pieces - 1) / pieces; }
+
+/* Columns of a chunk where threads share out the columns: as many chunks for each, of at most CHUNK
+ * columns. Chunks begin at whole register tiles, so that results do not depend on the threads. */
+ALWAYS_INLINE long shared_chunk(long width) {
+  const long threads = omp_get_max_threads(), tile = 2 * LANES;
+  const long each = cut_into(cut_into(width, CHUNK), threads);
+  return cut_into(cut_into(width, each * threads), tile) * tile;
+}
 
 ALWAYS_INLINE float widen(uint16_t half) {
   uint32_t bits = (uint32_t)half << 16;

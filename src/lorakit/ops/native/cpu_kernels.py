@@ -101,6 +101,25 @@ class Groups:
         self.array: Any = (_Group * len(rows))(*rows)
         self.address = ctypes.addressof(self.array)
 
+    def for_backward(self, gradients: Sequence[Tensor | None]) -> Groups:
+        """Return the groups for a product of backward, which reads float32 only.
+
+        Args:
+            gradients: What the product adds the gradient of each thin matrix to, float32; None
+                where none is needed.
+        """
+        groups = Groups.__new__(Groups)
+        groups.count, groups.tensors = self.count, []
+        groups.array = type(self.array).from_buffer_copy(self.array)
+        groups.address = ctypes.addressof(groups.array)
+        for row, (thin, _), gradient in zip(groups.array, self.tensors, gradients, strict=True):
+            compact = _thin(thin, _BACKWARD_DTYPES)
+            if compact is not thin:
+                row.thin, row.thin_is_half = address(compact), False
+            row.gradient = None if gradient is None else address(gradient)
+            groups.tensors.append((compact, gradient))
+        return groups
+
     @classmethod
     def described(cls, count: int, address: int, kept: object) -> Groups:
         """Return groups that lie at an address, as long as an object is kept."""

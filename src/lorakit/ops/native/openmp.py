@@ -24,16 +24,16 @@ def runtime() -> str | None:
     names = ("libgomp", "libomp", "libiomp")
     loaded = list(dict.fromkeys(path for path in paths if Path(path).name.startswith(names)))
     package = Path(torch.__file__).resolve().parent  # loaded paths have no links in them
-    own = [path for path in loaded if path.startswith((f"{package}/", f"{package}.libs/"))]
-    if own:
-        return own[0]
+    of_torch = [path for path in loaded if path.startswith((f"{package}/", f"{package}.libs/"))]
+    if of_torch:
+        return of_torch[0]
     return loaded[0] if len(loaded) == 1 else None
 
 
 def end_waiting_threads() -> None:
     """End the OpenMP threads of the calling thread; its next large product starts them again.
 
-    Each thread that computes gets a pool of its own. While the pools together have more threads
+    Each thread that computes gets its own pool. While the pools together have more threads
     than the machine has processors, gcc's OpenMP lets all of them sleep between two products
     instead of waiting busily, and waking them costs a product of a decoding step more than it
     computes. A thread that will not compute for a while therefore gives its pool back.

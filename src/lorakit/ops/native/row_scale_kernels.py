@@ -48,7 +48,8 @@ class RowScaleKernels:
         u = (ctypes.c_void_p, ctypes.c_long)
         self._up.argtypes = (large, group, *u, ctypes.POINTER(_RowScale))
         self._backward.argtypes = (large, group, *u, *u, ctypes.POINTER(_RowScaleBackward))
-        self._norms.argtypes = (large, group, *(ctypes.c_void_p,) * 3)
+        thin = ctypes.c_void_p
+        self._norms.argtypes = (large, thin, thin, ctypes.c_int, ctypes.c_float, thin)
         for function in (self._up, self._backward, self._norms):
             function.restype = ctypes.c_int
 
@@ -131,10 +132,9 @@ class RowScaleKernels:
         """
         norms = empty_float32(W0.shape[0])
         wide_A, wide_B = (each.detach().to(torch.float32).contiguous() for each in (A, B))
-        groups = backward_groups([Group(0, W0.shape[0], wide_A, A.shape[0], scaling)])
-        thin = (wide_B, wide_A @ wide_A.t(), norms)
+        thin = (address(wide_A), address(wide_B), A.shape[0], scaling)
         large = matrix(W0)
-        if large.data and self._norms(large, groups.address, *map(address, thin)):
+        if large.data and self._norms(large, *thin, address(norms)):
             raise MemoryError(_NO_BUFFERS)
         return norms.sqrt_()
 

@@ -185,13 +185,14 @@ static void down_backward_chunk(const matrix *x, const block *b, long column, in
  * NULL. */
 int lorakit_down_backward(const matrix *x, const group *groups, int n, const float *grad_u,
                           long grad_u_stride, const matrix *grad_x) {
+  const long chunk = shared_chunk(x->width);
   long count;
   block *blocks = cut(groups, n, &count);
   if (!blocks) return 1;
 #pragma omp parallel for schedule(static) if (x->rows > ROWS)
-  for (long column = 0; column < x->width; column += CHUNK)
+  for (long column = 0; column < x->width; column += chunk)
     for (long b = 0; b < count; b++)
-      down_backward_chunk(x, blocks + b, column, (int)least(x->width - column, CHUNK), grad_u,
+      down_backward_chunk(x, blocks + b, column, (int)least(x->width - column, chunk), grad_u,
                           grad_u_stride, grad_x);
   free(blocks);
   return 0;

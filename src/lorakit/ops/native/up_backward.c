@@ -45,7 +45,7 @@ static void backward_chunk(const matrix *g, const block *b, long column, int n, 
 
 static int backward(const matrix *g, const group *groups, int n, const float *u, long u_stride,
                     float *grad_u, long grad_u_stride, const row_scale_backward *of_rows) {
-  const long width = g->width;
+  const long width = g->width, chunk = shared_chunk(width);
   const matrix *scaled = of_rows ? &of_rows->out : g;
   long count, floats = 1;
   int failed = 0;
@@ -66,9 +66,9 @@ static int backward(const matrix *g, const group *groups, int n, const float *u,
       for (long strip = 0; strip < count; strip += STRIP_BLOCKS) {
         long end = least(count, strip + STRIP_BLOCKS);
 #pragma omp for schedule(static)
-        for (long column = 0; column < width; column += CHUNK)
+        for (long column = 0; column < width; column += chunk)
           for (long b = strip; b < end; b++)
-            backward_chunk(g, blocks + b, column, (int)least(width - column, CHUNK), u, u_stride,
+            backward_chunk(g, blocks + b, column, (int)least(width - column, chunk), u, u_stride,
                            sums + starts[blocks[b].index], of_rows);
 #pragma omp for schedule(static)
         for (long b = strip; b < end; b++)

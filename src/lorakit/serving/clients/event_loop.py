@@ -14,7 +14,7 @@ _CLOSING_S = 5.0
 
 
 class LoopThread:
-    """Runs coroutines in a thread of their own; Ctrl-C interrupts whoever waits for them."""
+    """Runs coroutines in a separate thread; Ctrl-C interrupts whoever waits for them."""
 
     def __init__(self) -> None:
         """Start the thread."""

@@ -183,7 +183,7 @@ class BatchCache(Cache):
 
     @property
     def _batch_layers(self) -> list[_BatchLayer]:
-        return self.layers  # type: ignore[return-value]
+        return self.layers  # type: ignore[return-value]  # made with these layers
 
 
 class _BatchLayer(CacheLayerMixin):
@@ -201,7 +201,7 @@ class _BatchLayer(CacheLayerMixin):
             self.column_bytes = sum(each[0, :, 0].nbytes for each in like)
 
     def buffers(self) -> KeysValues | tuple[()]:
-        return () if self.keys is None else (self.keys, self.values)  # type: ignore[return-value]
+        return () if self.keys is None else (self.keys, self.values)  # type: ignore[return-value]  # both or neither
 
     # ---- what a model calls ----
 
@@ -210,7 +210,7 @@ class _BatchLayer(CacheLayerMixin):
     ) -> KeysValues:
         """Write one token of each row; return all that the rows attend to."""
         rows, begin, end = len(key_states), self.cache.begin, self.cache.end
-        keys, values = self.keys[:rows], self.values[:rows]  # type: ignore[index]
+        keys, values = self.keys[:rows], self.values[:rows]  # type: ignore[index]  # both or neither
         keys[:, :, end : end + 1] = key_states
         values[:, :, end : end + 1] = value_states
         return keys[:, :, begin : end + 1], values[:, :, begin : end + 1]
@@ -245,7 +245,7 @@ class _BatchLayer(CacheLayerMixin):
             buffer[row, :, start : max(start, end)] = 0
 
     def part(self, place: Any) -> KeysValues | None:
-        return None if self.keys is None else (self.keys[place], self.values[place])  # type: ignore[index]
+        return None if self.keys is None else (self.keys[place], self.values[place])  # type: ignore[index]  # both or neither
 
     def lay_out(
         self, capacity: tuple[int, int], rows: int, used: tuple[int, int], offset: int

@@ -303,7 +303,7 @@ class Engine:
                 f"The request is too long: got {prompt} tokens and {new} new ones, expected at "
                 f"most {most} together, {what}. Shorten the prompt or ask for fewer tokens."
             )
-        vocabulary = self._model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+        vocabulary = self._model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]  # models of texts have embeddings
         for what, tokens in (
             ("The prompt", request.prompt),
             ("logit_bias", request.sampling.logit_bias),

@@ -98,7 +98,7 @@ def keys_values(cache: Cache) -> list[KeysValues | None]:
     """Return the keys and values of each layer; None for one that uses another's."""
     pairs: list[KeysValues | None] = []
     for layer in cache.layers:
-        keys, values = layer.keys, layer.values  # type: ignore[union-attr]
+        keys, values = layer.keys, layer.values  # type: ignore[union-attr]  # layers that keep keys
         pairs.append(None if keys is None or values is None else (keys, values))
     return pairs
 

@@ -119,7 +119,7 @@ class _Filters:
 
     def _lowest_of_top_p(self, weights: Tensor) -> Tensor:
         """Return the weight of the last of the likeliest tokens that have top_p together."""
-        wanted = self._top_p * weights.sum(-1, keepdim=True)  # type: ignore[operator]
+        wanted = self._top_p * weights.sum(-1, keepdim=True)  # type: ignore[operator]  # called with a top_p
         most = min(_FIRST_SORTED, weights.shape[-1])
         highest = weights.topk(most, -1).values
         sums = highest.cumsum(-1)
@@ -128,7 +128,7 @@ class _Filters:
             sums = highest.cumsum(-1)
         place = (sums < wanted).sum(-1, keepdim=True).clamp_(max=highest.shape[-1] - 1)
         lowest = highest.gather(-1, place)
-        return lowest.masked_fill(self._top_p >= 1, 0)  # type: ignore[operator]
+        return lowest.masked_fill(self._top_p >= 1, 0)  # type: ignore[operator]  # called with a top_p
 
 
 def _changes_logits(answer: Answer) -> bool:

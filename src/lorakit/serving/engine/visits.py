@@ -75,7 +75,7 @@ class Visit:
             self.result.set_exception(error)
 
     def run_alone(self, runner: ModelRunner, first_token: Sequence[KeysValues | None]) -> None:
-        """Run the rows in a forward pass of their own.
+        """Run the rows in a separate forward pass.
 
         Args:
             runner: Calls the model.

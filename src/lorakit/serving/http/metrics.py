@@ -74,7 +74,7 @@ class Metrics:
 
     def watch(self, service: Service) -> None:
         """Report the state of a service too."""
-        self._registry.register(_State(service))  # type: ignore[arg-type]
+        self._registry.register(_State(service))
 
     def count(
         self,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
 
 import uvicorn
 
-from lorakit.errors import ConfigError, LorakitError
+from lorakit.errors import ConfigError
 from lorakit.serving.http.app import build_app
 from lorakit.serving.http.connections import MOST_REFUSED, LimitedConnection
 from lorakit.serving.http.context import Context
 from lorakit.serving.http.keys import ApiKeys
+from lorakit.serving.http.threaded_server import ThreadedServer, is_loopback
 from lorakit.serving.service import Overview, Service
 
 _log = logging.getLogger(__name__)
@@ -49,12 +47,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     def require_safe(self, keys: ApiKeys) -> None:
         """Refuse to let anybody in without saying so.
@@ -91,11 +84,10 @@ class Address:
         return listening
 
 
-class Server:
+class Server(ThreadedServer):
     """Serves a context in a thread until it is told to stop.
 
     Attributes:
-        url: Where requests are sent, without a path.
         context: What it serves, and how.
     """
 
@@ -108,8 +100,6 @@ class Server:
             shutdown_s: Seconds within which requests that run are finished at the end.
         """
         self.context = context
-        self._socket = listening
-        self.url = url_of(listening)
         connections, backlog = _room_for_connections(context.limits.connections)
         config = uvicorn.Config(
             build_app(context),
@@ -117,16 +107,15 @@ class Server:
             log_config=None,
             lifespan="on",
             loop="asyncio",
-            http=LimitedConnection,  # type: ignore[arg-type]
+            http=LimitedConnection,
             limit_concurrency=connections,
             backlog=backlog,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
             server_header=False,
         )
-        self._server = _FinishingServer(config, context, shutdown_s)
-        self._thread: threading.Thread | None = None
-        self._has_ended = threading.Event()
+        server = _FinishingServer(config, context, shutdown_s)
+        super().__init__(server, listening, "lorakit-server")
 
     @property
     def service(self) -> Service:
@@ -137,46 +126,15 @@ class Server:
         """Return what is served now."""
         return self.service.overview()
 
-    def start(self) -> Self:
-        """Serve in another thread; return once it answers.
-
-        Raises:
-            LorakitError: It could not start.
-        """
-        self._thread = threading.Thread(target=self._run, name="lorakit-server", daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            if self._has_ended.is_set():
-                raise LorakitError("The server could not start; its log has the reason.")
-            time.sleep(_POLL_S)
-        return self
-
-    def _run(self) -> None:
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            self._has_ended.set()
-
     def stop(self) -> None:
         """Finish the requests that run, refuse others, and end."""
         self.context.is_stopping = True
-        if self._thread is not None:
+        if self.has_started:
             self.wait()
             self._thread.join()
         else:
             self.context.close()
         self._socket.close()
-
-    def wait(self) -> None:
-        """Wait until the server has been stopped; a signal may interrupt it."""
-        # An interrupted `Thread.join` would count the thread as ended.
-        self._has_ended.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 class _FinishingServer(uvicorn.Server):
@@ -201,14 +159,6 @@ class _FinishingServer(uvicorn.Server):
             await asyncio.to_thread(self.context.service.stop, finish_running=False)
         self.should_exit = True
         await serving
-
-
-def url_of(listening: socket.socket) -> str:
-    """Return where requests to a socket are sent, without a path."""
-    host, port = listening.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = socket.gethostname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _room_for_connections(wanted: int) -> tuple[int, int]:

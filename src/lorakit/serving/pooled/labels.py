@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorakit.inference.prediction import LabelSet, Numbers, text_output
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -77,7 +75,9 @@ def text_label(logits: Tensor, labels: Sequence[str], settings: InferenceSetting
         labels: Names of the labels.
         settings: Settings of the adapter, with its problem type and thresholds.
     """
-    found = text_output(logits, labels, settings)
+    from lorakit.inference.prediction import LabelSet, Numbers, text_outputs  # imports torch
+
+    (found,) = text_outputs(logits[None], labels, settings)
     if isinstance(found, Numbers):
         text = ", ".join(f"{value:.6g}" for value in found.values.values())
         return TextLabel(text, {}, values=found.values)

@@ -1,6 +1,6 @@
 """Collects what arrives within a moment into batches, for the thread that owns a model.
 
-That thread is an engine's, or one of its own for a model that no engine runs.
+That thread is an engine's, or a separate one for a model that no engine runs.
 """
 
 from __future__ import annotations

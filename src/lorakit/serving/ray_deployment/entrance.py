@@ -273,7 +273,7 @@ def merged_text(texts: Mapping[str, bytes]) -> bytes:
             for sample in family.samples:
                 kept.add_sample(sample.name, {"replica": server, **sample.labels}, sample.value)
     registry = CollectorRegistry()
-    registry.register(_Collected(list(families.values())))  # type: ignore[arg-type]
+    registry.register(_Collected(list(families.values())))
     return generate_latest(registry)
 
 

@@ -21,7 +21,8 @@ from ray.serve.schema import LoggingConfig
 from lorakit.errors import ClusterError, LorakitError
 from lorakit.libraries.ray_cluster import Machine, ray_cluster, require_resources
 from lorakit.serving.http.context import ContextSettings
-from lorakit.serving.http.server import Address, url_of
+from lorakit.serving.http.server import Address
+from lorakit.serving.http.threaded_server import url_of
 from lorakit.serving.ray_deployment.entrance import Entrance
 from lorakit.serving.ray_deployment.replica import Replica
 from lorakit.serving.ray_deployment.router import STATS_PERIOD_S, AdapterRouter

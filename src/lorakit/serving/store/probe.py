@@ -127,7 +127,7 @@ class Probe:
 
     def _input_ids(self, adapter: Adapter) -> Tensor:
         """Return the same few tokens in two rows, (2, tokens)."""
-        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]  # models of texts have embeddings
         return torch.tensor([self._tokens_for(adapter)] * 2, device=device)
 
     @torch.no_grad()

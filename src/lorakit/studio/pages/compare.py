@@ -16,6 +16,7 @@ from lorakit.studio.chart_options import scatter_option
 from lorakit.studio.charts import Chart, LineChart
 from lorakit.studio.context import current
 from lorakit.studio.frame import page
+from lorakit.studio.live import every
 
 _POLL_S = 1.0
 _MOST_RUNS = 24
@@ -104,14 +105,12 @@ def _show_curves(compared: list[ComparedRun]) -> None:
         chart.update({one.name: one.log.series[key] for one in compared if key in one.log.series})
 
     async def follow() -> None:
-        if not ui.context.client.has_socket_connection:
-            return
         if any(await asyncio.to_thread(lambda: [one.log.read() for one in compared])):
             draw()
 
     choice.on_value_change(draw)
     draw()
-    ui.timer(_POLL_S, follow, immediate=False)
+    every(_POLL_S, follow)
 
 
 def _show_metrics(compared: list[ComparedRun]) -> None:

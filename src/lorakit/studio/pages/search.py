@@ -15,6 +15,7 @@ from lorakit.studio.chart_options import parallel_option, scatter_option
 from lorakit.studio.charts import Chart, LineChart
 from lorakit.studio.context import current
 from lorakit.studio.frame import page, set_title
+from lorakit.studio.live import every
 
 _POLL_S = 1.0
 _STATUS_KINDS = {"stopped": "interrupted", "waiting": "queued"}
@@ -31,10 +32,9 @@ async def search(path: str) -> None:
     view.show(table)
 
     async def follow() -> None:
-        if ui.context.client.has_socket_connection:
-            view.show(await asyncio.to_thread(reader.read))
+        view.show(await asyncio.to_thread(reader.read))
 
-    ui.timer(_POLL_S, follow, immediate=False)
+    every(_POLL_S, follow)
 
 
 class _View:

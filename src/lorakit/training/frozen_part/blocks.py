@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -62,14 +62,14 @@ def has_dropout(model: nn.Module, blocks: FrozenBlocks) -> bool:
     return any(
         "drop" in name and isinstance(rate, float) and rate > 0 for name, rate in rates.items()
     ) or any(
-        isinstance(module, _DropoutNd) and module.p > 0 for module in _modules_below(model, blocks)
+        isinstance(module, _DropoutNd) and module.p > 0 for module in modules_below(model, blocks)
     )
 
 
 @contextmanager
 def keeping_in_evaluation(model: nn.Module, blocks: FrozenBlocks) -> Iterator[None]:
     """Keep the frozen blocks, and dropout before them, in evaluation mode as the model runs."""
-    before = [m for m in _modules_below(model, blocks) if isinstance(m, _DropoutNd)]
+    before = [m for m in modules_below(model, blocks) if isinstance(m, _DropoutNd)]
 
     def to_evaluation(*_: Any) -> None:
         for module in (*blocks.frozen, *before):
@@ -85,9 +85,25 @@ def keeping_in_evaluation(model: nn.Module, blocks: FrozenBlocks) -> Iterator[No
             module.train(model.training)
 
 
-def _modules_below(model: nn.Module, blocks: FrozenBlocks) -> list[nn.Module]:
+def modules_below(model: nn.Module, blocks: FrozenBlocks) -> list[nn.Module]:
+    """Return the modules registered before the first adapted block of a model, or of its copy."""
     modules = dict(model.named_modules())
     return [modules[name] for name in _below(modules, blocks)]
+
+
+@contextmanager
+def replacing_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Let modules compute by other functions inside the block."""
+    replaced = [(module, vars(module).get("forward"), forward) for module, forward in forwards]
+    for module, _, forward in replaced:
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, was_set, _ in replaced:
+            del module.forward
+            if was_set is not None:  # as by accelerate, which moves weights between devices
+                module.forward = was_set
 
 
 def identity_of(model: nn.Module, blocks: FrozenBlocks) -> str:

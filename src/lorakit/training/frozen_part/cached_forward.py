@@ -7,19 +7,16 @@ Otherwise the frozen blocks run without gradients, and their result is kept.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lorakit.ops.compute_dtype import autocast_dtype
-from lorakit.training.frozen_part.blocks import BlockOutput, FrozenBlocks
-
-_NOT_INPUTS = ("labels", "num_items_in_batch")
+from lorakit.models.position_limits import position_limits
+from lorakit.training.frozen_part.blocks import BlockOutput, FrozenBlocks, replacing_forwards
+from lorakit.training.frozen_part.keys import Row, rows_of
 
 
 class Store(Protocol):
@@ -34,22 +31,14 @@ class Store(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Row:
-    """An example in a batch."""
-
-    key: bytes
-    begin: int
-    end: int
-    """Its tokens, without padding."""
-
-
 @contextmanager
 def caching_frozen_part(
     model: nn.Module,
     blocks: FrozenBlocks,
     store: Store,
     output: BlockOutput | None = None,
+    *,
+    piece_tokens: int | None = None,
 ) -> Iterator[CachedForward]:
     """Let a model take the output of its frozen blocks from a store, and put it there.
 
@@ -58,134 +47,141 @@ def caching_frozen_part(
         blocks: Its frozen blocks.
         store: The store of this base and depth.
         output: The form of what the blocks return; None for hidden states alone.
+        piece_tokens: Examples are kept in pieces of so many tokens, so that those that begin alike
+            share what they begin with. None keeps an example as one, as it must be where a token
+            changes the hidden states of tokens before it.
 
     Yields: The state of the model's calls.
     """
-    forward = CachedForward(store, output or BlockOutput())
+    limits = position_limits(getattr(model, "config", None))
+    forward = CachedForward(store, output or BlockOutput(), piece_tokens, limits)
     handles = [
         model.register_forward_pre_hook(forward.begin, with_kwargs=True),
         model.register_forward_hook(forward.end, always_call=True),
     ]
     *lower, last = blocks.frozen
-    before = [vars(block).get("forward") for block in blocks.frozen]
-    for block in lower:
-        block.forward = forward.passing_on(block.forward)
-    last.forward = forward.returning_kept(last.forward)
+    replaced = [(block, forward.passing_on(block.forward)) for block in lower]
     try:
-        yield forward
+        with replacing_forwards([*replaced, (last, forward.returning_kept(last.forward))]):
+            yield forward
     finally:
         for handle in handles:
             handle.remove()
-        for block, was_set in zip(blocks.frozen, before, strict=True):
-            del block.forward
-            if was_set is not None:  # as by accelerate, which moves weights between devices
-                block.forward = was_set
 
 
 class CachedForward:
     """The state of one call of the model."""
 
-    def __init__(self, store: Store, output: BlockOutput):
+    def __init__(
+        self,
+        store: Store,
+        output: BlockOutput,
+        piece_tokens: int | None = None,
+        limits: Sequence[int] = (),
+    ):
         self.examples = 0
         """Number of examples, in all calls so far, that were read or kept."""
-        self._store = store
-        self._output = output
-        self._rows: list[_Row] | None = None
+        self.rows: Sequence[Row] | None = None
         """The examples of the batch; None where its blocks run as without a cache."""
+        self.unknown: Sequence[int] = ()
+        """Those of them, by number, of which a piece is not known."""
+        self.output = output
+        self._store = store
+        self._piece_tokens = piece_tokens
+        self._limits = limits
         self._known: Mapping[bytes, Tensor] = {}
 
     # ---- around the model ----
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look up the examples of a batch."""
-        self._rows = None if args else _rows_of(kwargs)
-        if self._rows is not None:
-            self._known = self._store.get([row.key for row in self._rows])
-            self.examples += len(self._rows)
+        self.rows = None if args else rows_of(kwargs, self._piece_tokens, self._limits)
+        if self.rows is not None:
+            keys = dict.fromkeys(piece.key for row in self.rows for piece in row.pieces)
+            self._known = self._store.get([*keys])
+            self.unknown = [
+                number
+                for number, row in enumerate(self.rows)
+                if any(piece.key not in self._known for piece in row.pieces)
+            ]
+            self.examples += len(self.rows)
 
     def end(self, model: nn.Module, args: Any, output: Any) -> None:
         """Forget the batch."""
-        self._rows, self._known = None, {}
+        self.rows, self.unknown, self._known = None, (), {}
 
-    @property
-    def _is_known(self) -> bool:
-        return self._rows is not None and all(row.key in self._known for row in self._rows)
+    # ---- the hidden states of the batch ----
 
-    # ---- in place of the blocks' forward ----
+    def keep(self, states: Mapping[int, Tensor], by_others: Container[int] = ()) -> None:
+        """Keep what is not known of some examples of the batch.
+
+        What is known stays, so that an example has the same hidden states in every step, whatever
+        else is in its batch and wherever a run is resumed.
+
+        Args:
+            states: Hidden states by number of the example, (tokens, hidden), without padding.
+            by_others: Those of them that others put into the store.
+        """
+        new: dict[bytes, Tensor] = {}
+        ours: set[bytes] = set()
+        for number, found in states.items():
+            row = self._row(number)
+            for piece in row.pieces:
+                if piece.key not in self._known:
+                    part = found[piece.begin - row.begin : piece.end - row.begin]
+                    new.setdefault(piece.key, part)
+                    ours |= set() if number in by_others else {piece.key}
+        self._store.put({key: new[key] for key in new if key in ours})
+        self._known = {**self._known, **new}
+        self.unknown = [number for number in self.unknown if number not in states]
+
+    def kept(self, tokens: int, device: torch.device) -> Tensor:
+        """Return the hidden states of the batch, all known; zero where padded.
+
+        Args:
+            tokens: Tokens of a row, with padding.
+            device: Where they are needed.
+
+        Returns: (batch, tokens, hidden).
+        """
+        first = self._known[self._row(0).key]
+        rows = [self._row(number) for number in range(len(self.rows or ()))]
+        kept = first.new_zeros(len(rows), tokens, first.shape[-1], device=device)
+        for number, row in enumerate(rows):
+            for piece in row.pieces:
+                kept[number, piece.begin : piece.end] = self._known[piece.key]
+        return kept
+
+    def _row(self, number: int) -> Row:
+        if self.rows is None:
+            raise LookupError(number)
+        return self.rows[number]
+
+    # ---- instead of the blocks' forward ----
 
     def passing_on(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return a forward that returns its input if the batch is known."""
 
         def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self._is_known:
-                return self._output.made_of(hidden_states)
+            if self.rows is not None and not self.unknown:
+                return self.output.made_of(hidden_states)
             with torch.no_grad():
                 return forward(hidden_states, *args, **kwargs)
 
         return run
 
     def returning_kept(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a forward that returns what is known of the batch, or computes and keeps it.
-
-        Known examples of a batch that is computed keep their hidden states, so that an example has
-        the same ones in every step, whatever else is in its batch and wherever a run is resumed.
-        """
+        """Return a forward that returns what is known of the batch, or computes and keeps it."""
 
         def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            rows = self._rows
-            if rows is None or not self._is_known:
+            rows, unknown = self.rows, self.unknown
+            if rows is None or unknown:
                 with torch.no_grad():
                     output = forward(hidden_states, *args, **kwargs)
                 if rows is None:
                     return output
-                self._keep(self._output.hidden_states(output), rows)
-            return self._output.made_of(self._kept(hidden_states, rows))
+                found = self.output.hidden_states(output)
+                self.keep({k: found[k, rows[k].begin : rows[k].end] for k in unknown})
+            return self.output.made_of(self.kept(hidden_states.shape[1], hidden_states.device))
 
         return run
-
-    def _keep(self, hidden_states: Tensor, rows: list[_Row]) -> None:
-        """Keep the hidden states of the examples of a batch that are not known."""
-        new: dict[bytes, Tensor] = {}
-        for k, row in enumerate(rows):
-            if row.key not in self._known:
-                new.setdefault(row.key, hidden_states[k, row.begin : row.end])
-        self._store.put(new)
-        self._known = {**self._known, **new}
-
-    def _kept(self, like: Tensor, rows: list[_Row]) -> Tensor:
-        """Return the kept hidden states of a batch, (batch, tokens, hidden); zero where padded."""
-        first = self._known[rows[0].key]
-        kept = first.new_zeros(*like.shape[:2], first.shape[-1], device=like.device)
-        for k, row in enumerate(rows):
-            kept[k, row.begin : row.end] = self._known[row.key]
-        return kept
-
-
-def _rows_of(inputs: Mapping[str, Any]) -> list[_Row] | None:
-    """Return the examples of a batch, or None if it is not one of token ids alone.
-
-    A key covers all inputs of an example's tokens, and where in the sequence they lie: positions
-    count from its beginning, padding included.
-    """
-    ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or inputs.get("past_key_values") is not None:
-        return None
-    tensors: dict[str, Tensor] = {}
-    for name, value in sorted(inputs.items()):
-        if isinstance(value, Tensor) and name not in _NOT_INPUTS:
-            if value.shape != ids.shape:
-                return None
-            tensors[name] = value.cpu()
-    mask = tensors.get("attention_mask", torch.ones_like(ids, device="cpu"))
-    common = repr((sorted(tensors), autocast_dtype(ids.device.type))).encode()
-    rows: list[_Row] = []
-    for k in range(len(ids)):
-        (real,) = mask[k].nonzero(as_tuple=True)
-        if not len(real):
-            return None
-        begin, end = int(real[0]), int(real[-1]) + 1
-        digest = hashlib.blake2b(common + begin.to_bytes(4, "big"), digest_size=16)
-        for tensor in tensors.values():
-            digest.update(tensor[k, begin:end].to(torch.int64).numpy().tobytes())
-        rows.append(_Row(digest.digest(), begin, end))
-    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from lorakit.training.frozen_part.blocks import (
     identity_of,
     keeping_in_evaluation,
 )
-from lorakit.training.frozen_part.cached_forward import caching_frozen_part
+from lorakit.training.frozen_part.cached_forward import CachedForward, caching_frozen_part
 from lorakit.training.frozen_part.store import HiddenStates
 
 if TYPE_CHECKING:
@@ -30,12 +31,28 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-5
 _TRIED_EXAMPLES = 2
+_PIECE_TOKENS = 64
+"""Examples that begin alike share kept hidden states in pieces of so many tokens."""
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """What a run does with the blocks below its first adapted one."""
+
+    notes: tuple[str, ...] = ()
+    """What is done, or why it is not; one sentence each."""
+    blocks: FrozenBlocks | None = None
+    """These blocks; None if there are none."""
+    is_in_evaluation: bool = False
+    """Whether dropout of the base is off in them while the run trains."""
+    forward: CachedForward | None = None
+    """The state of the model's calls; None if nothing is kept."""
 
 
 @contextmanager
 def frozen_part_once(
     trainer: Any, config: FrozenPartConfig, examples: Dataset
-) -> Iterator[tuple[str, ...]]:
+) -> Iterator[FrozenPart]:
     """Compute the blocks below the first adapted one once for each example, in this block.
 
     Without such blocks, or where it cannot be done, the model runs unchanged.
@@ -45,12 +62,12 @@ def frozen_part_once(
         config: The recipe's `frozen_part`.
         examples: The training examples; on some, losses with and without kept outputs are compared.
 
-    Yields: Notes on what is done, or why it is not; one sentence each.
+    Yields: What is done.
     """
     model, arguments = trainer.model, trainer.args
     blocks = find_frozen_blocks(model)
     if blocks is None:
-        yield ()
+        yield FrozenPart()
         return
     with ExitStack() as held:
         notes: list[str] = []
@@ -61,14 +78,14 @@ def frozen_part_once(
                 f"Dropout is off in the {blocks.depth} of {blocks.total} blocks below the first "
                 "adapted one and before them; frozen_part.dropout=true leaves it on."
             )
-        reason = _reason_against(model, arguments, config, drops)
+        forward, reason = None, _reason_against(model, arguments, config, drops)
         if not reason and trainer.step.compares_answers:
             reason = "an objective puts two answers into a row"
         if not reason:
             some = [examples[k] for k in range(min(len(examples), _TRIED_EXAMPLES))]
             batch = trainer.counting_collator()(some)
-            reason = _keep(held, trainer, config, blocks, batch, len(some))
-        if not reason:
+            forward, reason = _keep(held, trainer, config, blocks, batch, len(some))
+        if forward is not None:
             notes.append(
                 f"The {blocks.depth} of {blocks.total} blocks below the first adapted one are "
                 f"computed once for each example and kept in {_directory(config)}, at most "
@@ -79,7 +96,7 @@ def frozen_part_once(
                 f"The {blocks.depth} frozen blocks below the first adapted one are computed in "
                 f"every step: {reason}."
             )
-        yield tuple(notes)
+        yield FrozenPart(tuple(notes), blocks, drops and not config.dropout, forward)
 
 
 def _keep(
@@ -89,8 +106,8 @@ def _keep(
     blocks: FrozenBlocks,
     batch: Mapping[str, Any],
     tried_examples: int,
-) -> str:
-    """Begin to keep outputs, and return "", or return why that is impossible."""
+) -> tuple[CachedForward | None, str]:
+    """Begin to keep outputs; return the state of the model's calls, or None and the reason."""
     model = trainer.model
     precision = "-".join(name for name in ("bf16", "fp16") if getattr(trainer.args, name))
     name = "-".join(filter(None, (identity_of(model, blocks), precision)))
@@ -99,9 +116,9 @@ def _keep(
     forms = {BlockOutput.of(output) for output in outputs}
     form = forms.pop() if len(forms) == 1 else None
     if form is None:
-        return f"the blocks of this {type(model).__name__} do not return hidden states first"
+        return None, f"the blocks of this {type(model).__name__} do not return hidden states first"
     if any(form.hidden_states(output).requires_grad for output in outputs):
-        return "what is trained outside the blocks changes their output"
+        return None, "what is trained outside the blocks changes their output"
     # What is tried is not kept: a run would read what another batch than its own has computed.
     with caching_frozen_part(model, blocks, _InMemory(), form) as forward:
         try:
@@ -109,19 +126,46 @@ def _keep(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # such as blocks that read what others have left somewhere
-            return (
-                f"this {type(model).__name__} needs them to run ({type(error).__name__}: {error})"
-            )
+            problem = f"{type(error).__name__}: {error}"
+            return None, f"this {type(model).__name__} needs them to run ({problem})"
     if forward.examples != len(losses) * tried_examples:
-        return "a batch does not have one row of token ids for each example"
+        return None, "a batch does not have one row of token ids for each example"
     if not all(math.isclose(loss, expected, rel_tol=_TOLERANCE) for loss in losses):
-        return f"this {type(model).__name__} gives another loss with kept outputs"
+        return None, f"this {type(model).__name__} gives another loss with kept outputs"
     store = HiddenStates(_directory(config), name, config.cache_bytes)
     held.callback(store.close)
     if store.problem is not None:
-        return f"they cannot be kept in {_directory(config)} ({store.problem})"
-    held.enter_context(caching_frozen_part(model, blocks, store, form))
-    return ""
+        return None, f"they cannot be kept in {_directory(config)} ({store.problem})"
+    before = form.hidden_states(outputs[0])
+    pieces = _PIECE_TOKENS if _is_causal(trainer, blocks, batch, form, before) else None
+    keeping = caching_frozen_part(model, blocks, store, form, piece_tokens=pieces)
+    return held.enter_context(keeping), ""
+
+
+def _is_causal(
+    trainer: Any,
+    blocks: FrozenBlocks,
+    batch: Mapping[str, Any],
+    form: BlockOutput,
+    before: Tensor,
+) -> bool:
+    """Whether hidden states do not depend on later tokens, by changing the last one of a batch.
+
+    Args:
+        trainer: The trainer.
+        blocks: The frozen blocks.
+        batch: A batch.
+        form: The form of their output.
+        before: Their hidden states for the batch, (batch, tokens, hidden).
+    """
+    ids: Tensor = batch["input_ids"]
+    if ids.shape[1] < 2:
+        return False
+    last = (ids[:, -1:] + 1) % (int(ids.max()) + 1)
+    changed = {**batch, "input_ids": torch.cat([ids[:, :-1], last], 1)}
+    with _watching_output(blocks.frozen[-1]) as outputs:
+        _loss(trainer, changed)
+    return torch.equal(form.hidden_states(outputs[0])[:, :-1], before[:, :-1])
 
 
 class _InMemory:

@@ -138,7 +138,7 @@ class HiddenStates:
     # ---- the file ----
 
     def _open(self) -> None:
-        """Open the file, a new one in place of a damaged one."""
+        """Open the file, a new one instead of a damaged one."""
         for is_last in (False, True):
             try:
                 self._connection = sqlite3.connect(self.path, timeout=_WAIT_S)

@@ -57,6 +57,34 @@ class Blame:
     notes: tuple[str, ...]
     setup: Setup
     """The run's data, base and adapter."""
+    is_about_mistakes: bool = False
+    """Whether the mistakes were asked about, and not an answer."""
+
+    def heading(self, top: int) -> str:
+        """Return what a list of the first `top` examples shows."""
+        what = "made the mistakes worst" if self.is_about_mistakes else "made the answer likeliest"
+        return f"The {min(top, len(self.rows)):,} examples that {what}, of {len(self.rows):,}"
+
+    def place(self, row: Blamed) -> str:
+        """Return the file and line of an example, or its number if there are no lines.
+
+        With the line after a colon, editors open it.
+        """
+        if row.line is None:
+            return f"{self.source}, example {row.number:,}"
+        return f"{self.source}:{row.line}"
+
+    def note_on_signs(self, top: int) -> tuple[str, ...]:
+        """Return a note if the first `top` examples include some with the opposite influence."""
+        if all(row.share > 0 for row in self.rows[:top]):
+            return ()
+        number = sum(row.share > 0 for row in self.rows)
+        better = ("the answer likelier", "less likely")
+        what = ("the mistakes worse", "better") if self.is_about_mistakes else better
+        return (
+            f"{number:,} of {len(self.rows):,} examples made {what[0]}; those with an influence "
+            f"below 0 made {'them' if self.is_about_mistakes else 'it'} {what[1]}.",
+        )
 
 
 def blame(
@@ -66,6 +94,7 @@ def blame(
     prompt: str | None = None,
     label: str | None = None,
     check: Callable[[Setup], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> Blame:
     """Rank the training examples of a run by their influence on an answer or on its mistakes.
 
@@ -76,6 +105,7 @@ def blame(
         prompt: What the answer answers, where examples have prompts.
         label: Label of a text; None takes what the adapter predicts.
         check: Called with the run's data and base before the first gradient; may raise.
+        on_share: Called with the share of the examples' gradients that are computed, from 0 to 1.
 
     Raises:
         MissingFileError: There is no run at `path`.
@@ -121,7 +151,8 @@ def blame(
         else:
             asked, about = encode_answer(setup, answer, prompt, label)
         query = mean_gradients(losses, asked)
-        influence = data_influence(ExampleGradients(losses, setup.encoded.train), query)
+        gradients = ExampleGradients(losses, setup.encoded.train, on_share=on_share)
+        influence = data_influence(gradients, query)
     scores = influence if answer is not None else -influence
     changed = changed_examples(
         RunDirectory(adapter.parent).environment_file, example_digests(setup.encoded)
@@ -133,6 +164,7 @@ def blame(
         about=about,
         notes=() if changed is None else (note,),
         setup=setup,
+        is_about_mistakes=answer is None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lorakit.injection.state import updates_named
 from lorakit.training.step import Evaluated
+
+_PASSES = 3
+"""Passes of `data_influence` over the examples."""
 
 _ROOM_BYTES = 2**30
 """Most bytes of gradients to keep; those of more examples are computed in every pass."""
@@ -65,7 +68,11 @@ class ExampleGradients:
     """The gradients of each example of a data set; they can be iterated several times."""
 
     def __init__(
-        self, losses: ExampleLosses, examples: Dataset, room_bytes: int = _ROOM_BYTES
+        self,
+        losses: ExampleLosses,
+        examples: Dataset,
+        room_bytes: int = _ROOM_BYTES,
+        on_share: Callable[[float], None] | None = None,
     ) -> None:
         """Keep the examples; gradients are computed when they are iterated.
 
@@ -73,11 +80,15 @@ class ExampleGradients:
             losses: Computes the gradients.
             examples: The encoded examples.
             room_bytes: Most bytes of gradients to keep in memory.
+            on_share: Called after each gradient with the share of those of `data_influence` that
+                are computed, from 0 to 1.
         """
         self._losses = losses
         self._examples: Any = losses.usable(examples)
         self._keeps = losses.gradient_bytes * len(examples) <= room_bytes
         self._kept: list[dict[str, Tensor]] = []
+        self._on_share, self._done = on_share, 0
+        self._all = len(self._examples) * (1 if self._keeps else _PASSES)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if len(self._kept) == len(self._examples):
@@ -88,6 +99,9 @@ class ExampleGradients:
             found = self._losses.gradients(example)
             if self._keeps:
                 self._kept.append(found)
+            self._done += 1
+            if self._on_share is not None:
+                self._on_share(min(1.0, self._done / self._all))
             yield found
 
 

@@ -45,7 +45,7 @@ def candidate_forms(model: Any, vocabulary: int) -> Iterator[LogitForm]:
     scales, caps = _scales_and_caps(model)
     offset = getattr(model, _OFFSET, None)
     has_offset = isinstance(offset, Tensor) and offset.numel() == vocabulary and offset.any()
-    offsets = [offset.detach().reshape(-1)] if has_offset else [None]  # type: ignore[union-attr]
+    offsets = [offset.detach().reshape(-1)] if has_offset else [None]  # type: ignore[union-attr]  # there if has_offset
     for add, cap, scale in product(offsets, caps, scales):
         yield LogitForm(scale, cap, add)
 

@@ -1,6 +1,6 @@
 """Compute the loss of a language model from the inputs of its output layer, in chunks of tokens.
 
-The model runs, but its output layer receives a single token instead of all. The loss of all counted
+The model runs, but its output layer receives no token instead of all. The loss of all counted
 tokens is then computed in chunks from the inputs that the output layer would have received, so that
 no step holds all logits.
 """
@@ -65,8 +65,8 @@ class OutputLoss:
             model: The model, possibly wrapped.
             inputs: The model's inputs, without labels.
 
-        Returns: The model's outputs, with the logits of a single token; and the input of the output
-            layer, (batch, tokens, in), with its graph.
+        Returns: The model's outputs, with logits of no token, (batch, 0, vocabulary); and the input
+            of the output layer, (batch, tokens, in), with its graph.
 
         Raises:
             TrainingError: The model does not call its output layer exactly once.
@@ -90,7 +90,7 @@ class OutputLoss:
         self._autocast_dtype = autocast_dtype(hidden.device.type)
         self._hidden = hidden
         self._calls += 1
-        return (hidden.detach()[:1, :1], *args[1:])
+        return (hidden.detach()[:, :0], *args[1:])
 
     def _model_autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Apply the autocast that was active when the model ran its output layer."""
@@ -284,4 +284,4 @@ def _plain_linear(head: nn.Module) -> nn.Linear | None:
         )
         for module in (head, acting)
     )
-    return acting if is_bare else None  # type: ignore[return-value]
+    return acting if is_bare else None  # type: ignore[return-value]  # heads are Linear

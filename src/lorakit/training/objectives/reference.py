@@ -56,10 +56,10 @@ def disable_base_dropout(model: nn.Module) -> None:
 
 def copy_base_dropout(model: nn.Module, other: nn.Module) -> None:
     """Give a model every dropout probability of the base of another one with the same modules."""
-    own = dict(model.named_modules())
+    modules = dict(model.named_modules())
     for path, module, name in _dropout_rates(other):
-        if path in own:
-            setattr(own[path], name, getattr(module, name))
+        if path in modules:
+            setattr(modules[path], name, getattr(module, name))
 
 
 def _dropout_rates(model: nn.Module) -> list[tuple[str, nn.Module, str]]:

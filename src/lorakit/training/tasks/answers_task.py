@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +45,7 @@ class AnswersTask(Task):
     ) -> Encoded:
         """Tokenize each prompt with its two answers, and mark the tokens that count."""
         max_length = resolve_max_length(recipe.data.max_length, model, tokenizer)
-        encoded, cut, layout, notes = encode_answers(
+        encoded, layout = encode_answers(
             *(splits, recipe, tokenizer, self.config, max_length),
             counts_prompts=self.counts_prompts,
         )
@@ -53,15 +54,10 @@ class AnswersTask(Task):
             model,
             max_length=max_length,
             format="messages" if layout.is_conversation else "prompt_completion",
-            **self.answer_settings(encoded["training"], recipe, tokenizer),
+            **self.answer_settings(encoded.train, recipe, tokenizer),
         )
-        return Encoded(
-            encoded["training"],
-            encoded.get("validation"),
-            (*self.fresh_notes(recipe, model), *notes),
-            settings,
-            cut_examples=cut,
-        )
+        notes = (*self.fresh_notes(recipe, model), *encoded.notes)
+        return replace(encoded, notes=notes, settings=settings)
 
     def answer_settings(
         self, examples: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase

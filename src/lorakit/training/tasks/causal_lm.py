@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,11 +23,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lorakit.config import NOT_COUNTED, TaskType
-from lorakit.data import (
-    Place,
-    describe_examples,
-    hiding_progress_bars,
-)
+from lorakit.data import Place, hiding_progress_bars
 from lorakit.data.chat import read_template
 from lorakit.data.chunks import Batch
 from lorakit.data.conversations import drop_filled_nulls
@@ -40,6 +36,7 @@ from lorakit.data.tokenize_examples import (
     cut_note,
     first_examples,
     map_examples,
+    naming_examples,
     readable,
 )
 from lorakit.data.tokenizers import added_tokens, pad_id, tokenizer_digest
@@ -47,7 +44,6 @@ from lorakit.errors import ConfigError, DataError, did_you_mean
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.tasks.language_layouts import (
-    batch_encoder,
     check_examples,
     layout_encoder,
     layout_notes,
@@ -123,7 +119,6 @@ class CausalLM(Task):
         where = splits.training_place(data)
         layout = find_layout(splits.train, data, where)
         encoder = layout_encoder(layout, recipe, tokenizer)
-        encode_many = batch_encoder(layout, recipe, tokenizer)
         notes = [*self.fresh_notes(recipe, model), *layout.notes]
         notes += layout_notes(splits.train, layout, tokenizer)
         packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
@@ -140,13 +135,12 @@ class CausalLM(Task):
         kept: np.ndarray | None = None
         cache = TableCache.of(data)
         for examples, kind, place in splits.with_places(data):
-            check_examples(examples, layout, place)
             # Other packing strategies split long examples, and lose no tokens.
             truncates = not packs[kind] or strategy == "bfd"
             longest = max_length if truncates else None
             identity = partial(_identity, layout, recipe, longest, tokenizer)
             made, cuts[kind], numbers = _encode(
-                examples, encoder, longest, place, encode_many, identity, cache
+                examples, layout, encoder, longest, place, identity, cache
             )
             lost = len(examples) - len(made)
             kept = numbers if kind == "training" and lost else kept
@@ -175,8 +169,7 @@ class CausalLM(Task):
         keeps_nothing = TableCache(cache.directory, 0)
 
         def encode_part(examples: Dataset, place: Place) -> Sequence[dict[str, Any]]:
-            check_examples(examples, layout, place)
-            given = (examples, encoder, max_length, place, encode_many)
+            given = (examples, layout, encoder, max_length, place)
             return _encode(*given, str, keeps_nothing)[0].to_list()
 
         stream = splits.stream
@@ -274,40 +267,30 @@ def _packs_validation(recipe: Recipe) -> bool:
 
 def _encode(
     examples: Dataset,
-    encoder: Callable[[Mapping[str, Any]], CountedIds],
+    layout: Layout,
+    encoder: Callable[[Batch], list[CountedIds]],
     max_length: int | None,
     where: Place,
-    encode_many: Callable[[Mapping[str, Any]], Iterable[CountedIds]] | None,
     identity: Callable[[], str],
     cache: TableCache,
 ) -> tuple[Dataset, int, np.ndarray]:
-    """Encode examples into ids and labels; `encode_many` encodes a whole batch at once.
+    """Check examples, and encode them into ids and labels.
 
     `identity` says all that the ids of an example depend on besides it.
 
     Returns: The examples in which a token counts, the number truncated, and the index of each.
     """
-    features = dict(examples.features)
+    features = dict(examples.features)  # a dataset copies them at each access
 
-    def encode_batch(batch: Batch, numbers: Sequence[int]) -> Iterable[CountedIds]:
-        if encode_many is not None:
-            return encode_many(batch)
-        return (
-            encode(number, dict(zip(batch, values, strict=True)))
-            for number, *values in zip(numbers, *batch.values(), strict=True)
-        )
+    def encode_columns(batch: Batch, numbers: Sequence[int]) -> list[CountedIds]:
+        return encoder(drop_filled_nulls(batch, features))
 
-    def encode(number: int, given: dict[str, Any]) -> CountedIds:
-        try:
-            return encoder(drop_filled_nulls(given, features))
-        except DataError as error:
-            which = describe_examples([number], where)
-            raise DataError(f"In {which} of {where}: {error}") from error
+    encode = naming_examples(encode_columns, where)
 
     def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
         made: Batch = {"input_ids": [], "labels": [], "number": []}
         cut = 0
-        for number, example in zip(numbers, encode_batch(batch, numbers), strict=True):
+        for number, example in zip(numbers, encode(batch, numbers), strict=True):
             cut += max_length is not None and len(example.ids) > max_length
             ids, counted = example.ids[:max_length], example.counted[:max_length]
             if not any(counted[1:]):  # the first token is never predicted
@@ -318,7 +301,8 @@ def _encode(
         return made, (cut,)
 
     columns = {"input_ids": IDS, "labels": IDS, "number": Value("int64")}
-    made, (cut,) = map_examples(examples, tokenize, columns, identity, cache)
+    check = partial(check_examples, examples, layout, where)
+    made, (cut,) = map_examples(examples, tokenize, columns, identity, cache, check)
     kept = made.data.column("number").to_numpy()
     return made.remove_columns("number"), cut, kept
 

@@ -3,31 +3,128 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, Features, Value
+import numpy as np
+from datasets import Dataset, Value
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data import Place, unused_note
-from lorakit.data.answers import FEATURES, EncodedAnswers, answer_encoder, join_answers
+from lorakit.data.answers import FEATURES, answer_encoder, join_answers
+from lorakit.data.chunks import Batch
 from lorakit.data.conversations import TEMPLATE_VARIABLES, TOOLS
 from lorakit.data.preferences import (
     PARTS,
     VOTES_KEY,
     PreferenceLayout,
+    TwoAnswers,
     check_preferences,
     find_preferences,
-    read_votes,
-    two_answers,
+    preference_reader,
 )
-from lorakit.data.tokenize_examples import cut_note
+from lorakit.data.stream import EncodedStream
+from lorakit.data.table_cache import TableCache
+from lorakit.data.tokenize_examples import cut_note, map_examples, naming_examples
+from lorakit.data.tokenizers import tokenizer_digest
 from lorakit.errors import DataError
 from lorakit.recipes.objective_section import ObjectiveConfig
+from lorakit.training.encoded import Encoded
 from lorakit.training.tasks.language_layouts import refuse_chat_keys
 
 if TYPE_CHECKING:
     from lorakit.data import Splits
     from lorakit.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class AnswersEncoder:
+    """Encodes the examples of an objective: prompts with two answers each."""
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    config: ObjectiveConfig
+    layout: PreferenceLayout
+    max_length: int
+    counts_prompts: bool
+    """Whether the tokens of prompts count too."""
+
+    def encode(
+        self, examples: Dataset, where: Place, cache: TableCache, *, is_part: bool = False
+    ) -> tuple[Dataset, int, np.ndarray]:
+        """Encode examples into ids, labels and the lengths of their parts.
+
+        Args:
+            examples: The examples.
+            where: Their name, for errors.
+            cache: Where the result of large data is kept.
+            is_part: Whether more examples follow.
+
+        Returns: The examples in which tokens count, the number truncated, and the index of each.
+
+        Raises:
+            DataError: Lists every problem of the examples.
+        """
+        data = self.recipe.data
+        encode_pairs = answer_encoder(
+            *(self.tokenizer, self.layout.is_conversation, self.recipe.model, data.system_prompt),
+            last_turn_only=data.turns == "last",
+        )
+        selected, read = preference_reader(examples, self.layout)
+        features = {**FEATURES, "number": Value("int64")}
+        if self.config.reads_votes:
+            features[VOTES_KEY] = Value("int64")
+
+        def encode_chunk(batch: Batch, numbers: Sequence[int]) -> list[tuple[TwoAnswers, Any]]:
+            pairs = read(batch, numbers)
+            return list(zip(pairs, encode_pairs(pairs), strict=True))
+
+        tokens_of = naming_examples(encode_chunk, where)
+
+        def encode(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
+            made: Batch = {name: [] for name in features}
+            cut = 0
+            for number, (pair, (first, second)) in zip(
+                numbers, tokens_of(batch, numbers), strict=True
+            ):
+                joined = join_answers(
+                    first,
+                    second,
+                    self.max_length,
+                    counts_prompt=self.counts_prompts,
+                    may_be_same=self.config.reads_votes,
+                )
+                if joined is None:
+                    continue
+                cut += joined.is_cut
+                values = {
+                    "input_ids": joined.ids,
+                    "labels": joined.labels,
+                    PARTS: joined.parts,
+                    "number": number,
+                    VOTES_KEY: pair.vote,
+                }
+                for name, column in made.items():
+                    column.append(values[name])
+            return made, (cut,)
+
+        check = partial(check_preferences, examples, self.layout, where, is_part=is_part)
+        made, (cut,) = map_examples(selected, encode, features, self._identity, cache, check)
+        kept = made.data.column("number").to_numpy()
+        return made.remove_columns("number"), cut, kept
+
+    def _identity(self) -> str:
+        """Return all that the ids of an example depend on besides it."""
+        data = self.recipe.data
+        return repr(
+            (
+                self.layout,
+                (data.turns, data.system_prompt),
+                (self.config.reads_votes, self.counts_prompts, self.max_length),
+                tokenizer_digest(self.tokenizer),
+            )
+        )
 
 
 def encode_answers(
@@ -38,11 +135,10 @@ def encode_answers(
     max_length: int,
     *,
     counts_prompts: bool = False,
-) -> tuple[dict[str, Dataset], int, PreferenceLayout, list[str]]:
+) -> tuple[Encoded, PreferenceLayout]:
     """Encode the examples of both splits.
 
-    Returns: The examples by "training" and "validation", the number of training examples that were
-        truncated, the layout, and notes.
+    Returns: The encoded examples, without settings of inference, and their layout.
 
     Raises:
         DataError: Lists every problem of the examples.
@@ -51,56 +147,41 @@ def encode_answers(
     layout = find_preferences(splits.train, data, config, splits.training_place(data))
     if not layout.is_conversation:
         refuse_chat_keys(data, layout.name)
-    encode = answer_encoder(
-        *(tokenizer, layout.is_conversation, recipe.model, data.system_prompt),
-        last_turn_only=data.turns == "last",
-    )
+    encoder = AnswersEncoder(recipe, tokenizer, config, layout, max_length, counts_prompts)
     used = [*layout.columns, *((TOOLS, TEMPLATE_VARIABLES) if layout.is_conversation else ())]
     notes = [*layout.notes, *unused_note(splits.train, used)]
     encoded: dict[str, Dataset] = {}
     cuts: dict[str, int] = {}
+    kept: np.ndarray | None = None
+    cache = TableCache.of(data)
     for examples, kind, where in splits.with_places(data):
         if kind == "validation":
             find_preferences(examples, data, config, where)  # it has the columns of training
-        check_preferences(examples, layout, where)
-
-        def join(pair: Any) -> EncodedAnswers | None:
-            return join_answers(
-                *encode(pair),
-                max_length,
-                counts_prompt=counts_prompts,
-                may_be_same=config.reads_votes,
-            )
-
-        made = [join(pair) for pair in two_answers(examples, layout)]
-        kept = [one for one in made if one is not None]
-        if not kept:
+        made, cuts[kind], numbers = encoder.encode(examples, where, cache)
+        if not len(made):
             raise DataError(_nothing_counts(where, max_length))
-        encoded[kind] = _dataset(made, read_votes(examples, layout))
-        cuts[kind] = sum(one.is_cut for one in kept)
+        encoded[kind] = made
         notes += cut_note(cuts[kind], len(examples), max_length, kind)
-        if len(kept) < len(examples):
+        if len(made) < len(examples):
+            kept = numbers if kind == "training" else kept
             notes.append(
-                f"{len(examples) - len(kept)} of {len(examples)} {kind} examples were left out: "
+                f"{len(examples) - len(made)} of {len(examples)} {kind} examples were left out: "
                 f"within {max_length} tokens no token of an answer counts, or both are the same."
             )
-    return encoded, cuts["training"], layout, notes
+    notes += [note for note in cache.notes if note not in splits.notes]
+    keeps_nothing = TableCache(cache.directory, 0)
 
+    def encode_part(examples: Dataset, place: Place) -> list[dict[str, Any]]:
+        return encoder.encode(examples, place, keeps_nothing, is_part=True)[0].to_list()
 
-def _dataset(made: Sequence[EncodedAnswers | None], votes: Sequence[int] | None) -> Dataset:
-    """Return the examples with tokens that count."""
-    kept = [number for number, one in enumerate(made) if one is not None]
-    rows: list[Any] = [made[number] for number in kept]
-    columns: dict[str, Any] = {
-        "input_ids": [row.ids for row in rows],
-        "labels": [row.labels for row in rows],
-        PARTS: [row.parts for row in rows],
-    }
-    features = dict(FEATURES)
-    if votes is not None:
-        columns[VOTES_KEY] = [votes[number] for number in kept]
-        features[VOTES_KEY] = Value("int64")
-    return Dataset.from_dict(columns, features=Features(features))
+    stream = splits.stream
+    made = Encoded(
+        *(encoded["training"], encoded.get("validation"), tuple(notes)),
+        cut_examples=cuts["training"],
+        kept=kept,
+        stream=None if stream is None else EncodedStream(stream, encode_part),
+    )
+    return made, layout
 
 
 def _nothing_counts(where: Place, max_length: int) -> str:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data import Place, require_columns, unused_note
 from lorakit.data.chat import ChatEncoder
+from lorakit.data.chunks import Batch
 from lorakit.data.conversations import TEMPLATE_VARIABLES, TOOLS, check_conversations
 from lorakit.data.text_formats import (
     ALPACA,
     CountedIds,
     Layout,
-    completions_ids,
     example_encoder,
     require_end_token,
     text_columns,
-    texts_ids,
 )
 from lorakit.data.tokenize_examples import require_texts
 from lorakit.errors import ConfigError
@@ -41,8 +40,8 @@ def prompt_format(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def layout_encoder(
     layout: Layout, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
-) -> Callable[[Mapping[str, Any]], CountedIds]:
-    """Return the function that encodes one example and marks the tokens that count.
+) -> Callable[[Batch], list[CountedIds]]:
+    """Return the function that encodes columns of examples and marks the tokens that count.
 
     Raises:
         ConfigError: Keys about conversations contradict each other or are given for other examples,
@@ -72,29 +71,7 @@ def layout_encoder(
             "and its completion, only the completion counts anyway."
         )
     require_end_token(tokenizer)
-    encode = example_encoder(layout, tokenizer, None)
-    if layout.name in ("prompt_completion", "alpaca") and counts_prompts:
-        return lambda example: CountedIds(ids := encode(example).ids, [True] * len(ids))
-    return encode
-
-
-def batch_encoder(
-    layout: Layout, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
-) -> Callable[[Mapping[str, Any]], list[CountedIds]] | None:
-    """Return the function that encodes the columns of many examples at once.
-
-    It gives what `layout_encoder` gives one by one, in less time. Conversations and instructions
-    have none.
-    """
-    data = layout.data
-    if layout.name == "text":
-        return lambda batch: texts_ids(tokenizer, batch[data.text])
-    if layout.name != "prompt_completion" or layout.conversation:
-        return None
-    counts_prompts = recipe.training.get("completion_only_loss") is False
-    return lambda batch: completions_ids(
-        tokenizer, batch[data.prompt], batch[data.completion], counts_prompts=counts_prompts
-    )
+    return example_encoder(layout, tokenizer, None, counts_prompts=counts_prompts)
 
 
 def _require_one_count(recipe: Recipe, counts_all: bool, counts_prompts: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from lorakit.data.tokenize_examples import (
     require_texts,
     tokenize_texts,
 )
-from lorakit.data.tokenizers import batch_columns, decode, pad_id, tokenizer_digest, with_end
+from lorakit.data.tokenizers import batch_columns, decode, pad_id, tokenizer_digest, with_ends
 from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
@@ -100,9 +101,9 @@ class Seq2SeqLM(Task):
         cache = TableCache.of(data)
         for examples, kind, where in splits.with_places(data):
             require_columns(examples, columns, where)
-            require_texts(examples, columns, where)
+            check = partial(require_texts, examples, columns, where)
             encoded[kind], cuts[kind], cut_targets = _encode(
-                examples, data, tokenizer, max_length, cache
+                examples, data, tokenizer, max_length, cache, check
             )
             notes += cut_note(cuts[kind], len(examples), max_length, kind)
             if cut_targets:
@@ -195,6 +196,7 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     cache: TableCache,
+    check: Callable[[], None],
 ) -> tuple[Dataset, int, int]:
     """Tokenize sources and targets; also returns how many of each were truncated."""
 
@@ -202,7 +204,7 @@ def _encode(
         sources = [data.source_prefix + text for text in batch[data.source]]
         columns, cut = tokenize_texts(tokenizer, sources, None, max_length)
         targets = batch_columns(tokenizer, text_target=batch[data.target], verbose=False)
-        whole = [with_end(tokenizer, ids) for ids in targets["input_ids"]]
+        whole = with_ends(tokenizer, targets["input_ids"])
         cut_targets = sum(len(ids) > data.max_target_length for ids in whole)
         labels = [ids[: data.max_target_length] for ids in whole]
         return columns | {"labels": labels}, (cut, cut_targets)
@@ -215,7 +217,7 @@ def _encode(
         return repr((rules, tokenizer_digest(tokenizer)))
 
     texts = examples.select_columns(list(dict.fromkeys(names)))
-    made, (cut, cut_targets) = map_examples(texts, tokenize, features, identity, cache)
+    made, (cut, cut_targets) = map_examples(texts, tokenize, features, identity, cache, check)
     return made, cut, cut_targets
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -165,6 +166,7 @@ class TextTask(Task):
                 tokenizer,
                 max_length,
                 cache,
+                where,
             )
             notes += cut_note(cuts[kind], len(examples), max_length, kind)
         notes += [note for note in cache.notes if note not in splits.notes]
@@ -180,11 +182,8 @@ class TextTask(Task):
         )
 
     def _checked(self, examples: Dataset, data: DataConfig, where: Place) -> list[Any]:
-        """Check the columns and texts of a split and return its targets."""
-        columns = _columns(data)
-        require_columns(examples, columns, where)
-        columns.pop("data.label")
-        require_texts(examples, columns, where)
+        """Check the columns of a split and return its targets."""
+        require_columns(examples, _columns(data), where)
         return self.read_targets(examples, data, where)
 
     def preview_examples(
@@ -261,6 +260,7 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     cache: TableCache,
+    where: Place,
 ) -> tuple[Dataset, int]:
     """Tokenize texts beside their encoded targets; also returns how many were truncated."""
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
@@ -271,7 +271,9 @@ def _encode(
         columns, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
         return columns | {"labels": [targets[number] for number in numbers]}, (cut,)
 
-    names = [data.text, *([data.text_pair] if data.text_pair else [])]
+    columns = _columns(data)
+    columns.pop("data.label")
+    names = list(columns.values())
 
     def identity() -> str:
         numbers = np.array(targets)
@@ -280,5 +282,6 @@ def _encode(
         return repr((names, max_length, kind, digest, tokenizer_digest(tokenizer)))
 
     texts = examples.select_columns(list(dict.fromkeys(names)))
-    made, (cut,) = map_examples(texts, tokenize, features, identity, cache)
+    check = partial(require_texts, examples, columns, where)
+    made, (cut,) = map_examples(texts, tokenize, features, identity, cache, check)
     return made, cut

@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError
 from lorakit.injection.state import replaced_modules
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.frozen_part.blocks import find_frozen_blocks
-from lorakit.training.frozen_part.blocks import has_dropout as blocks_have_dropout
 from lorakit.training.together.dropout_by_run import has_dropout
 from lorakit.training.together.stacked_model import backbone_of
 from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
-
-if TYPE_CHECKING:
-    from transformers import Trainer
-
-    from lorakit.training.setup import Setup
 
 _TRAINING = (
     "use_cpu",
@@ -52,8 +45,12 @@ _ALONE: Mapping[str, str] = {
 ADVICE = "Train them one after another: leave --together out."
 
 
-def require_agreement(recipes: Sequence[Recipe]) -> None:
+def require_agreement(recipes: Sequence[Recipe], advice: str = ADVICE) -> None:
     """Check that runs can share one base and its passes.
+
+    Args:
+        recipes: Recipes of the runs.
+        advice: What to do otherwise.
 
     Raises:
         ConfigError: Names each key and its values.
@@ -70,11 +67,7 @@ def require_agreement(recipes: Sequence[Recipe]) -> None:
                     f"in {_name(recipe)}"
                 )
     for recipe in recipes:
-        for key, reason in _ALONE.items():
-            if recipe.training.get(key.removeprefix("training.")):
-                problems.append(f"{_name(recipe)} has {key}: {reason}")
-        if recipe.task == "SEQ_2_SEQ_LM":
-            problems.append(f"{_name(recipe)} has task SEQ_2_SEQ_LM, expected one sequence a row")
+        problems += [f"{_name(recipe)} has {reason}" for reason in unshared_settings(recipe)]
     outputs = [str(Path(recipe.output).absolute()) for recipe in recipes]
     twice = sorted({output for output in outputs if outputs.count(output) > 1})
     if twice:
@@ -83,45 +76,49 @@ def require_agreement(recipes: Sequence[Recipe]) -> None:
             "for each run. Give each recipe another output."
         )
     if problems:
-        raise ConfigError(f"Cannot train these runs together: {'; '.join(problems)}. {ADVICE}")
+        raise ConfigError(f"Cannot train these runs together: {'; '.join(problems)}. {advice}")
 
 
-def shared_keys_among(keys: Iterable[str]) -> list[str]:
-    """Return those of some recipe keys in which runs that train together must agree."""
-    return [key for key in keys if any(f"{key}.".startswith(f"{one}.") for one in _ALIKE)]
+def unshared_settings(recipe: Recipe) -> list[str]:
+    """Return what a recipe has that no runs can share: each setting, and why."""
+    reasons = [
+        f"{key}: {reason}"
+        for key, reason in _ALONE.items()
+        if recipe.training.get(key.removeprefix("training."))
+    ]
+    if recipe.task == "SEQ_2_SEQ_LM":
+        reasons.append("task SEQ_2_SEQ_LM, expected one sequence a row")
+    return reasons
 
 
-def require_possible(setup: Setup, trainer: Trainer) -> None:
-    """Check that a run's model can share its passes.
+def fixed_keys_among(keys: Iterable[str]) -> list[str]:
+    """Return those of some recipe keys that may not vary between runs that train together."""
+    fixed = (*_ALIKE, *_ALONE)
+    return [key for key in keys if any(f"{key}.".startswith(f"{one}.") for one in fixed)]
 
-    Raises:
-        ConfigError: It has no backbone below its head, skips layers at random, or repeats in
-            backward what others take part in.
+
+def unshared_part(model: Any, arguments: Any) -> str | None:
+    """Return what keeps a run's model from sharing its passes, or None.
+
+    Args:
+        model: A run's base with the adapter; the weights are not read.
+        arguments: Its training arguments.
     """
-    model: Any = setup.model
-    arguments: Any = trainer.args
     drops = model.config.to_dict()
-    problem = ""
     if backbone_of(model) is model:
-        problem = f"this {type(model).__name__} has no part below its head that could be shared"
-    elif any(key.endswith("layerdrop") and value for key, value in drops.items()):
-        problem = "its base skips layers at random (layerdrop)"
-    elif arguments.activation_checkpointing and checkpoints_reentrantly(arguments):
-        problem = "activation_checkpointing_kwargs.use_reentrant is true, expected false"
-    elif arguments.activation_checkpointing and has_dropout(model):
-        problem = "activation checkpointing repeats the dropout of its base"
-    elif _drops_less_below(setup):
-        problem = (
-            "the dropout of its base is off below the first adapted layer, expected "
-            "frozen_part.dropout: true"
-        )
-    elif dropping := _dropping_copies(model):
-        problem = (
+        return f"this {type(model).__name__} has no part below its head that could be shared"
+    if any(key.endswith("layerdrop") and value for key, value in drops.items()):
+        return "its base skips layers at random (layerdrop)"
+    if arguments.activation_checkpointing and checkpoints_reentrantly(arguments):
+        return "activation_checkpointing_kwargs.use_reentrant is true, expected false"
+    if arguments.activation_checkpointing and has_dropout(model):
+        return "activation checkpointing repeats the dropout of its base"
+    if dropping := _dropping_copies(model):
+        return (
             f"{dropping[0]} drops activations and is trained in full, expected "
             "lora.modules_to_save without it"
         )
-    if problem:
-        raise ConfigError(f"Cannot train {setup.recipe.output} with others: {problem}. {ADVICE}")
+    return None
 
 
 def _dropping_copies(model: Any) -> list[str]:
@@ -131,14 +128,6 @@ def _dropping_copies(model: Any) -> list[str]:
         for path, module in replaced_modules(backbone_of(model))
         if any(has_dropout(copy) for copy in module.trained_copies.values())
     ]
-
-
-def _drops_less_below(setup: Setup) -> bool:
-    """Whether a run would leave out dropout that others have."""
-    blocks = find_frozen_blocks(setup.model)
-    if blocks is None or setup.recipe.frozen_part.dropout:
-        return False
-    return blocks_have_dropout(setup.model, blocks)
 
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:

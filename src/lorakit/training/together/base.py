@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 class BaseInProcess:
     """Loads a base once, and gives each run modules over its weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str = ADVICE) -> None:
+        """Create it; the first run loads the base.
+
+        Args:
+            advice: What the error of a run with another base says to do.
+        """
+        self._advice = advice
         self._base: PreTrainedModel | None = None
         self._facts: dict[str, Any] = {}
         self._is_settled = False
@@ -67,7 +73,7 @@ class BaseInProcess:
             if self._is_settled:
                 raise ConfigError(
                     f"Cannot train {recipe.output} together with the others: "
-                    f"{differences(self._facts, wanted)}. {ADVICE}"
+                    f"{differences(self._facts, wanted)}. {self._advice}"
                 )
             self._base = task.load_base(recipe, tokenizer, labels)
             self._facts = wanted

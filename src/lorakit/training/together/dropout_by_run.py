@@ -59,11 +59,11 @@ class DropoutByRun(TorchFunctionMode):
 
     def _attention(self, given: dict[str, Any]) -> Tensor:
         def attend(part: Part) -> Tensor:
-            own = {name: self._own(given[name], part, (2,)) for name in ("query", "key", "value")}
+            parts = {name: self._own(given[name], part, (2,)) for name in ("query", "key", "value")}
             mask = given.get("attn_mask")
             if mask is not None:
-                own["attn_mask"] = self._own(mask, part, _token_dims(mask, self._stacked.tokens))
-            return F.scaled_dot_product_attention(**{**given, **own})
+                parts["attn_mask"] = self._own(mask, part, _token_dims(mask, self._stacked.tokens))
+            return F.scaled_dot_product_attention(**{**given, **parts})
 
         return self._by_run(given["query"], (2,), attend)
 
@@ -90,19 +90,19 @@ class DropoutByRun(TorchFunctionMode):
             raise TrainingError(
                 f"Cannot train these runs together: their base drops parts of a tensor of shape "
                 f"{tuple(x.shape)}, expected {stacked.rows} rows as its first dimension. Train "
-                "them one after another: leave --together out."
+                "them one after another."
             )
         found: list[Tensor] = []
         for part, state in zip(stacked.parts, self._states, strict=True):
             with state.drawing():
-                own = compute(part)
+                output = compute(part)
             missing = stacked.tokens - part.tokens
             if missing:
                 widths = [missing if dim in dims else 0 for dim in range(x.ndim)]
-                own = F.pad(
-                    own, [width for width_of in reversed(widths) for width in (0, width_of)]
+                output = F.pad(
+                    output, [width for width_of in reversed(widths) for width in (0, width_of)]
                 )
-            found.append(own)
+            found.append(output)
         return torch.cat(found)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult, train
 from lorakit.training.stop_request import StopRequest
-from lorakit.training.together.agreement import require_agreement, require_possible
+from lorakit.training.together.agreement import ADVICE, require_agreement, unshared_part
 from lorakit.training.together.base import BaseInProcess
 from lorakit.training.together.meeting_point import meeting
 from lorakit.training.together.shared_passes import Seat, SharedPasses
@@ -20,6 +20,7 @@ from lorakit.training.together.turns import Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+    from lorakit.training.frozen_part import FrozenPart
     from lorakit.training.setup import Setup
     from lorakit.training.tasks import Task
 
@@ -43,7 +44,7 @@ class RunGroup:
     """Trains runs on one base in this process; runs may join and leave between steps.
 
     Each run is an ordinary `train` in a thread, with its model, trainer and directory; only one
-    thread runs at a time. In place of its backbone's forward a run waits for the others, and the
+    thread runs at a time. Instead of its backbone's forward a run waits for the others, and the
     batches of all are stacked and run as one, each row under its run's adapter. After it has
     computed its loss and the gradients of its part it waits again, and one backward pass gives all
     adapters their gradients.
@@ -54,9 +55,15 @@ class RunGroup:
         >>> results = [run.wait() for run in runs]  # doctest: +SKIP
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str = ADVICE) -> None:
+        """Create a group without runs.
+
+        Args:
+            advice: What the error of a run that cannot join says to do.
+        """
+        self.advice = advice
         self._passes = SharedPasses()
-        self._base = BaseInProcess()
+        self._base = BaseInProcess(advice)
         self._recipes: list[Recipe] = []  # not the runs, whose errors hold trainers
         self._settled: Recipe | None = None
 
@@ -81,7 +88,7 @@ class RunGroup:
             ConfigError: It cannot run with those that have been added.
         """
         recipe = recipe.with_absolute_paths()
-        require_agreement([*self._recipes, recipe])
+        require_agreement([*self._recipes, recipe], self.advice)
         run = GroupedRun(self, self._passes, len(self._recipes), recipe, options)
         self._recipes.append(recipe)
         return run
@@ -163,21 +170,22 @@ class GroupedRun:
         """Return the run's modules over the weights that all share."""
         return self._group.base.load(recipe, task, tokenizer, labels)
 
-    def frozen_part(self, recipe: Recipe) -> FrozenPartConfig:
-        """Compute the frozen blocks in each step, as the others read them."""
-        return recipe.frozen_part.model_copy(update={"cache_bytes": 0})
-
     @contextmanager
-    def training(self, setup: Setup, trainer: Trainer) -> Iterator[tuple[str, ...]]:
+    def training(
+        self, setup: Setup, trainer: Trainer, frozen: FrozenPart
+    ) -> Iterator[tuple[str, ...]]:
         """Compute with the others in this block, from the first step on."""
-        require_possible(setup, trainer)
+        problem = unshared_part(setup.model, trainer.args)
+        if problem is not None:
+            output, advice = setup.recipe.output, self._group.advice
+            raise ConfigError(f"Cannot train {output} with others: {problem}. {advice}")
         self._group.settle(setup.recipe)
         joined: list[Seat] = []
 
         def join() -> Seat:
             if not joined:
-                seat = self._passes.join(self.turn, setup.model, self._group.base.pristine)
-                joined.append(seat)
+                base = self._group.base.pristine
+                joined.append(self._passes.join(self.turn, setup.model, base, frozen))
             return joined[0]
 
         try:

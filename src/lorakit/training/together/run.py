@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,12 @@ def train_together(
     loaded = [r if isinstance(r, Recipe) else Recipe.load(r) for r in recipes]
     if not loaded:
         raise ConfigError("Cannot train together: got no recipe, expected at least one.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "Cannot train together: got several processes, which a launcher (torchrun, accelerate "
+            "launch) has started, expected one. Call this in a block of "
+            "lorakit.distributed.own_runs.beside_others, in each with other runs."
+        )
     require_agreement([recipe.with_absolute_paths() for recipe in loaded])
     group = RunGroup()
     stop = stop or StopRequest()

@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.libraries.memory_arenas import keep_one_arena
+from lorakit.models.position_limits import beyond_limits, position_limits
 from lorakit.ops.linear_loss import known_values
+from lorakit.training.frozen_part import FrozenPart
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
+from lorakit.training.together.frozen_below import Examples, Found, below_of
 from lorakit.training.together.stacked_model import Leaves, Pass, StackedModel
 from lorakit.training.together.stacking import Inputs, kind_of, tokens_of
 from lorakit.training.together.turns import Turn, Turns
@@ -52,40 +56,46 @@ class _Backward:
 class SharedPasses:
     """Serves runs that take turns, once all of them wait.
 
-    Passes of evaluations come first, so that runs that train stay in step; then their forward
-    passes, then losses, then backward. Requests that cannot be computed as one are served one kind
-    after the other.
+    What lies below the first adapted block comes first, then passes of evaluations, so that runs
+    that train stay in step; then their forward passes, then losses, then backward. Requests that
+    cannot be computed as one are served one kind after the other.
     """
 
     def __init__(self) -> None:
+        keep_one_arena()  # whichever thread computes a pass, it uses the memory of the one before
         self._turns = Turns(self._serve)
         self._model: StackedModel | None = None
         self._open: list[Leaves] = []
         self._gone: list[str] = []
         self._most_tokens = _GAINING_TOKENS
+        self._limits: tuple[int, ...] = ()
 
     def start(self, *turns: Turn) -> None:
         """Start runs, from any thread."""
         self._turns.start(*turns)
 
-    def join(self, turn: Turn, model: nn.Module, base: nn.Module) -> Seat:
+    def join(
+        self, turn: Turn, model: nn.Module, base: nn.Module, frozen: FrozenPart | None = None
+    ) -> Seat:
         """Let a run take part; carry the adapter of its model.
 
         Args:
             turn: The run.
             model: Its model.
             base: The base without adapters, the same for all runs.
+            frozen: What it does with the blocks below its first adapted one.
         """
         if self._model is None:
             self._model = StackedModel(base, next(model.parameters()).device)
             if any(bits_of(module) for module in base.modules()):
                 self._most_tokens = sys.maxsize
+            self._limits = position_limits(getattr(base, "config", None))
         self._model.attach(turn.name, model)
-        return self.seat(turn)
+        return self.seat(turn, frozen)
 
-    def seat(self, turn: Turn) -> Seat:
+    def seat(self, turn: Turn, frozen: FrozenPart | None = None) -> Seat:
         """Return the place of a run that has joined."""
-        return Seat(self._turns, turn, self._most_tokens)
+        return Seat(self._turns, turn, self._most_tokens, self._limits, frozen or FrozenPart())
 
     def leave(self, turn: Turn) -> None:
         """Carry the adapter of a run no longer, once the backward passes are done."""
@@ -107,12 +117,18 @@ class SharedPasses:
         chosen = by_order[min(by_order)]
         first = chosen[0].request
         alike = [turn for turn in chosen if _kind(turn.request) == _kind(first)]
-        if isinstance(first, Pass):
+        if isinstance(first, Examples):
+            _answer_or_each(alike, self._below)
+        elif isinstance(first, Pass):
             _answer_or_each(alike, self._forward)
         elif isinstance(first, _Losses):
             _answer_or_each(alike, _losses_and_gradients)
         else:
             _answer(alike, self._backward)
+
+    def _below(self, turns: Sequence[Turn]) -> list[list[Found]]:
+        model: Any = self._model
+        return model.hidden_states([turn.request for turn in turns])
 
     def _forward(self, turns: Sequence[Turn]) -> list[Any]:
         passes = [turn.request for turn in turns]
@@ -133,17 +149,28 @@ class SharedPasses:
 class Seat:
     """A run's place among those that compute together."""
 
-    def __init__(self, turns: Turns, turn: Turn, most_tokens: int):
+    def __init__(
+        self,
+        turns: Turns,
+        turn: Turn,
+        most_tokens: int,
+        limits: tuple[int, ...],
+        frozen: FrozenPart,
+    ):
         """Create the place; `SharedPasses.join` does.
 
         Args:
             turns: The turns of all runs.
             turn: The run's.
             most_tokens: A batch of so many tokens is not stacked.
+            limits: Of the base's positions; see `position_limits`.
+            frozen: What the run does with the blocks below its first adapted one.
         """
         self._turns = turns
         self._turn = turn
         self._most_tokens = most_tokens
+        self._limits = limits
+        self._frozen = frozen
         self._is_alone = False
 
     def forward(self, adapter: bool, inputs: Inputs, dtype: torch.dtype | None) -> Any:
@@ -159,8 +186,10 @@ class Seat:
             return None
         name = self._turn.name
         adapter_name = name if adapter else None
-        request = Pass(name, adapter_name, inputs, torch.is_grad_enabled(), dtype)
-        return self._turns.ask(self._turn, request)
+        beyond = beyond_limits(inputs, self._limits)
+        below = below_of(self._frozen, inputs, dtype, beyond, self._ask)
+        has_graph = torch.is_grad_enabled()
+        return self._ask(Pass(name, adapter_name, inputs, has_graph, dtype, below, beyond))
 
     def losses(
         self, output: OutputLoss, token_loss: TokenLoss, hidden: Tensor, targets: Tensor
@@ -178,14 +207,19 @@ class Seat:
         if self._is_alone:
             return None
         request = _Losses(output, token_loss, hidden.detach(), targets)
-        return known_values(hidden, *self._turns.ask(self._turn, request))
+        return known_values(hidden, *self._ask(request))
 
     def backward(self) -> None:
         """Pass the gradients of the outputs on to the adapters."""
-        self._turns.ask(self._turn, _Backward())
+        self._ask(_Backward())
+
+    def _ask(self, request: Any) -> Any:
+        return self._turns.ask(self._turn, request)
 
 
 def _order(request: Any) -> int:
+    if isinstance(request, Examples):
+        return -1
     if isinstance(request, Pass):
         return 1 if request.has_graph else 0
     return 2 if isinstance(request, _Losses) else 3
@@ -193,8 +227,13 @@ def _order(request: Any) -> int:
 
 def _kind(request: Any) -> tuple[object, ...]:
     """Return what requests have in common that are computed as one."""
+    if isinstance(request, Examples):
+        where = (request.blocks.depth, request.beyond, request.autocast_dtype)
+        return (*where, *kind_of(request.inputs))
     if isinstance(request, Pass):
-        return (request.has_graph, request.autocast_dtype, *kind_of(request.inputs))
+        below = () if request.below is None else request.below.kind
+        dtype = request.autocast_dtype
+        return (request.has_graph, dtype, below, request.beyond, *kind_of(request.inputs))
     if isinstance(request, _Losses):
         return (id(request.output.frozen_weight), request.hidden.dtype, request.token_loss)
     return ()

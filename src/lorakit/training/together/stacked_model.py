@@ -18,6 +18,13 @@ from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.training.objectives.reference import copy_base_dropout
 from lorakit.training.together.dropout_by_run import DropoutByRun, has_dropout
+from lorakit.training.together.frozen_below import (
+    Below,
+    Examples,
+    Found,
+    hidden_states_of,
+    standing_below,
+)
 from lorakit.training.together.process_state import ProcessState
 from lorakit.training.together.random_state import RandomState
 from lorakit.training.together.stacking import (
@@ -41,6 +48,8 @@ class Pass:
         inputs: What its backbone is called with.
         has_graph: Whether gradients will be needed.
         autocast_dtype: dtype of autocast; None where it is off.
+        below: What stands for the blocks below its first adapted one; None if they run.
+        beyond: Which limits of positions it exceeds; see `position_limits`.
     """
 
     run: str
@@ -48,6 +57,8 @@ class Pass:
     inputs: Inputs
     has_graph: bool
     autocast_dtype: torch.dtype | None
+    below: Below | None = None
+    beyond: tuple[bool, ...] = ()
 
 
 class Leaves:
@@ -173,6 +184,7 @@ class StackedModel:
             torch.set_grad_enabled(first.has_graph),
             _autocast(device, first.autocast_dtype),
             adapter_rows(self._model, names, batches=batches) as rows,
+            standing_below(self._model, self._modules, [one.below for one in passes], stacked),
             dropping,
         ):
             outputs = self._backbone(**stacked.inputs)
@@ -183,6 +195,22 @@ class StackedModel:
             map_tensors(lambda output, run=one.run: leaves.cut(output, run), outputs)
             for one in passes
         ], leaves
+
+    @torch.no_grad()
+    def hidden_states(self, requests: Sequence[Examples]) -> list[list[Found]]:
+        """Run the blocks below for examples of several runs; see `hidden_states_of`."""
+        for module in self._modules:
+            module.training = False
+
+        def run(stacked: Stacked) -> None:
+            device = next(v for v in stacked.inputs.values() if isinstance(v, Tensor)).device
+            with (
+                _autocast(device, requests[0].autocast_dtype),
+                adapter_rows(self._model, [None] * stacked.rows),
+            ):
+                self._backbone(**stacked.inputs)
+
+        return hidden_states_of(self._model, requests, run)
 
 
 def backbone_of(model: Any) -> Any:

@@ -94,7 +94,7 @@ class Turns:
                 self._before = ProcessState.current()
             try:
                 for turn in turns:
-                    turn.state = self._before.for_new_run()  # type: ignore[union-attr]
+                    turn.state = self._before.for_new_run()  # type: ignore[union-attr]  # set at the first start
                     arguments = {"args": (turn,), "name": turn.name, "daemon": True}
                     threading.Thread(target=self._run, **arguments).start()
                     self._turns.append(turn)
@@ -132,7 +132,7 @@ class Turns:
                 self._next_after(turn, leaves=True).wake()
             else:
                 self._turns.remove(turn)
-                self._before.restore()  # type: ignore[union-attr]
+                self._before.restore()  # type: ignore[union-attr]  # set at the first start
         turn.is_over.set()
 
     def _next_after(self, turn: Turn, *, leaves: bool = False) -> Turn:

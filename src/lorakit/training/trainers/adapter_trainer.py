@@ -120,7 +120,7 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
         """Return the approximate size of a checkpoint: the adapter and the optimizer's state."""
         optimizer: Any = self.optimizer
         states = (t for state in optimizer.state.values() for t in state.values())
-        trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[union-attr]
+        trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[union-attr]  # set by Trainer
         return sum(
             t.numel() * t.element_size() for t in (*trained, *filter(torch.is_tensor, states))
         )
@@ -241,7 +241,7 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
         model: Any = self.accelerator.unwrap_model(self.model)
         checkpoint = kwargs.get("resume_from_checkpoint")
         if checkpoint is None and not self._is_initialized:
-            initialize_adapter_from_data(self, model, self.adapter_name)  # type: ignore[arg-type]
+            initialize_adapter_from_data(self, model, self.adapter_name)
         if checkpoint is not None:
             # A sharded model is filled later, and must have the final shapes by then.
             saved = read_adapter_files(checkpoint)

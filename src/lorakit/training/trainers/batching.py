@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from lorakit.data.mixture import Mixture, MixtureSampler
 from lorakit.data.stream import EncodedStream
 from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError
+from lorakit.models.padded_lengths import length_multiple
 from lorakit.training.throughput import Throughput, ThroughputMeter
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class BatchingMixin(_Base):
         model: Any = self.model
         has_targets = bool(getattr(model.config, "is_encoder_decoder", False))
         self.meter = ThroughputMeter(has_targets=has_targets, device=self.args.device)
+        multiple = length_multiple(model, autocasts=self.args.bf16)
+        self.data_collator = padding_to_multiples(self.data_collator, multiple)
 
     # ---- order ----
 
@@ -89,13 +93,23 @@ class BatchingMixin(_Base):
             return super()._get_eval_sampler(eval_dataset)
         return longest_first(token_lengths(eval_dataset)).tolist()
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return batches of all validation examples; transformers may leave out the last ones."""
+        leaves_out, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = leaves_out
+
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """Return batches for `predict`, whose predictions have the order of the examples."""
         strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        leaves_out, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             return super().get_test_dataloader(test_dataset)
         finally:
             self.args.train_sampling_strategy = strategy
+            self.args.dataloader_drop_last = leaves_out
 
     def _run_epoch(self, **arguments: Any) -> None:
         # accelerate passes the epoch on to the sampler, but not of several processes that resume.
@@ -152,15 +166,34 @@ def pads_nothing(training: Mapping[str, Any]) -> bool:
     return bool(training.get("packing") or training.get("padding_free"))
 
 
-def padding_notes(examples: Any, arguments: TrainingArguments) -> tuple[str, ...]:
-    """Return a note on the padding in random batches and in those of like length, if any.
+def padding_to_multiples(collator: Any, multiple: int | None) -> Any:
+    """Return a collator that pads to multiples of a number of tokens.
+
+    Args:
+        collator: A collator; one that already pads to multiples, or cannot, is returned.
+        multiple: Number of tokens; None for any length.
+    """
+    if multiple is None or getattr(collator, "pad_to_multiple_of", multiple) is not None:
+        return collator
+    return replace(collator, pad_to_multiple_of=multiple)
+
+
+def padding_notes(
+    examples: Any, arguments: TrainingArguments, multiple: int | None = None
+) -> tuple[str, ...]:
+    """Return notes on what batches are padded to, and on the padding in random batches and others.
 
     Both are counted in the first epoch of these examples.
+
+    Args:
+        examples: The encoded examples.
+        arguments: The training arguments.
+        multiple: Number of tokens that the trainer's collator pads to a multiple of.
     """
     if pads_nothing(vars(arguments)) or not has_length(examples):
         return ()
     lengths = token_lengths(examples)
-    batch, multiple = arguments.train_batch_size, getattr(arguments, "pad_to_multiple_of", None)
+    batch = arguments.train_batch_size
     generator = torch.Generator().manual_seed(seed(arguments))
     shuffled = torch.randperm(len(lengths), generator=generator)
     grouped = LikeLengthSampler(lengths, step_examples(arguments), seed(arguments)).order()
@@ -168,14 +201,22 @@ def padding_notes(examples: Any, arguments: TrainingArguments) -> tuple[str, ...
         f"{padding_share(lengths, order, batch, multiple or 1):.0%}"
         for order in (shuffled, grouped)
     )
+    notes: tuple[str, ...] = ()
+    if multiple is not None and getattr(arguments, "pad_to_multiple_of", None) is None:
+        notes = (
+            f"Batches are padded to multiples of {multiple} tokens: a CPU compiles products of "
+            "bfloat16 for each length, and keeps them.",
+        )
     if at_random == alike:
-        return ()
+        return notes
     if arguments.train_sampling_strategy == GROUP_BY_LENGTH:
         return (
+            *notes,
             f"Padding: {at_random} of the tokens in random batches, {alike} in these batches of "
             "like length.",
         )
     return (
+        *notes,
         f"Padding: {at_random} of the tokens in random batches. "
         f"training.train_sampling_strategy={GROUP_BY_LENGTH} would make it {alike}.",
     )

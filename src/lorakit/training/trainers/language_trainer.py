@@ -108,7 +108,7 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
         counts = self._metrics["train"]
         if "num_tokens" in counts:
             local = torch.tensor(counts["num_tokens"], device=self.args.device)
-            counts["num_tokens"] = self.accelerator.reduce(local, "sum").tolist()  # type: ignore[union-attr]
+            counts["num_tokens"] = self.accelerator.reduce(local, "sum").tolist()  # type: ignore[union-attr]  # a tensor gives a tensor
         super().log(logs, start_time)
 
     def loss_metrics(self, loss: float, accuracy: float | None) -> dict[str, float]:

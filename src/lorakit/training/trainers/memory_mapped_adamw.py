@@ -102,7 +102,7 @@ def _mapped_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
     for tensor, offset in zip(tensors, offsets, strict=True):
         empty = torch.empty(0, dtype=tensor.dtype)
         start = offset // tensor.element_size()
-        made.append(empty.set_(storage, start, tensor.shape))  # type: ignore[arg-type]
+        made.append(empty.set_(storage, start, tensor.shape))  # type: ignore[arg-type]  # overloaded for storages
     return made
 
 

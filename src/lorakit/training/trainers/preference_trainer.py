@@ -79,8 +79,11 @@ class PreferenceTrainer(ReferenceLogProbsMixin, StepTrainerMixin, Trainer):
         """Evaluate encoded texts inside the block by the loss of their tokens."""
         step, collator = self.step, self.data_collator
         tokenizer: Any = self.processing_class
+        multiple = getattr(collator, "pad_to_multiple_of", None)
         self.step = NextTokenStep(output=step.output, options=step.options, shifts=True)
-        self.data_collator = DataCollatorForTokenClassification(tokenizer)  # pads the labels too
+        self.data_collator = DataCollatorForTokenClassification(  # pads the labels too
+            tokenizer, pad_to_multiple_of=multiple
+        )
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from transformers import Trainer
 
 from lorakit.data.like_length import longest_first, token_lengths
 from lorakit.data.preferences import REFERENCE_KEY
+from lorakit.data.progress import report_progress
 from lorakit.distributed.processes import (
     all_gather_object,
     process_count,
@@ -45,6 +46,7 @@ class ReferenceLogProbsMixin(_Base):
     """Mixin for a trainer class whose step compares with a reference."""
 
     step: Any
+    stream: Any = None
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Train; know the reference's log-probabilities before the first step."""
@@ -56,6 +58,8 @@ class ReferenceLogProbsMixin(_Base):
         """Whether examples are seen more than once, by a reference that this process holds."""
         examples: Any = self.train_dataset
         if not self.step.objective.needs_reference or self.is_fsdp_enabled:
+            return False
+        if self.stream is not None:  # its examples are not known before they are trained on
             return False
         if not isinstance(examples, Dataset) or REFERENCE_KEY in examples.column_names:
             return False
@@ -85,14 +89,19 @@ class ReferenceLogProbsMixin(_Base):
         order = longest_first(token_lengths(examples)).tolist()
         size = self.args.train_batch_size
         batches = [order[first : first + size] for first in range(0, len(order), size)]
-        collate: Any = self.counting_collator()  # type: ignore[attr-defined]
+        collate: Any = self.counting_collator()  # type: ignore[attr-defined]  # of the trainer it is mixed into
         model: Any = self.model
         found: dict[int, list[float]] = {}
+        what = "Computing the reference's log-probabilities"
         with _evaluating(model), self.accelerator.autocast():
-            for numbers in batches[process_rank() :: process_count()]:
+            for number, numbers in enumerate(batches):
+                report_progress(what, number * size, len(order))
+                if number % process_count() != process_rank():
+                    continue
                 batch = self._prepare_inputs(collate([examples[number] for number in numbers]))
                 values = self.step.reference(model, batch).float().tolist()
                 found.update(zip(numbers, values, strict=True))
+        report_progress(what, len(order), len(order))
         every = {n: v for part in all_gather_object(found) for n, v in part.items()}
         return torch.tensor([every[number] for number in range(len(examples))])
 

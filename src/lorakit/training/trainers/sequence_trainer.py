@@ -65,7 +65,7 @@ class SequenceTrainer(StepTrainerMixin, Seq2SeqTrainer):
         **options: Any,
     ) -> tuple[Any, Any, Tensor | None]:
         """Evaluate a batch; if texts are generated, return these and the targets."""
-        generates = self.args.predict_with_generate and not prediction_loss_only  # type: ignore[attr-defined]
+        generates = self.args.predict_with_generate and not prediction_loss_only  # type: ignore[attr-defined]  # Seq2SeqTrainingArguments
         if not generates:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         sources = {key: value for key, value in inputs.items() if key not in _MADE_FROM_LABELS}

@@ -90,7 +90,7 @@ class StepTrainerMixin(_Base):
         if self.args.world_size == 1 or not self.args.average_tokens_across_devices:
             return labels
         here = torch.full((), labels, dtype=torch.int64, device=device)
-        total: Tensor = self.accelerator.gather(here).sum()  # type: ignore[union-attr]
+        total: Tensor = self.accelerator.gather(here).sum()  # type: ignore[union-attr]  # a tensor gives a tensor
         return total / self.accelerator.num_processes
 
     # ---- losses ----
@@ -108,7 +108,7 @@ class StepTrainerMixin(_Base):
             model: The model, possibly wrapped.
             inputs: A batch with labels.
             return_outputs: Whether to return the model's outputs too; the outputs of a language
-                model have the logits of a single token.
+                model have logits of no token.
             num_items_in_batch: From `_get_num_items_in_batch`; None for this batch only.
         """
         batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
@@ -164,7 +164,7 @@ class StepTrainerMixin(_Base):
         output = super().evaluation_loop(*args, **kwargs)
         self.example_scores = _in_loader_order(self._scored, self.step.metric)
         here = self._sums.to(self.args.device, torch.float32)
-        sums: Tensor = self.accelerator.reduce(here, "sum")  # type: ignore[assignment]
+        sums: Tensor = self.accelerator.reduce(here, "sum")  # type: ignore[assignment]  # a tensor gives a tensor
         loss, labels, hits = sums.tolist()
         if labels and output.metrics is not None:
             accuracy = None if math.isnan(hits) else hits / labels

@@ -238,7 +238,7 @@ def with_examples_in_prompt(
         labels = [NOT_COUNTED] * (len(ids) + 1) + list(example["labels"][1:])
         return {"input_ids": ids + list(example["input_ids"]), "labels": labels}
 
-    made: list[dict[str, list[int]]] = [extend(example) for example in examples]  # type: ignore[arg-type]
+    made: list[dict[str, list[int]]] = [extend(example) for example in examples]  # type: ignore[arg-type]  # rows are dictionaries
     return Dataset.from_list(made)
 
 

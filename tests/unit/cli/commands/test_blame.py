@@ -5,8 +5,6 @@ import json
 import pytest
 
 from fixtures.printed import flat
-from lorakit.cli.commands.blame import note_on_signs
-from lorakit.training.influence import Blame, Blamed
 
 
 def test_the_rows_behind_mistakes_are_listed_and_written(cli, cls_training, tmp_path):
@@ -51,16 +49,6 @@ def test_questions_that_are_none_are_refused(cli, cls_training, words, message):
     assert result.exit_code == 2
     assert message in flat(result.output)
     assert "influence" not in result.output  # nothing was computed
-
-
-def test_influences_the_other_way_are_explained():
-    rows = tuple(Blamed(n, share, n + 1, None, {}) for n, share in enumerate((0.1, -0.2, -0.3)))
-    found = Blame(rows, "rows.csv", "", (), None)
-    assert note_on_signs(found, 1, mistakes=True) == ()
-    assert note_on_signs(found, 2, mistakes=True) == (
-        "1 of 3 examples made the mistakes worse; those with an influence below 0 made them "
-        "better.",
-    )
 
 
 def test_what_is_no_run_is_refused(cli, tmp_path):

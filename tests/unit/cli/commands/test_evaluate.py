@@ -115,10 +115,10 @@ def test_an_adapter_of_another_tool_has_to_name_its_classes(cli, cls_run, tmp_pa
     assert "does not say which output of its head is which class" in result.stderr
     assert 'Write {"labels": ["...", "..."]} into lorakit.json' in result.stderr
     (adapter / "lorakit.json").write_text(json.dumps({"labels": labels}))
-    named, own = cli(*given), cli("evaluate", cls_run)
+    named, ours = cli(*given), cli("evaluate", cls_run)
     assert named.exit_code == 0, named.stderr
     tables = [
         [line.split() for line in one.stdout.split("\n") if "accuracy" in line]
-        for one in (named, own)
+        for one in (named, ours)
     ]
     assert tables[0] == tables[1] != []

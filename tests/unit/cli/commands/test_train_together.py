@@ -3,6 +3,8 @@
 import yaml
 
 from fixtures.printed import flat
+from forked import run_together
+from lorakit.recipes.run_directory import RunDirectory
 
 
 def recipes(cls_recipe, *changes):
@@ -64,3 +66,27 @@ def test_a_second_recipe_without_the_option_is_named(cli, cls_recipe):
     result = cli("train", cls_recipe, cls_recipe)
     assert result.exit_code == 2
     assert "--together" in flat(result.stderr)
+
+
+TRAINS = "from lorakit.__main__ import main\nmain()"
+
+
+def test_of_several_processes_each_trains_its_runs(cls_recipe):
+    paths = recipes(cls_recipe, {}, {"lora": {"r": 4}}, {"lora": {"r": 3}})
+    training = ["training.max_steps=2", "training.use_cpu=true"]
+    ended = run_together(TRAINS, "train", *paths, "--together", *training)
+    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
+    first, second = (flat(one.stdout) for one in ended)
+    assert "2 runs on" in first and "1 runs on" in second
+    assert first.count("Trained 2 steps in") == 2 and second.count("Trained 2 steps in") == 1
+    assert "run-1 finished" in second and "run-1" not in first
+    for number in range(3):
+        run = RunDirectory.open(cls_recipe.parent / f"run-{number}")
+        assert run.is_finished and run.processes == 1
+
+
+def test_a_launcher_that_shards_is_refused(cli, cls_recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    result = cli("train", *recipes(cls_recipe, {}, {"lora": {"r": 4}}), "--together")
+    assert result.exit_code == 2
+    assert "got a launcher that shards the model" in flat(result.stderr)

@@ -221,7 +221,7 @@ REASONS = {
     ),
     "hook on the activation": lambda m: m.act_fn.register_forward_hook(double),
     "another activation": lambda m: setattr(m, "act_fn", nn.Tanh()),
-    "a forward of its own": lambda m: setattr(m.down_proj, "forward", lambda x: x[..., :8] * 2),
+    "its own forward": lambda m: setattr(m.down_proj, "forward", lambda x: x[..., :8] * 2),
     "accelerate": lambda m: setattr(m.up_proj, "_hf_hook", object()),
     "another kind of layer": lambda m: setattr(m, "up_proj", nn.Sequential(m.up_proj)),
     "no adapter acts": lambda m: set_adapter(m, None),

@@ -63,9 +63,9 @@ def test_outputs_and_gradients_are_those_of_each_batch_alone(products):
         alone[name] = h.detach(), gradients(model, name), draw_seed()
     model.zero_grad()
     generators = {name: torch.Generator().manual_seed(n) for n, name in enumerate(SIZES)}
-    own = [tokens for rows, tokens in SIZES.values() for _ in range(rows)]
-    batches = SeparateBatches(own, lambda name: draw_seed(generators[name]))
-    longest = max(own)
+    ours = [tokens for rows, tokens in SIZES.values() for _ in range(rows)]
+    batches = SeparateBatches(ours, lambda name: draw_seed(generators[name]))
+    longest = max(ours)
     x = torch.cat(
         [nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in inputs.values()]
     )

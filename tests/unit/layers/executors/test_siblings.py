@@ -47,9 +47,9 @@ def identity(p=0.5, **options):
     model = adapted(Attention(), r=8, lora_alpha=8, lora_dropout=0.5, **options).train()
     ps = (p,) * 3 if isinstance(p, float) else p
     with torch.no_grad():
-        for name, own in zip(NAMES, ps, strict=True):
+        for name, ours in zip(NAMES, ps, strict=True):
             layer = getattr(model, name)
-            layer.updates["default"].drop_probability = own
+            layer.updates["default"].drop_probability = ours
             for parameter in layer.parameters():
                 parameter.copy_(torch.eye(8)) if parameter.ndim == 2 else parameter.zero_()
             layer.weight.zero_()
@@ -196,9 +196,9 @@ def test_copies_have_groups_of_their_own(copier, group_sizes):
     group_sizes.clear()
     assert torch.equal(twin(**tokens(twin)).logits, expected)
     assert 3 in group_sizes and 2 in group_sizes
-    own = twin.model.layers[0].self_attn
-    assert own.q_proj.siblings.members == [getattr(own, name) for name in NAMES]
-    assert own.q_proj.siblings is not attention.q_proj.siblings
+    ours = twin.model.layers[0].self_attn
+    assert ours.q_proj.siblings.members == [getattr(ours, name) for name in NAMES]
+    assert ours.q_proj.siblings is not attention.q_proj.siblings
     lone = copier(attention.q_proj)
     x = torch.randn(2, 16)
     assert torch.equal(lone(x), attention.q_proj(x))

@@ -36,7 +36,7 @@ TOKENS, TOP_K, EXPERTS = 11, 2, 5
 CLASSES = {
     "mixtral": "MixtralExperts",
     "deepseek_v3": "DeepseekV3Experts",
-    "gpt_oss": "GptOssExperts",  # stored (in, out), biases, a gate of its own
+    "gpt_oss": "GptOssExperts",  # stored (in, out), biases, its own gate
     "aria": "AriaExperts",  # stored (in, out)
     "nemotron_h": "NemotronHExperts",  # no gate
     "muse_spark": "MuseSparkExperts",  # a norm after each expert
@@ -137,8 +137,8 @@ def test_gradients_are_those_of_finite_differences(kind):
     factors = [p.detach().clone().requires_grad_() for p in model.parameters() if p.requires_grad]
 
     def run(hidden, weights, *factors):
-        own = dict(zip(names, factors, strict=True))
-        return torch.func.functional_call(model, own, (hidden, index[:3], weights))
+        ours = dict(zip(names, factors, strict=True))
+        return torch.func.functional_call(model, ours, (hidden, index[:3], weights))
 
     cut = [tensor[:3].detach().requires_grad_() for tensor in (hidden, weights)]
     assert torch.autograd.gradcheck(run, (*cut, *factors))
@@ -178,12 +178,12 @@ def test_merging_and_unmerging_gives_the_same_bytes_and_unloading_leaves_no_trac
     add_adapter(model, CONFIG)
     randomize_(model)
     experts = model.model.layers[0].mlp.experts
-    own = experts.gate_up_proj
+    ours = experts.gate_up_proj
     merge_adapters(model)
-    assert experts.gate_up_proj is not own
-    assert not torch.equal(experts.gate_up_proj, own)
+    assert experts.gate_up_proj is not ours
+    assert not torch.equal(experts.gate_up_proj, ours)
     unmerge_adapters(model)
-    assert experts.gate_up_proj is own
+    assert experts.gate_up_proj is ours
     unload(model)
     assert_untouched(model, before)
 

@@ -159,5 +159,5 @@ def test_layers_keep_their_layout_while_the_model_carries_an_adapter():
     add_adapter(model, LoraConfig(r=2, target_modules=["0"]))
     assert [layer.support_avx512bf16_for_cpu for layer in model] == [False, False]
     unload(model)
-    own = bitsandbytes.functional.has_avx512bf16()
-    assert [layer.support_avx512bf16_for_cpu for layer in model] == [own, own]
+    ours = bitsandbytes.functional.has_avx512bf16()
+    assert [layer.support_avx512bf16_for_cpu for layer in model] == [ours, ours]

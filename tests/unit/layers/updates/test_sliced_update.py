@@ -56,12 +56,12 @@ def by_parts(model, x):
     with disable_adapters(model):
         h = model(x).detach().clone()
     groups = sum(update.parts)
-    own = iter(zip(update.lora_A.chunk(groups), update.lora_B.chunk(groups), strict=True))
+    ours = iter(zip(update.lora_A.chunk(groups), update.lora_B.chunk(groups), strict=True))
     height = OUT // len(update.parts)
     pieces = list(h.split(height, -1))
     for part, is_adapted in enumerate(update.parts):
         if is_adapted:
-            A, B = next(own)
+            A, B = next(ours)
             pieces[part] = pieces[part] + update.scaling * ((x @ A.t()) @ B.t())
     return torch.cat(pieces, -1)
 

@@ -116,7 +116,7 @@ def test_without_a_compiler_torch_computes(cache, monkeypatch):
 
 
 def test_another_compiler_is_not_taken_for_gcc(cache, only_compiler):
-    # Other compilers bring an OpenMP runtime of their own.
+    # Other compilers bring their own OpenMP runtime.
     only_compiler('echo "clang version 19"', "cc")
     assert_eager("there is no gcc")
 

@@ -23,7 +23,7 @@ def two_threads():
 
 SECOND_RUNTIME = """
 import os
-import sklearn.metrics  # brings an OpenMP runtime of its own
+import sklearn.metrics  # brings its own OpenMP runtime
 import torch
 from lorakit.ops import skinny
 from lorakit.ops.native import cpu_kernels, openmp
@@ -54,7 +54,7 @@ def test_threads_are_torch_s_own_where_another_library_brings_more():
 
 
 def test_the_runtime_is_found_in_an_environment_behind_a_link(tmp_path, monkeypatch):
-    import sklearn.metrics  # noqa: F401 - brings an OpenMP runtime of its own
+    import sklearn.metrics  # noqa: F401 - brings its own OpenMP runtime
 
     runtime = openmp.runtime()
     if runtime is None:

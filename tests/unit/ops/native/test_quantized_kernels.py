@@ -232,15 +232,15 @@ def term(out, inside, seed=1):
 
 def test_a_layer_uses_it_without_gradients_alone(kind, calls):
     weight, _ = weight_of(kind, 12, 64)
-    x, own = torch.randn(2, 1, 64), term(12, 64)
-    trained = low_rank_linear(x, weight, None, [own])
+    x, ours = torch.randn(2, 1, 64), term(12, 64)
+    trained = low_rank_linear(x, weight, None, [ours])
     assert calls == []
     with torch.no_grad():
-        got = low_rank_linear(x, weight, None, [own])
+        got = low_rank_linear(x, weight, None, [ours])
     assert calls == [(2, 64, 12)]
     assert largest_error(got, trained) <= TOLERANCE[torch.float32]
     with torch.inference_mode():
-        assert torch.equal(low_rank_linear(x, weight, None, [own]), got)
+        assert torch.equal(low_rank_linear(x, weight, None, [ours]), got)
 
 
 def test_rows_of_several_adapters_use_it_without_gradients_alone(kind, calls):

@@ -162,7 +162,7 @@ class TestWhyTheyCannotBeHad:
 
     @pytest.fixture
     def triton_kernels(self, monkeypatch):
-        """A module in place of the real one."""
+        """A module instead of the real one."""
         module = SimpleNamespace(TritonKernels=lambda: None)
         monkeypatch.setitem(sys.modules, "lorakit.ops.triton.triton_kernels", module)
         return module

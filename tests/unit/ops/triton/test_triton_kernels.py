@@ -1,6 +1,6 @@
 """The products in Triton without a GPU: interpreted on the CPU, and compiled without being run.
 
-Both happen in processes of their own, as Triton must be told before it is imported.
+Both happen in separate processes, as Triton must be told before it is imported.
 """
 
 import json
@@ -58,7 +58,7 @@ from lorakit.ops.triton import triton_kernels
 from lorakit.ops.dropout_mask import kernel_mask
 
 class NoGpu:
-    # Triton keeps what it has compiled by device, so each capability is a device of its own.
+    # Triton keeps what it has compiled by device, so each capability is a separate device.
     capability = None
     def get_current_device(self):
         return self.capability

@@ -214,3 +214,19 @@ def test_a_failed_call_leaves_no_batch_behind(store):
         calls = calls_of(blocks.frozen[0])
         model(**other)
         assert calls
+
+
+def test_examples_that_begin_alike_share_what_they_begin_with(store):
+    model = adapted()
+    blocks = find_frozen_blocks(model)
+    one, other = ({"input_ids": torch.tensor([ids])} for ids in ([5, 6, 7, 8], [5, 6, 9, 8]))
+    expected = [model(**inputs).logits for inputs in (one, other)]
+    with caching_frozen_part(model, blocks, store, piece_tokens=2):
+        for inputs in (one, other):
+            model(**inputs)
+        assert len(store._rows("SELECT key FROM kept")) == 3, "one of two pieces is that of both"
+        calls = calls_of(blocks.frozen[0])
+        got = [model(**inputs).logits for inputs in (one, other)]
+    assert not calls
+    for logits, wanted in zip(got, expected, strict=True):
+        torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-6)

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.llama import modeling_llama
 
+from fixtures.data import write_jsonl
 from lorakit.training import Recipe, train
 from lorakit.training.frozen_part import cached_forward, preparing
 
@@ -85,8 +86,8 @@ def test_what_runs_blocks_otherwise_is_named(run, changes, reason):
 
 def test_a_model_that_gives_another_loss_from_kept_outputs_keeps_none(run, monkeypatch):
     expected, _ = run("without", {"cache_bytes": 0})
-    kept = cached_forward.CachedForward._kept
-    monkeypatch.setattr(cached_forward.CachedForward, "_kept", lambda *args: kept(*args).flip(1))
+    kept = cached_forward.CachedForward.kept
+    monkeypatch.setattr(cached_forward.CachedForward, "kept", lambda *args: kept(*args).flip(1))
     got, notes = run("with")
     assert any("gives another loss with kept outputs" in note for note in notes)
     assert_same(got, expected)
@@ -146,6 +147,33 @@ def test_blocks_that_something_trained_reaches_run_in_every_step(run, monkeypatc
     _, notes = run("run", training={"max_steps": 1})
     (note,) = [note for note in notes if "frozen" in note]
     assert note.endswith("what is trained outside the blocks changes their output.")
+
+
+@pytest.mark.parametrize(
+    ("base", "is_causal"), [("llama", True), ("bert", False)], ids=["causal", "both directions"]
+)
+def test_only_a_causal_base_keeps_pieces(base, is_causal, request, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "_PIECE_TOKENS", 4)
+    rows = [
+        {"text": "the film was good the film was bad"[: 34 - n], "label": n % 2} for n in (0, 1)
+    ]
+    data = write_jsonl(tmp_path / "texts.jsonl", rows * 4)
+    seen = []
+    rows_of = cached_forward.rows_of
+    monkeypatch.setattr(
+        cached_forward, "rows_of", lambda *given: seen.append(rows_of(*given)) or seen[-1]
+    )
+    values = {
+        "model": request.getfixturevalue(f"tiny_{base}_dir"),
+        "task": "SEQ_CLS",
+        "data": {"train": data},
+        "lora": UPPER,
+        "frozen_part": {"cache_directory": str(tmp_path / "kept")},
+        "training": {"max_steps": 1, "use_cpu": True},
+        "output": str(tmp_path / "run"),
+    }
+    train(Recipe.check(values, "the recipe"))
+    assert all((len(row.pieces) > 1) == is_causal for row in seen[-1]), seen[-1]
 
 
 def test_dropout_below_is_off_unless_the_recipe_leaves_it_on(tiny_bert_dir, cls_csv, tmp_path):

@@ -8,13 +8,18 @@ from sklearn.metrics import roc_auc_score
 
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.training import train
-from lorakit.training.influence import blame
+from lorakit.training.influence import Blame, Blamed, blame
 from lorakit.training.influence.blame import require_one_each
 
 
 @pytest.fixture(scope="module")
-def mistakes(flipped):
-    return blame(flipped.run)
+def shares():
+    return []
+
+
+@pytest.fixture(scope="module")
+def mistakes(flipped, shares):
+    return blame(flipped.run, on_share=shares.append)
 
 
 def test_flipped_labels_are_in_the_first_tenth(flipped, mistakes):
@@ -32,6 +37,20 @@ def test_rows_have_their_place_and_their_columns(flipped, mistakes):
     assert sum(abs(row.share) for row in mistakes.rows) == pytest.approx(1)
     assert mistakes.source == str(flipped.data) and mistakes.notes == ()
     assert "validation examples" in mistakes.about
+
+
+def test_the_share_of_the_gradients_rises_to_the_whole(mistakes, shares):
+    assert shares == sorted(shares) and shares[0] == 1 / len(mistakes.rows) and shares[-1] == 1
+
+
+def test_influences_the_other_way_are_explained():
+    rows = tuple(Blamed(n, share, n + 1, None, {}) for n, share in enumerate((0.1, -0.2, -0.3)))
+    found = Blame(rows, "rows.csv", "", (), None, is_about_mistakes=True)
+    assert found.note_on_signs(1) == ()
+    assert found.note_on_signs(2) == (
+        "1 of 3 examples made the mistakes worse; those with an influence below 0 made them "
+        "better.",
+    )
 
 
 def test_an_example_supports_its_label_and_speaks_against_the_other(flipped, mistakes):

@@ -280,11 +280,19 @@ def test_no_step_holds_all_logits(build, head):
 
     step()
     model.zero_grad()
-    # A head trained in full has gradients of its own size, once as such and once being summed.
+    # A head trained in full has gradients of the same size, once as such and once being summed.
     trained = 3 * vocabulary * WIDTH * 4 if "modules_to_save" in head else 0
     assert allocations_of(step).peak < all_logits / 2 + trained
     plain = allocations_of(lambda: model(**inputs, labels=labels).loss.backward())
     assert plain.peak > all_logits, "the measure must see what it is to forbid"
+
+
+def test_the_output_layer_reads_no_token_while_the_model_runs():
+    model = llama()
+    inputs, labels = batch(model)
+    outputs, hidden = follow(model).run(model, inputs)
+    assert outputs.logits.shape == (len(labels), 0, model.config.vocab_size)
+    assert hidden.shape == (*labels.shape, WIDTH)
 
 
 def test_an_output_layer_that_runs_twice_is_refused():

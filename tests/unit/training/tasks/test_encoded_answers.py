@@ -1,7 +1,66 @@
 import pytest
 
-from fixtures.preferences import CHATS, PAIRS, by
+from fixtures.preferences import CHATS, PAIRS, VOTES, by
+from lorakit.data import chunks
+from lorakit.data.progress import reporting_progress
 from lorakit.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize(
+    ("rows", "objective"),
+    [(PAIRS, "dpo"), (CHATS, "orpo"), (VOTES, "kto"), (PAIRS, "reward")],
+)
+def test_large_preferences_are_encoded_in_processes_and_kept(
+    prepare_preferences, tiny_llama_dir, tmp_path, monkeypatch, rows, objective
+):
+    def encode():
+        kept = {"cache_directory": str(tmp_path / "kept")}
+        made = prepare_preferences(tiny_llama_dir, rows, {"type": objective}, **kept)
+        return [made.encoded.train.to_list(), made.encoded.validation.to_list()], made.encoded.notes
+
+    expected = encode()
+    assert not (tmp_path / "kept").exists()  # small data is not kept
+    monkeypatch.setattr(chunks, "_LARGE_EXAMPLES", 2)
+    monkeypatch.setattr(chunks, "_CHUNK_EXAMPLES", 5)
+    monkeypatch.setattr(chunks.os, "sched_getaffinity", lambda _: {0, 1})
+    seen = []
+    with reporting_progress(lambda progress: seen.append(progress.what)):
+        assert encode() == expected
+        assert {"Checking", "Tokenizing"} <= set(seen)
+        seen.clear()
+        assert encode() == expected
+    assert not seen  # nothing is read again
+
+
+def test_examples_that_are_left_out_are_known(prepare_preferences, tiny_llama_dir):
+    """The weights of sources go with the others."""
+    rows = [*PAIRS[:2], {**PAIRS[2], "prompt": "the cat " * 40}, *PAIRS[3:]]
+    made = prepare_preferences(
+        tiny_llama_dir, rows, max_length=32, validation_fraction=0, training={"eval_strategy": "no"}
+    )
+    assert made.encoded.kept.tolist() == [n for n in range(len(rows)) if n != 2]
+    assert "1 of 12 training examples were left out" in " ".join(made.encoded.notes)
+
+
+def test_an_example_that_the_template_refuses_is_named(
+    prepare_preferences, tiny_llama_dir, tmp_path
+):
+    template = tmp_path / "strict.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if 'sun' in m['content'] %}{{ raise_exception('no sun') }}"
+        "{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    chats = [row for row in CHATS if "sun" not in str(row)]
+    sunny = next(row for row in CHATS if "sun" in str(row))
+    chats.insert(4, sunny)
+    with pytest.raises(DataError, match=r"In example 5 \(line 5\) of .*no sun"):
+        prepare_preferences(
+            tiny_llama_dir,
+            chats,
+            validation_fraction=0,
+            training={"chat_template_path": str(template), "eval_strategy": "no"},
+        )
 
 
 def test_long_prompts_leave_nothing_to_compare(prepare_preferences, tiny_llama_dir):

@@ -66,19 +66,39 @@ def test_more_than_the_last_turn_cannot_count_with_it(prepare, tiny_llama_dir, c
     )
 
 
+INSTRUCTIONS = [
+    {"instruction": "name the colour", "input": given, "output": "blue"} for given in ("sky", "")
+]
+PROMPTS = [{"prompt": f"the {word}", "completion": f" is {word}"} for word in ("sky", "cat")]
+CHATS = [{"messages": TALK}, {"messages": TALK[:2]}]
+
+
 @pytest.mark.parametrize("counts_prompts", [False, True])
-def test_a_batch_is_encoded_as_its_examples_are(prepare, tiny_llama_dir, jsonl, counts_prompts):
+@pytest.mark.parametrize(
+    ("examples", "model"),
+    [
+        (INSTRUCTIONS, "tiny_llama_dir"),
+        (INSTRUCTIONS, "tiny_gpt2_dir"),  # it has no chat template
+        (PROMPTS, "tiny_llama_dir"),
+        (CHATS, "tiny_llama_dir"),
+    ],
+)
+def test_a_batch_is_encoded_as_its_examples_are(
+    request, prepare, jsonl, examples, model, counts_prompts
+):
     from lorakit.data.text_formats import find_layout
-    from lorakit.training.tasks.language_layouts import batch_encoder, layout_encoder
+    from lorakit.training.tasks.language_layouts import layout_encoder
 
-    examples = [{"prompt": f"the {word}", "completion": f" is {word}"} for word in ("sky", "cat")]
     training = {} if not counts_prompts else {"completion_only_loss": False}
-    made = prepare(TASK, tiny_llama_dir, jsonl(examples * 6), training=training)
+    model_dir = request.getfixturevalue(model)
+    made = prepare(TASK, model_dir, jsonl(examples * 6), training=training)
     layout = find_layout(made.splits.train, made.recipe.data, "the examples")
-    one = layout_encoder(layout, made.recipe, made.tokenizer)
-    many = batch_encoder(layout, made.recipe, made.tokenizer)
+    encode = layout_encoder(layout, made.recipe, made.tokenizer)
 
-    assert many(made.splits.train[:]) == [one(example) for example in made.splits.train]
-    chats = prepare(TASK, tiny_llama_dir, jsonl([{"messages": TALK}] * 10, "chats.jsonl"))
-    talks = find_layout(chats.splits.train, chats.recipe.data, "the examples")
-    assert batch_encoder(talks, chats.recipe, chats.tokenizer) is None
+    one_by_one = [
+        one
+        for example in made.splits.train
+        for one in encode({name: [value] for name, value in example.items()})
+    ]
+    assert encode(made.splits.train[:]) == one_by_one
+    assert len({tuple(one.ids) for one in one_by_one}) == 2

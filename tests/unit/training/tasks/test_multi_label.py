@@ -29,10 +29,10 @@ def test_the_loss_is_that_of_the_model(prepare_texts, tmp_path):
     trainer = made.trainer(tmp_path)
     batch = trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader())))
 
-    own = made.model(**{k: v for k, v in batch.items() if k != "counted"}).loss.item()
+    ours = made.model(**{k: v for k, v in batch.items() if k != "counted"}).loss.item()
 
     share = trainer.step.evaluate(made.model, batch)
-    assert abs(share.loss.item() / share.labels - own) < 1e-6
+    assert abs(share.loss.item() / share.labels - ours) < 1e-6
 
 
 def test_saved_thresholds_replace_those_that_would_be_chosen(prepare_texts):

@@ -58,10 +58,10 @@ def test_dropout_has_the_bits_of_each_batch_alone(shape, dims):
     with DropoutByRun(stacked, [RandomState(state) for state in states()]):
         found = nn.Dropout(0.5)(whole)
     for part, one in zip(stacked.parts, expected, strict=True):
-        own = found[part.first :][: part.rows]
+        ours = found[part.first :][: part.rows]
         for dim in dims:
-            own = own.narrow(dim, 0, part.tokens)
-        assert torch.equal(own, one)
+            ours = ours.narrow(dim, 0, part.tokens)
+        assert torch.equal(ours, one)
 
 
 @pytest.mark.parametrize("width", [4, 5], ids=["narrow", "as wide as the rows are long"])

@@ -1,4 +1,4 @@
-"""A run meets the others in place of its backbone's forward, from the first step on."""
+"""A run meets the others instead of running its backbone's forward, from the first step on."""
 
 from types import SimpleNamespace
 

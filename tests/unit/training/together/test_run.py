@@ -307,3 +307,9 @@ def test_a_pooler_has_an_adapter(recipe, cls_csv, tmp_path):
     )
     for ours, theirs in zip(together, alone, strict=True):
         require_equal_runs(ours, theirs)
+
+
+def test_a_group_in_each_of_several_processes_needs_to_say_so(recipe, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"own_runs\.beside_others, in each with other runs"):
+        train_together([recipe("a"), recipe("b")])

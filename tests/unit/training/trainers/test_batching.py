@@ -5,12 +5,19 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from lorakit.config import LoraConfig
 from lorakit.injection import add_adapter
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
-from lorakit.training.trainers.batching import padding_notes
+from lorakit.training.trainers.batching import padding_notes, padding_to_multiples
 
 EXAMPLES = 93
 
@@ -53,7 +60,7 @@ def collate(rows):
 
 @pytest.fixture
 def build(tiny_bert_dir, tmp_path, data):
-    def make(**options):
+    def make(data_collator=collate, **options):
         set_seed(3)
         model = AutoModelForSequenceClassification.from_pretrained(tiny_bert_dir, num_labels=2)
         add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS"))
@@ -62,7 +69,7 @@ def build(tiny_bert_dir, tmp_path, data):
             args=arguments(tmp_path, **options),
             train_dataset=data,
             eval_dataset=data,
-            data_collator=collate,
+            data_collator=data_collator,
         )
 
     return make
@@ -138,6 +145,18 @@ def test_evaluation_pads_less_and_means_the_same(build):
     assert flat([lengths]) == sorted(flat([lengths]), reverse=True)
 
 
+def test_no_validation_example_is_left_out(build, data):
+    """transformers leaves out incomplete batches there too; if all are, it ends in a KeyError."""
+    trainer = build(dataloader_drop_last=True)
+    assert sum(len(batch["labels"]) for batch in trainer.get_eval_dataloader()) == len(data)
+    few = data.select(range(3))
+    assert trainer.evaluate(few)["eval_loss"] > 0
+    assert len(trainer.predict(few).label_ids) == 3
+    assert trainer.args.dataloader_drop_last
+    per_step = trainer.args.train_batch_size
+    assert all(len(batch["labels"]) == per_step for batch in trainer.get_train_dataloader())
+
+
 def test_predictions_have_the_order_of_the_examples(build, data):
     output = build().predict(data)
     assert output.label_ids.tolist() == data["labels"][:]
@@ -157,6 +176,32 @@ def test_the_note_is_what_an_epoch_measures(build, tmp_path, data):
     trainer.train()
     (note,) = padding_notes(data, trainer.args)
     assert f"{trainer.throughput.padding_share:.0%} in these batches" in note
+
+
+def test_in_bfloat16_on_a_cpu_lengths_are_few_and_results_the_same(build, data, tiny_bert_dir):
+    collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_bert_dir))
+    in_float32, in_bfloat16 = build(collator), build(collator, bf16=True)
+    assert in_float32.data_collator is collator
+    asked = build(DataCollatorWithPadding(collator.tokenizer, pad_to_multiple_of=1), bf16=True)
+    widths = {batch["input_ids"].shape[1] for batch in in_bfloat16.get_train_dataloader()}
+    assert widths == {32, 64}
+    assert len({batch["input_ids"].shape[1] for batch in asked.get_train_dataloader()}) > 9
+    losses = [trainer.evaluate()["eval_loss"] for trainer in (in_bfloat16, asked)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_the_note_says_what_lengths_are_padded_to(build, data, tiny_bert_dir):
+    collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_bert_dir))
+    trainer = build(collator, bf16=True, num_train_epochs=1)
+    trainer.train()
+    first, second = padding_notes(data, trainer.args, trainer.data_collator.pad_to_multiple_of)
+    assert first.startswith("Batches are padded to multiples of 32 tokens: ")
+    assert f"{trainer.throughput.padding_share:.0%} in these batches" in second
+    assert len(padding_notes(data, trainer.args)) == 1
+
+
+def test_only_a_collator_that_can_pads_to_multiples():
+    assert padding_to_multiples(collate, 32) is collate
 
 
 def test_data_without_a_length_keeps_its_order(build, data):

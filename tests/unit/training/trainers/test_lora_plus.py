@@ -1,4 +1,4 @@
-"""LoRA+: every lora_B has a learning rate of its own, and nothing else changes."""
+"""LoRA+: every lora_B has its own learning rate, and nothing else changes."""
 
 import pytest
 import torch

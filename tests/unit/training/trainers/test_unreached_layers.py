@@ -63,7 +63,7 @@ def test_there_is_nothing_to_say_without_steps_or_where_all_are_reached(model):
 
 
 class Ungated(LlamaMLP):
-    """A class of its own: of the known one's forward, what was found is remembered."""
+    """Another class, as what was found in the known one's forward is remembered."""
 
     def forward(self, x):
         return self.down_proj(self.up_proj(x))

@@ -52,5 +52,5 @@ def as_list(given: str | list[str] | list[int] | list[list[int]]) -> list[str] |
     if isinstance(given, str):
         return [given]
     if given and isinstance(given[0], int):
-        return [given]  # type: ignore[list-item]
-    return given  # type: ignore[return-value]
+        return [given]  # type: ignore[list-item]  # narrowed by its first item
+    return given  # type: ignore[return-value]  # narrowed by its first item

@@ -30,7 +30,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> list[int] | N
         return [int(piece[3:5], 16)]
     table = _bytes_of_characters()
     known = [table.get(character) for character in piece]
-    return None if None in known else known  # type: ignore[return-value]
+    return None if None in known else known  # type: ignore[return-value]  # None has been excluded
 
 
 def distinct_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from nicegui import ui
+from nicegui.events import GenericEventArguments
 
 from lorakit.errors import MissingFileError, escaped
 from lorakit.runs.jobs import JobFolder
 from lorakit.runs.predictions import read_predictions
 from lorakit.runs.watch import RunWatch
-from lorakit.studio.blocks import Text, problem
+from lorakit.studio.blocks import Text, fold, problem
 from lorakit.studio.context import current
 from lorakit.studio.frame import page, set_title
+from lorakit.studio.live import every
+from lorakit.studio.pages.run.blame import BlamePart
 from lorakit.studio.pages.run.curves import Curves
 from lorakit.studio.pages.run.downloads import show_files
 from lorakit.studio.pages.run.progress import Progress
 from lorakit.studio.pages.run.results import show_picture, show_predictions, show_report
 
-_POLL_S, _QUIET_POLL_S = 0.5, 2.0
-"""Between two looks at a run that goes on, and at one that does not."""
+_POLL_S, _QUIET_POLL_S = 0.85, 2.0
+"""Between two looks at a run that goes on, and at one that does not. Each look that finds something
+is drawn, which takes time from the run; a point is to be on the screen within a second."""
+
+_QUIET_LOOKS = 3
+"""Looks that find nothing until a run counts as one that does not go on."""
+
+_WORDS_EVERY = 3
+"""Looks between two changes of the words, for which a browser lays out the page again."""
 
 _ANSWERS = {
     "TOKEN_CLS": "data.tags",
@@ -45,7 +53,7 @@ async def run(path: str) -> None:
     set_title(path)
     view = _RunView(await asyncio.to_thread(lambda: RunWatch(current().index, path)))
     await view.look()
-    view.timer = ui.timer(_POLL_S, view.follow, immediate=False)
+    every(view.period_s, view.look)
 
 
 class _RunView:
@@ -53,13 +61,16 @@ class _RunView:
 
     def __init__(self, watch: RunWatch):
         self._watch = watch
-        self.timer: ui.timer | None = None
         self._found: tuple[str, ...] = ()
+        self._since_words, self._is_behind, self._idle_looks = 0, False, 0
         self._problems = ui.element("div").classes("flex-col gap-2")
         self._progress = Progress(watch)
         self._curves = Curves()
         self._results = ui.element("div").classes("flex-col gap-4")
-        with _section("Log"):
+        self._blame = BlamePart(watch)
+        self._output, self._shows_log = "", False
+        with fold("Log") as log:
+            log.on("toggle", self._open_log, js_handler="(event) => emit(event.target.open)")
             self._no_log = Text(
                 "p",
                 "This run was not started here: what it prints is in its terminal alone. These are "
@@ -67,33 +78,50 @@ class _RunView:
             ).classes("note")
             with ui.element("div").classes("log").props("tabindex=0"):
                 self._log = Text("pre", "")
-        with _section("Files"):
+        with fold("Files"):
             self._files = ui.element("div")
-        with _section("Recipe"), ui.element("div").classes("scroll"):
+        with fold("Recipe"), ui.element("div").classes("scroll"):
             self._recipe = Text("pre", "").classes("mono")
 
-    async def follow(self) -> None:
-        """Show what is new, if somebody looks."""
-        if ui.context.client.has_socket_connection:
-            await self.look()
-            if self.timer is not None:
-                self.timer.interval = _POLL_S if self._watch.is_active else _QUIET_POLL_S
+    def period_s(self) -> float:
+        """Return the seconds between two looks."""
+        is_quiet = self._idle_looks >= _QUIET_LOOKS and not self._watch.is_active
+        return _QUIET_POLL_S if is_quiet else _POLL_S
 
     async def look(self) -> None:
         """Read what is new in the run's files, in a thread, and show it."""
         seen = await asyncio.to_thread(self._watch.look)
+        is_news = seen.has_metrics or seen.has_files or seen.has_state
+        self._idle_looks = 0 if is_news else self._idle_looks + 1
         if seen.has_files or seen.has_state:
             self._progress.show_state()
+            self._blame.update()
         if seen.has_metrics:
             self._curves.update(self._watch.log, self._watch.detail.planned_bytes)
-        if seen.has_metrics or seen.has_files or seen.has_state:
+            self._is_behind = True
+        self._since_words += 1
+        is_due = self._since_words >= _WORDS_EVERY or not self._watch.is_active
+        if seen.has_files or seen.has_state or (self._is_behind and is_due):
+            self._since_words, self._is_behind = 0, False
             self._progress.update()
             self._show_problems()
         if seen.has_files:
             self._show_results()
         if seen.output is not None:
-            self._log.set_text(escaped(seen.output, keep="\n"))
+            is_first = not self._output
+            self._output = seen.output
+            if is_first or self._shows_log:
+                self._show_log()
         self._no_log.set_visibility(self._watch.job is None)
+
+    def _open_log(self, event: GenericEventArguments) -> None:
+        """Show the log as it is now; while it is folded, nothing of it is sent."""
+        self._shows_log = bool(event.args)
+        if self._shows_log:
+            self._show_log()
+
+    def _show_log(self) -> None:
+        self._log.set_text(escaped(self._output, keep="\n"))
 
     def _show_problems(self) -> None:
         log_problem = self._watch.log.problem
@@ -126,7 +154,7 @@ class _RunView:
         except (OSError, UnicodeDecodeError) as error:
             problem(f"Cannot read {path}: {error}. Resume the run, which writes it again.")
             return
-        with _section("Report", is_open=True):
+        with fold("Report", is_open=True):
             show_report(text)
 
     def _show_examples(self) -> None:
@@ -137,19 +165,8 @@ class _RunView:
         picture = self._watch.directory / "confusion.png"
         if found is None and not picture.is_file():
             return
-        with _section("Validation examples", is_open=True):
+        with fold("Validation examples", is_open=True):
             if found is not None:
                 show_predictions(found)
             if found is None or not found.classes():
                 show_picture(picture, "Confusion matrix of the validation examples")
-
-
-@contextmanager
-def _section(title: str, *, is_open: bool = False) -> Iterator[ui.element]:
-    """Group what can be folded; the browser's own element, which the keyboard opens, too."""
-    with ui.element("details").classes("card fold") as section:
-        if is_open:
-            section.props("open")
-        with ui.element("summary"):
-            Text("h2", title)
-        yield section

@@ -16,6 +16,7 @@ from lorakit.runs.queue import RunQueue
 from lorakit.runs.run_detail import RunDetail
 from lorakit.runs.watch import RunWatch
 from lorakit.studio.blocks import Text, badge, card, notify_problem, problem
+from lorakit.studio.browser_calls import LiveBar, LiveText
 from lorakit.studio.names import base_name
 
 _METRICS = ("eval_accuracy", "eval_f1", "eval_perplexity", "eval_loss")
@@ -28,8 +29,8 @@ class Progress:
         self._watch = watch
         with card():
             self._head = ui.element("div").classes("flex-row gap-2")
-            self._bar = ui.element("progress").props('max=1 aria-label="Share of the steps"')
-            self._words = Text("p", "")
+            self._bar = LiveBar("Share of the steps")
+            self._words = LiveText("p", "")
             self._verdict = Text("p", "").classes("verdict")
             self._problem = ui.element("div")
             with ui.element("div").classes("flex-row gap-2"):
@@ -43,8 +44,8 @@ class Progress:
         """Show the state, and how far the run is."""
         watch = self._watch
         share = watch.detail.share_done(watch.log)
-        if share is not None and self._bar.props.get("value") != share:
-            self._bar.props["value"] = share
+        if share is not None:
+            self._bar.show(share)
         self._words.show(progress_text(watch.log, share, watch.detail, watch.state))
         self._show_verdict()
 

@@ -1,4 +1,4 @@
-"""Layers whose weight is read in place of calling them are refused; others are adapted."""
+"""Layers whose weight is read instead of calling them are refused; others are adapted."""
 
 import pytest
 import torch

@@ -72,6 +72,27 @@ async def test_the_layout_of_texts_is_chosen(studio, see, only, open_at):
     assert recipe_of(studio, draft).data.format == "text"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.parquet", b"text,label\n1,2\n", "which is damaged or not what its ending says"),
+        ("a.csv", b"PK\x03\x04\x00\xff\xfe", "which is a zip archive or a spreadsheet"),
+        ("a.json", b"{", "which is not JSON at line 1, column 2"),
+        ("a.jsonl", b"\x00\xff\n", "whose line 1 has the byte 0xff"),
+        ("empty.csv", b"", "got 0, expected at least 1"),
+    ],
+)
+async def test_a_file_that_is_not_what_its_ending_says_is_named(
+    studio, see, only, open_at, user, name, content, words
+):
+    (studio.root / name).write_bytes(content)
+    await open_at("data", BASE)
+    await see(kind=ui.radio)
+    only(ui.radio).set_value(name)
+    await see(words)
+    await user.should_not_see(kind=ui.linear_progress)
+
+
 async def test_text_of_a_file_is_never_markup(studio, see, only, open_at, user):
     rows = "".join(f"<script>alert({n})</script>\x1b[31m,{'💥b'[n % 2]}\n" for n in range(20))
     (studio.root / "evil <b>.csv").write_text("text,label\n" + rows)

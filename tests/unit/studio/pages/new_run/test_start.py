@@ -1,10 +1,14 @@
 """The last step: the command line, and starting it."""
 
+import errno
+
 import pytest
 from nicegui import ui
 
+from lorakit.files.disks import reporting_disk_errors
 from lorakit.runs import queue
 from lorakit.runs.drafts import recent_drafts
+from lorakit.studio.pages.new_run import start
 
 pytestmark = pytest.mark.anyio
 
@@ -38,3 +42,20 @@ async def test_an_output_that_is_taken_is_said_before_anything_is_written(
     only(ui.input).set_value("runs/c")
     await see("lorakit train recipes/c.yaml")
     assert button.enabled and not (studio.root / "recipes").exists()
+
+
+async def test_a_full_disk_is_said_and_the_run_can_be_started_again(
+    user, see, until, open_at, tickets, monkeypatch
+):
+    def refuse(file, text):
+        with reporting_disk_errors(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(start, "write_text", refuse)
+    await open_at("start", tickets)
+    await see("Start training")
+    user.find("Start training").click()
+    await see("recipes/a.yaml")
+    await see("Free some space")
+    (button,) = user.find(kind=ui.button, content="Start training").elements
+    await until(lambda: button.enabled)

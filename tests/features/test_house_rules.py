@@ -1,0 +1,52 @@
+"""Rules of the repository that no linter knows: length of files, reasons, and words to avoid."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+TEXTS = [*SOURCES, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+MOST_LINES = 400
+REASON = re.compile(r"type: ignore\[[^]]+\]  # \S")
+AVOIDED = re.compile(
+    r"\b(anew|in place of|is no valid|of (its|their|his) own|as ever|without a word)\b|"
+    r'"""Of [a-z]|\bown\b *(=|:=|: Any =)'
+)
+
+
+def lines_of(path):
+    return list(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
+
+
+def test_no_source_is_too_long_to_read():
+    lengths = {str(path.relative_to(ROOT)): len(lines_of(path)) for path in SOURCES}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_an_ignored_type_has_its_reason_in_the_line():
+    assert not [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in SOURCES
+        for number, line in lines_of(path)
+        if "type: ignore" in line and not REASON.search(line)
+    ]
+
+
+def test_words_that_cost_readers_time_are_avoided():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in TEXTS
+        for number, line in lines_of(path)
+        if AVOIDED.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text", ["begins anew", "a model of its own", '"""Of the rows', "own = 3", "own: Any = layer"]
+)
+def test_the_search_for_words_finds(text):
+    assert AVOIDED.search(text)
+    assert not AVOIDED.search("its own model, known = 3")

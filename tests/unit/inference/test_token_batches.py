@@ -1,0 +1,33 @@
+"""Batches of texts of like length."""
+
+import pytest
+import torch
+
+from lorakit.inference import classify, token_batches
+from lorakit.inference.token_batches import like_length_batches
+
+
+def test_every_text_is_in_one_batch_that_fits():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 60, (200,), generator=generator).tolist()
+
+    batches = list(like_length_batches(lengths, 8, 100))
+
+    assert sorted(number for batch in batches for number in batch) == list(range(200))
+    longest = [max(lengths[number] for number in batch) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    sizes = [(len(batch), most) for batch, most in zip(batches, longest, strict=True)]
+    assert all(rows <= 8 and rows * most <= 100 for rows, most in sizes)
+    assert list(like_length_batches([500, 4], 8, 100)) == [[0], [1]]
+    assert list(like_length_batches([], 8, 100)) == []
+
+
+def test_batches_of_few_tokens_and_small_pools_change_no_prediction(classifier, monkeypatch):
+    texts = ["good", "the film was awful very much", "snow is white", "great cat"] * 3
+    expected = classify(classifier, texts)
+    monkeypatch.setattr(token_batches, "_CPU_BATCH_TOKENS", 8)
+    monkeypatch.setattr("lorakit.inference.prediction.POOL_TEXTS", 5)
+
+    for one, other in zip(classify(classifier, texts), expected, strict=True):
+        assert one.label == other.label
+        assert one.probability == pytest.approx(other.probability, rel=1e-4)
