@@ -156,7 +156,8 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         h, u, ctx.groups = _forward(x, W0, bias, rows, settings.dtype)
         ctx.save_for_backward(x, bias, seeds, u, *tensors)
         ctx.settings = settings
-        ctx.numbers = [number for _, _, number in rows.spans(h.numel() // h.shape[-1])]
+        if ctx.groups is not None:
+            ctx.numbers = [number for _, _, number in rows.spans(h.numel() // h.shape[-1])]
         return h.to(settings.out_dtype)
 
     @staticmethod
