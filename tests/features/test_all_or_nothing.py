@@ -136,6 +136,7 @@ def batches_that_end(model):
 LINEAR = "lorakit.layers.kinds.linear.LoraLinear"
 UPDATE = "lorakit.layers.updates.low_rank_update.LowRankUpdate"
 INJECT = "lorakit.injection.inject"
+NEW_PARTS = "lorakit.injection.new_parts"
 DATA = "lorakit.adapters.on_model.initialize_from_data"
 # What is done, on which model, and the function that fails, on which of its calls.
 FAILURES = {
@@ -163,11 +164,11 @@ FAILURES = {
             for make in (bare, with_two, with_rows)
             for where in (
                 f"{INJECT}.recorded_config",
-                f"{INJECT}.full_copy",
+                f"{NEW_PARTS}.full_copy",
                 f"{INJECT}.group_siblings",
                 f"{INJECT}.activate",
                 f"{INJECT}.disable_fast_paths",
-                f"{INJECT}._injection",
+                f"{INJECT}.describe_injection",
             )
         ),
         *(
@@ -179,7 +180,7 @@ FAILURES = {
             "load",
             with_two,
             lambda m, d: load_adapter(m, saved(d), "c"),
-            f"{INJECT}.saved_tensors",
+            f"{NEW_PARTS}.saved_tensors",
             (1,),
         ),
         (
