@@ -91,12 +91,12 @@ def measure(
 
 
 def texts_setting(texts: int) -> str:
-    """Return what rows call a number of texts.
+    """Return what rows call a number of texts, of which each round predicts another share.
 
     >>> texts_setting(10_000)
-    '10,000 texts'
+    '10,000 texts, a share in each round'
     """
-    return f"{texts:,} texts"
+    return f"{texts:,} texts, a share in each round"
 
 
 def prompts_setting(prompts: int) -> str:
