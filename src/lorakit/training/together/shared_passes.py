@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.libraries.memory_arenas import keep_one_arena
 from lorakit.models.position_limits import beyond_limits, position_limits
 from lorakit.ops.linear_loss import known_values
 from lorakit.training.frozen_part import FrozenPart
@@ -62,7 +61,6 @@ class SharedPasses:
     """
 
     def __init__(self) -> None:
-        keep_one_arena()  # whichever thread computes a pass, it uses the memory of the one before
         self._turns = Turns(self._serve)
         self._model: StackedModel | None = None
         self._open: list[Leaves] = []
