@@ -48,7 +48,7 @@ def test_a_server_that_ends_before_it_answers_says_so(listening):
 
 
 def test_the_url_of_all_interfaces_names_this_machine():
-    with socket.socket() as everywhere:
-        everywhere.bind(("0.0.0.0", 0))
-        port = everywhere.getsockname()[1]
-        assert url_of(everywhere) == f"http://{socket.gethostname()}:{port}"
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        port = other.getsockname()[1]
+        assert url_of(other) == f"http://{socket.gethostname()}:{port}"
