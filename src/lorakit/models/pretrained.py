@@ -21,7 +21,6 @@ from transformers import (
 from lorakit.config import ProblemType, QuantizationConfig, TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.selection.heads import task_heads
-from lorakit.layers.kinds.experts import expert_parameters, is_known_experts
 from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.libraries.logs import logging_errors_only
 from lorakit.models.loading_problems import (
@@ -30,14 +29,15 @@ from lorakit.models.loading_problems import (
     loading_error,
 )
 from lorakit.models.local_paths import check_local_path
-from lorakit.models.skeleton import drop_none, model_config
+from lorakit.models.skeleton import (
+    compute_odd_experts_one_by_one,
+    drop_none,
+    model_config,
+)
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
 
 _UNLIMITED = 10**9
 """Tokenizers without a limit have a `model_max_length` of 10^30."""
-
-_ALIGNED_BYTES = 16
-"""torch's grouped product takes experts whose rows are a multiple of this size."""
 
 _CONFIG_OPTIONS = ("num_labels", "id2label", "label2id", "problem_type")
 """Options of the model's configuration; the weights are loaded without them."""
@@ -201,27 +201,8 @@ def load_model(
     check_missing(model, sorted(missing), name, key, has_head)
     fresh = dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing))
     remember_fresh_modules(model, tuple(fresh))
-    _compute_odd_experts_one_by_one(model)
+    compute_odd_experts_one_by_one(model)
     return model
-
-
-def _compute_odd_experts_one_by_one(model: PreTrainedModel) -> None:
-    """Let transformers compute experts one by one if their rows are no multiple of 16 bytes.
-
-    So is a width of 20 in bfloat16; torch would raise "strides should be multiple of 16 bytes" in
-    the first step. Models of usual widths are left as they are.
-    """
-    if any(_are_odd(module) for module in model.modules() if is_known_experts(module)):
-        model.set_experts_implementation("eager")
-
-
-def _are_odd(experts: nn.Module) -> bool:
-    weights = [experts.get_parameter(name) for name in expert_parameters(experts)]
-    return any(
-        width * weight.element_size() % _ALIGNED_BYTES
-        for weight in weights
-        for width in weight.shape[1:]
-    )
 
 
 def fresh_modules(model: nn.Module) -> tuple[str, ...]:

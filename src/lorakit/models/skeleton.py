@@ -8,15 +8,20 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError
+from lorakit.layers.kinds.experts import expert_parameters, is_known_experts
 from lorakit.libraries.foreign_code import build_from_config, load_pretrained
 from lorakit.models.loading_problems import loading_error
 from lorakit.models.local_paths import check_local_path
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers")
 """Sizes that a configuration must state; transformers' defaults are those of another model."""
+
+_ALIGNED_BYTES = 16
+"""torch's grouped product takes experts whose rows are a multiple of this size."""
 
 
 def load_skeleton(
@@ -75,11 +80,35 @@ def build_skeleton(
         ConfigError: The model cannot do the task, or its configuration is damaged.
     """
     try:
-        return build_from_config(
+        model = build_from_config(
             auto_class, config, trust_remote_code=trust_remote_code, device=device, **how
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise loading_error(name, key, "model", error, auto_class) from error
+    compute_odd_experts_one_by_one(model)
+    return model
+
+
+def compute_odd_experts_one_by_one(model: PreTrainedModel) -> None:
+    """Let transformers compute experts one by one if their rows are no multiple of 16 bytes.
+
+    So is a width of 20 in bfloat16; torch would raise "strides should be multiple of 16 bytes" in
+    the first step. Models of usual widths are left as they are.
+
+    Args:
+        model: A base, with weights or without.
+    """
+    if any(_are_odd(module) for module in model.modules() if is_known_experts(module)):
+        model.set_experts_implementation("eager")
+
+
+def _are_odd(experts: nn.Module) -> bool:
+    weights = [experts.get_parameter(name) for name in expert_parameters(experts)]
+    return any(
+        width * weight.element_size() % _ALIGNED_BYTES
+        for weight in weights
+        for width in weight.shape[1:]
+    )
 
 
 def load_config(name: str, *, key: str = "model", **options: Any) -> Any:

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.models.pretrained import label_options
 from lorakit.models.skeleton import load_config, load_skeleton
+from tiny_models import qwen3_moe
 
 
 def test_a_skeleton_is_the_checkpoint_s_model_without_weights(tiny_llama_dir):
@@ -55,3 +56,10 @@ def test_remote_code_needs_permission(config_dir):
     model = config_dir(model_type="own", auto_map={"AutoConfig": "own.Config"})
     with pytest.raises(ConfigError, match="set trust_remote_code=true in the recipe"):
         load_config(model)
+
+
+@pytest.mark.parametrize(("width", "implementation"), [(20, "eager"), (24, "grouped_mm")])
+def test_experts_of_odd_widths_are_computed_as_in_the_loaded_base(width, implementation, tmp_path):
+    qwen3_moe(moe_intermediate_size=width).save_pretrained(tmp_path)
+    made = load_skeleton(AutoModelForCausalLM, str(tmp_path), dtype=torch.bfloat16)
+    assert made.config._experts_implementation == implementation
