@@ -90,7 +90,7 @@ def test_each_step_is_an_address_to_which_the_browser_goes_back(studio, page):
     page.go_forward()
     page.get_by_text("LlamaForCausalLM").wait_for()  # the draft is as it was
     page.get_by_role("button", name="Next: Data").click()
-    page.get_by_text("Choose the training data").wait_for()
+    page.wait_for_url("**&step=data")  # the address follows the content
     page.reload()
     page.get_by_text("Choose the training data").wait_for()
     page.goto(page.url.replace("step=data", "step=plan"))  # it needs data first

@@ -45,7 +45,7 @@ def test_a_run_is_tried_voted_on_and_the_vote_is_in_its_file(trained, studio, pa
     page.get_by_text("Only one base").or_(page.get_by_text("is in memory;")).wait_for(
         timeout=120_000
     )
-    assert "mixture=" in page.url
+    page.wait_for_url("**mixture=**")
 
     studio.kill(signal.SIGINT)  # a base in memory does not hold up the end
     assert studio.process.returncode in (0, 130), studio.printed()
