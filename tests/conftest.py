@@ -5,6 +5,7 @@ that a recipe can name.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -74,6 +75,12 @@ def pytest_collection_modifyitems(items):
     tests = Path(__file__).parent
     places = {tests / name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish():
+    """Keep the garbage collector from walking libraries and thousands of tests again and again."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
