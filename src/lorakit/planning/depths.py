@@ -12,8 +12,7 @@ from lorakit.errors import LorakitError
 from lorakit.models.pretrained import auto_model
 from lorakit.models.skeleton import load_skeleton
 from lorakit.planning.memory_plan import MemoryPlan, plan
-from lorakit.training.frozen_part.blocks import block_lists
-from lorakit.training.frozen_part.depths import SHARES, layers_at
+from lorakit.training.frozen_part.blocks import SHARES, block_lists, layers_at
 from lorakit.training.tasks.base import loading_options
 
 if TYPE_CHECKING:

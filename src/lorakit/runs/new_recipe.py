@@ -31,6 +31,9 @@ Kind = TaskName | ObjectiveName
 
 _NOT_SETTINGS = ("model", "task", "data", "output", "start_from")
 
+RECIPES = "recipes"
+"""Folder below that of the studio for the recipes that it writes."""
+
 DEFAULT_POSITIONS = 1024
 """Number of positions assumed for a model whose number is not known."""
 
@@ -196,6 +199,23 @@ def free_name(wanted: str, taken: Path) -> str:
         number += 1
         free = f"{name}-{number}"
     return free
+
+
+def free_output(root: Path, wanted: str) -> str:
+    """Return a new run directory, relative to the folder of the studio.
+
+    Args:
+        root: The folder of the studio.
+        wanted: Text to make the name of, such as the name of a data file or another run.
+    """
+    folder = "" if root.name == "runs" else "runs/"
+    taken = root / folder
+    return f"{folder}{free_name(Path(wanted).stem, taken)}"
+
+
+def recipe_path(root: Path, output: str) -> str:
+    """Return a new file for the recipe of a run, relative to the folder of the studio."""
+    return f"{RECIPES}/{free_name(Path(output).name, root / RECIPES)}.yaml"
 
 
 def positions_of(model: str | None) -> int | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lorakit.adapters import Adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
@@ -36,7 +36,6 @@ from lorakit.training.callbacks import (
 )
 from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, best_step, final_metrics
 from lorakit.training.frozen_part import frozen_part_once
-from lorakit.training.host import Host
 from lorakit.training.open_run import OpenRun, open_run, recording_failure, require_free_output
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
@@ -63,7 +62,10 @@ from lorakit.training.validation_predictions import (
 )
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from lorakit.training.frozen_part import FrozenPart
+    from lorakit.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,26 @@ class TrainResult:
     """Whether the adapter is better than the base; None if the recipe does not ask."""
     files: tuple[Path, ...]
     """The written files that are worth opening."""
+
+
+class Host(Protocol):
+    """Gives a run its base, and may compute its passes together with those of other runs."""
+
+    def load_base(
+        self,
+        recipe: Recipe,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+    ) -> PreTrainedModel:
+        """Return the base of a run, with the bits that `task.load_base` gives it."""
+        ...
+
+    def training(
+        self, setup: Setup, trainer: Trainer, frozen: FrozenPart
+    ) -> AbstractContextManager[tuple[str, ...]]:
+        """Return a context in which the run trains and evaluates; it yields notes."""
+        ...
 
 
 def train(

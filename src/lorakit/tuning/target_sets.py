@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError
 from lorakit.injection.selection.plan import plan_from_config
-from lorakit.training.frozen_part.depths import count_layers, layers_at
+from lorakit.training.frozen_part.blocks import count_layers, layers_at
 
 if TYPE_CHECKING:
     from torch import nn

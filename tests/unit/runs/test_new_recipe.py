@@ -11,9 +11,11 @@ from lorakit.recipes.yaml_edits import UNSET
 from lorakit.runs.new_recipe import (
     config_file_of,
     free_name,
+    free_output,
     positions_in,
     positions_of,
     recipe_like,
+    recipe_path,
     with_settings,
     write_recipe_for,
 )
@@ -146,3 +148,17 @@ def test_settings_of_another_recipe_are_taken_but_not_its_data():
     assert (values["model"], values["data"]) == ("m", check_text(text, "r").values["data"])
     assert (values["lora"], values["quantization"]) == (lora, {"bits": 4})
     assert "training" not in values and "# rank of the update" in made
+
+
+def test_a_run_goes_into_runs_unless_the_folder_is_that(tmp_path):
+    assert free_output(tmp_path, "data/My tickets.csv") == "runs/my-tickets"
+    (tmp_path / "runs" / "my-tickets").mkdir(parents=True)
+    assert free_output(tmp_path, "data/My tickets.csv") == "runs/my-tickets-2"
+    assert free_output(tmp_path / "runs", "My tickets.csv") == "my-tickets-2"
+
+
+def test_a_recipe_has_the_name_of_its_run(tmp_path):
+    assert recipe_path(tmp_path, "runs/a") == "recipes/a.yaml"
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "a.yaml").touch()
+    assert recipe_path(tmp_path, "runs/a") == "recipes/a-2.yaml"

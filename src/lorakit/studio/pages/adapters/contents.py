@@ -10,11 +10,11 @@ from nicegui import ui
 
 from lorakit.errors import LorakitError
 from lorakit.files.disks import size_text
+from lorakit.quickstart.model_files import base_name
 from lorakit.runs.adapters import AdapterFacts, Analysis, read_analysis, shown_setting
 from lorakit.runs.paths import joined
 from lorakit.studio.blocks import Text, card, note, problem
 from lorakit.studio.context import Studio
-from lorakit.studio.names import base_name
 from lorakit.studio.pages.adapters.commands import CommandsPart
 from lorakit.studio.telling import telling
 

@@ -13,11 +13,10 @@ from lorakit.files.disks import size_text
 from lorakit.recipes.yaml_edits import UNSET
 from lorakit.runs.data_files import FOLDER, find_data
 from lorakit.runs.data_preview import preview_data
-from lorakit.runs.new_recipe import with_settings, write_recipe_for
+from lorakit.runs.new_recipe import free_output, recipe_path, with_settings, write_recipe_for
 from lorakit.studio.blocks import card, note, problem
 from lorakit.studio.frame import show_error
 from lorakit.studio.pages.new_run.examples import draw_preview
-from lorakit.studio.pages.new_run.outputs import free_output, recipe_path
 from lorakit.studio.pages.new_run.state import Walk, show_problems
 from lorakit.studio.pages.new_run.streamed_upload import StreamedUpload
 from lorakit.studio.telling import telling

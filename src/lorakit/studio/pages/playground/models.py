@@ -9,6 +9,7 @@ from pathlib import Path
 from nicegui import ui
 
 from lorakit.errors import LorakitError, escaped
+from lorakit.quickstart.model_files import base_name
 from lorakit.runs.adapters import AdapterFacts, read_adapter
 from lorakit.runs.base_memory import base_bytes, gigabytes, require_room
 from lorakit.runs.mixtures import mixture_place, read_mixture
@@ -17,7 +18,6 @@ from lorakit.serving.clients.playground import Playground
 from lorakit.studio.blocks import Text, card, empty, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import error_text
-from lorakit.studio.names import base_name
 from lorakit.studio.telling import telling
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from nicegui import ui
 
 from lorakit.errors import LorakitError
+from lorakit.quickstart.model_files import base_name
 from lorakit.runs.metric_log import MetricLog, kept_metrics
 from lorakit.runs.paths import joined
 from lorakit.runs.process import stop_run
@@ -17,7 +18,6 @@ from lorakit.runs.run_detail import RunDetail
 from lorakit.runs.watch import RunWatch
 from lorakit.studio.blocks import Text, badge, card, notify_problem, problem
 from lorakit.studio.browser_calls import LiveBar, LiveText
-from lorakit.studio.names import base_name
 
 _METRICS = ("eval_accuracy", "eval_f1", "eval_perplexity", "eval_loss")
 

@@ -11,9 +11,9 @@ from urllib.parse import quote, urlencode
 from nicegui import ui
 
 from lorakit.errors import escaped
+from lorakit.quickstart.model_files import short_base_name
 from lorakit.runs.index import RunSummary
 from lorakit.runs.run_summary import STATES
-from lorakit.studio.names import short_base_name
 
 _MINUTE_S, _HOUR_S = 60, 3600
 _PER_PAGE = 50
