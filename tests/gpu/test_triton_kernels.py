@@ -25,7 +25,7 @@ from lorakit.ops import (  # noqa: E402
 )
 from lorakit.ops.dropout_mask import kernel_mask  # noqa: E402
 from lorakit.ops.triton import gpu_kernels, triton_kernels  # noqa: E402
-from lorakit.ops.triton.triton_kernels import TritonKernels, _kept  # noqa: E402
+from lorakit.ops.triton.triton_kernels import TritonKernels, _keep_mask  # noqa: E402
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error  # noqa: E402
 
 DEVICE = torch.device("cpu") if IS_INTERPRETED else torch.device("cuda", 0)
@@ -169,7 +169,7 @@ def _write_kept(
     out, first_row, width, seed: tl.uint64, COLUMNS: tl.constexpr, SHARES_WORDS: tl.constexpr
 ):  # fmt: skip
     rows = first_row + tl.arange(0, 2)
-    kept = _kept(rows, 0, width, seed, 0, COLUMNS, SHARES_WORDS)
+    kept = _keep_mask(rows, 0, width, seed, 0, COLUMNS, SHARES_WORDS)
     columns = tl.arange(0, COLUMNS)[None, :]
     tl.store(out + tl.arange(0, 2)[:, None] * COLUMNS + columns, kept.to(tl.int8))
 

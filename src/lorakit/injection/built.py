@@ -61,7 +61,7 @@ def build_adapter(
     check_plan(plan, dtype)
     recorded = recorded_config(model, plan)
     initializer = Initializer(model, plan.config)
-    updates = [_built_update(site, plan, dtype, tensors, initializer) for site in plan.sites]
+    updates = [_build_update(site, plan, dtype, tensors, initializer) for site in plan.sites]
     copies = new_copies(plan, dtype, tensors) | new_token_copies(plan, dtype, tensors)
     built = DetachedAdapter(
         name,
@@ -81,7 +81,7 @@ def build_adapter(
     return built, describe_injection(model, plan, name, recorded, updates)
 
 
-def _built_update(
+def _build_update(
     site: Site,
     plan: InjectionPlan,
     dtype: torch.dtype | None,

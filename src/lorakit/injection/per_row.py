@@ -82,7 +82,7 @@ def adapter_rows(
             f"Cannot choose adapters by row: got {names!r}, expected a name or None for each row "
             "of the batch. Pass a list; for one adapter in all rows call set_adapter."
         )
-    rows = PerRowAdapters(names, batches=batches) if segments is None else _packed(segments)
+    rows = PerRowAdapters(names, batches=batches) if segments is None else _pack_segments(segments)
     for name in rows.distinct:
         require_adapter(model, name)
     layers, replaced = adapted_and_replaced_modules(unwrapped(model))
@@ -154,7 +154,7 @@ class RowChoice:
         rows.choose(names)
 
 
-def _packed(segments: Sequence[tuple[int, str | None]]) -> PerRowAdapters:
+def _pack_segments(segments: Sequence[tuple[int, str | None]]) -> PerRowAdapters:
     lengths = [length for length, _ in segments]
     if not lengths or min(lengths) < 1:
         raise ShapeError(

@@ -71,7 +71,7 @@ class Conditions:
             case ast.BoolOp():
                 return self.known_of_several(node)
             case ast.Compare(ops=[kind], comparators=[second]):
-                return _compared(self.known(node.left), kind, self.known(second))
+                return _compare(self.known(node.left), kind, self.known(second))
             case ast.Call(func=ast.Name(id="hasattr" | "isinstance" as name), args=[one, other]):
                 owner, asked = self.known(one), self.known(other)
                 if owner is UNKNOWN or asked is UNKNOWN:
@@ -93,7 +93,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, set))
 
 
-def _compared(one: Any, kind: ast.cmpop, other: Any) -> Any:
+def _compare(one: Any, kind: ast.cmpop, other: Any) -> Any:
     if one is UNKNOWN or other is UNKNOWN:
         return UNKNOWN
     is_identity = isinstance(kind, (ast.Is, ast.IsNot))

@@ -196,7 +196,7 @@ def combine(
     generator = torch.Generator().manual_seed(seed)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for path in paths:
-        updates, dtype = _weighted_updates(path, adapters, weights)
+        updates, dtype = _weigh_updates(path, adapters, weights)
         if method == "cat":
             pair = _concatenate(updates)
         elif method.endswith("svd"):
@@ -284,7 +284,7 @@ def _misfits(path: str, adapters: Mapping[str, Adapter], needs_one_rank: bool) -
     return []
 
 
-def _weighted_updates(
+def _weigh_updates(
     path: str, adapters: Mapping[str, Adapter], weights: Mapping[str, float]
 ) -> tuple[Weighted, torch.dtype]:
     """Return weights, scalings and factors of one module, and the dtype of the result."""

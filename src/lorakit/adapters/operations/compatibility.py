@@ -37,7 +37,7 @@ def _normal(base: str) -> str:
 
 def common_base_weights(adapters: Mapping[str, Adapter], problems: list[str]) -> dict[str, Tensor]:
     """Return the base weights that the adapters repeat; different ones are a problem."""
-    found, differing = _united({name: one.base_weights for name, one in adapters.items()})
+    found, differing = _unite_tensors({name: one.base_weights for name, one in adapters.items()})
     problems += [
         f"the base's {key}.weight differs between {first} and {name}."
         for key, (first, name) in differing.items()
@@ -56,7 +56,7 @@ def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dic
         AdapterMismatchError: Two adapters differ, and `heads_from` is None.
     """
     names: list[str] = [*adapters] if heads_from is None else [heads_from, *adapters]
-    found, differing = _united({name: adapters[name].replaced for name in names})
+    found, differing = _unite_tensors({name: adapters[name].replaced for name in names})
     if differing and heads_from is None:
         key, (first, name) = next(iter(differing.items()))
         more = f" ({len(differing) - 1} more such tensors)" if len(differing) > 1 else ""
@@ -69,7 +69,7 @@ def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dic
     return found
 
 
-def _united(
+def _unite_tensors(
     tensors: Mapping[str, Mapping[str, Tensor]],
 ) -> tuple[dict[str, Tensor], dict[str, tuple[str, str]]]:
     """Return the first tensor of each key, and the first two adapters whose tensors differ."""

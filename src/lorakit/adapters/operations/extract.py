@@ -96,7 +96,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
     kept: dict[str, float] = {}
     norms: dict[str, float] = {}
     for site in plan.sites:
-        delta = _oriented(site, pair.difference(_weight_of(site)))
+        delta = _orient(site, pair.difference(_weight_of(site)))
         A, B = truncated_dense(delta, site.r)
         norm = norms[site.path] = _norm(delta)
         # The rest is orthogonal to B A, whose A has orthonormal rows: ‖BA‖ = ‖B‖.
@@ -198,7 +198,7 @@ def _weight_of(site: Site) -> str:
     return site.path if is_parameter else f"{site.path}.{site.adapted_class.weight_name}"
 
 
-def _oriented(site: Site, delta: Tensor) -> Tensor:
+def _orient(site: Site, delta: Tensor) -> Tensor:
     """Return a difference as (out, in), or (dim, vocabulary) for an embedding."""
     shape = site.adapted_class.kernel_shape(site.module)
     if site.slices is not None and shape is None:

@@ -118,7 +118,9 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
                 weights.append(owner)
                 found[owner] = factors[path]
             else:
-                found[f"{owner}.{name}"] = _stacked(f"{owner}.{name}", factors[path], config, where)
+                found[f"{owner}.{name}"] = _stack_factors(
+                    f"{owner}.{name}", factors[path], config, where
+                )
     config = _with_lookups(config, {owner: f"{owner}.{WEIGHT}" for owner in weights})
     return NamedFactors(found, with_output_patterns(config, _outputs(found)))
 
@@ -256,7 +258,7 @@ def _parameters_of(owner: str, config: LoraConfig) -> list[str]:
     return [name for name in known if name_matches(names, f"{owner}.{name}")]
 
 
-def _stacked(
+def _stack_factors(
     path: str, pair: tuple[Tensor, Tensor], config: LoraConfig, where: str
 ) -> tuple[Tensor, Tensor]:
     (A, B), r = pair, config.rank_for(path)

@@ -125,7 +125,7 @@ def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, pat
     panels = (("measured", found.phi), ("random control", found.random))
     for axes, (name, phi) in zip(grid, panels, strict=True):
         image = axes.imshow(
-            _ordered(phi, order),
+            _reorder(phi, order),
             cmap=_MAP,
             norm=PowerNorm(0.5, vmin=0, vmax=found.largest or 1),
             interpolation="nearest",
@@ -186,7 +186,7 @@ def _place_key(analysis: AdapterAnalysis, place: Place) -> tuple[int, int]:
     return list(analysis.kinds).index(place.kind), layer
 
 
-def _ordered(matrix: Tensor, order: Sequence[int]) -> list[list[float]]:
+def _reorder(matrix: Tensor, order: Sequence[int]) -> list[list[float]]:
     """Return the matrix with reordered rows and columns, and NaN on the diagonal."""
     return matrix[list(order)][:, list(order)].fill_diagonal_(math.nan).tolist()
 

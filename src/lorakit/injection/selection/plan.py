@@ -91,7 +91,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         config, list(adaptable), default, list(parameters), choice.excluded
     )
     adapted = with_outputs(selected, outputs)
-    problems += _blocked(config, free, plan, adapted) + target_problems
+    problems += _find_blocked(config, free, plan, adapted) + target_problems
     if everything and not problems:
         config, plan.lowered = with_lower_ranks(config, {p: modules[p] for p in adapted})
     if problems:
@@ -130,7 +130,7 @@ def _site(
     return Site(path, module, adapted_class, r, scaling, config.slices_for(path))
 
 
-def _blocked(
+def _find_blocked(
     config: LoraConfig, free: dict[str, nn.Module], plan: InjectionPlan, adapted: Collection[str]
 ) -> list[str]:
     """Return a problem for each named module that looks like a layer but cannot be adapted."""
