@@ -79,7 +79,7 @@ def depths(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> dict[str, D
         is_all = adapted == len(blocks)
         if any(other.layers == adapted for other in found.values()):
             continue
-        made = _planned(
+        made = _plan_depth(
             recipe, unchanged, options, None if is_all else layers_at(depth, len(blocks))
         )
         if made is None:
@@ -97,7 +97,7 @@ def depths(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> dict[str, D
     return found if len(found) > 1 else {}
 
 
-def _planned(
+def _plan_depth(
     recipe: Recipe,
     unchanged: MemoryPlan,
     options: Mapping[str, Any],

@@ -83,7 +83,7 @@ def recognize(
     seen = Columns(found.dataset, data, place)
     learns = objective or seen.infer_objective(task)
     if learns is not None:
-        return _recognized_preferences(seen, learns, found.notes, tokenizer)
+        return _recognize_preferences(seen, learns, found.notes, tokenizer)
     inferred = seen.infer_task()
     chosen = task or inferred
     if chosen is None:
@@ -150,7 +150,7 @@ def _texts(
     return joined_texts(examples, names or ["prompt", "completion"]), None
 
 
-def _recognized_preferences(
+def _recognize_preferences(
     seen: Columns,
     type: ObjectiveType,
     notes: Sequence[str],

@@ -211,7 +211,7 @@ def _fit(
         unreached = UnreachedLayers()
         others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
         trainer = cast(AdapterTrainerMixin, setup.build_trainer([*writers, *others]))
-        recorder.measure = lambda: _measured(trainer, peak)
+        recorder.measure = lambda: _measure(trainer, peak)
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
         padding: tuple[str, ...] = ()
@@ -270,7 +270,7 @@ def _fit(
     return result
 
 
-def _measured(trainer: Trainer, peak: PeakMemory) -> dict[str, float]:
+def _measure(trainer: Trainer, peak: PeakMemory) -> dict[str, float]:
     """Return the speed and the peak memory, which are logged beside the loss."""
     meter: ThroughputMeter | None = getattr(trainer, "meter", None)
     speed = None if meter is None else meter.recent_tokens_per_s()

@@ -108,7 +108,7 @@ def prepare(
             wrong.
     """
     init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
-    recipe, task = run_on_all(lambda: _checked(recipe))
+    recipe, task = run_on_all(lambda: _check(recipe))
     start = local_rank_zero_first(lambda: StartingPoint.of(recipe, kept_start))
     if start is not None:
         recipe, labels = start.resolved(recipe), labels or start.labels
@@ -215,7 +215,7 @@ def _measure_dtype(
     return encoded, run_on_main(lambda: fastest(times))
 
 
-def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
+def _check(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
     recipe.evaluation.require_possible(
         recipe.task, recipe.training, has_objective=recipe.objective is not None

@@ -187,10 +187,10 @@ async def _unless_client_leaves(call: Call, work: Awaitable[T]) -> T:
             raise ClientDisconnect
         return working.result()
     finally:
-        await _cancelled(working, leaving)
+        await _cancel(working, leaving)
 
 
-async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -225,7 +225,7 @@ class EventStream(Response):
         except OSError:  # sending failed: the client went away
             status = CLIENT_GONE
         finally:
-            await _cancelled(sending, leaving)
+            await _cancel(sending, leaving)
             await self._events.aclose()
             self._call.at_end.close()
             self._call.ended(status, error)

@@ -106,12 +106,12 @@ class MicroBatches:
         try:
             turn = self._between_steps(self._run_next)
         except RuntimeError:  # the thread has ended
-            self._fail_all(_stopped())
+            self._fail_all(_stop_error())
             return
         turn.add_done_callback(self._after)
 
     def _after(self, turn: Future[None]) -> None:
-        error = _stopped() if turn.cancelled() else turn.exception()
+        error = _stop_error() if turn.cancelled() else turn.exception()
         if error is not None:
             self._fail_all(error)
 
@@ -177,7 +177,7 @@ def _run_and_wait(function: Callable[[], T]) -> T:
         openmp.end_waiting_threads()
 
 
-def _stopped() -> EngineStoppedError:
+def _stop_error() -> EngineStoppedError:
     return EngineStoppedError(
         "The server takes no requests: it is stopping. Send them to another one."
     )

@@ -122,7 +122,7 @@ class Entrance:
             return PlainTextResponse(merged_text(dict(await self._ask_all("metrics"))))
         carried = CarriedRequest.of(request.scope, body)
         if request.method == "POST" and request.url.path in (_LOAD, _UNLOAD):
-            return await self._changed(carried)
+            return await self._change(carried)
         return Relayed(self._replicas, carried, await self._known_changes(), self._base_name)
 
     async def _ask_all(self, method: str) -> list[Any]:
@@ -148,7 +148,7 @@ class Entrance:
         self._changes = self._changes or latest
         return self._changes
 
-    async def _changed(self, request: CarriedRequest) -> Response:
+    async def _change(self, request: CarriedRequest) -> Response:
         """Have one replica make a change; the others follow before their next answer."""
         path = request.text("lora_path") if request.scope["path"] == _LOAD else None
         async with self._changing:

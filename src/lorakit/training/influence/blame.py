@@ -159,7 +159,7 @@ def blame(
     )
     note = "The data or the tokenizer have changed since the run; the rows are those of today."
     return Blame(
-        rows=_ranked(scores, setup),
+        rows=_rank_examples(scores, setup),
         source=recipe.data.train_name,
         about=about,
         notes=() if changed is None else (note,),
@@ -218,7 +218,7 @@ def require_one_each(setup: Setup) -> None:
         )
 
 
-def _ranked(scores: torch.Tensor, setup: Setup) -> tuple[Blamed, ...]:
+def _rank_examples(scores: torch.Tensor, setup: Setup) -> tuple[Blamed, ...]:
     place = setup.splits.training_place(setup.recipe.data)
     whole = float(scores.abs().sum()) or 1.0
     examples = setup.splits.train

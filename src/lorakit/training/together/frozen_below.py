@@ -155,7 +155,7 @@ def standing_below(
     for module in modules:
         if id(module) in inside:
             module.training = False
-    states = [_padded(one.states, stacked.tokens) for one in below if one is not None]
+    states = [_pad(one.states, stacked.tokens) for one in below if one is not None]
     if first.states is None:
         yield
         return
@@ -224,5 +224,5 @@ def _returning_input(output: BlockOutput) -> Callable[..., Any]:
     return lambda hidden_states, *args, **kwargs: output.made_of(hidden_states)
 
 
-def _padded(states: Tensor | None, tokens: int) -> Tensor | None:
+def _pad(states: Tensor | None, tokens: int) -> Tensor | None:
     return None if states is None else F.pad(states, (0, 0, 0, tokens - states.shape[1]))

@@ -71,7 +71,7 @@ async def classify(call: Call) -> dict[str, Any]:
     async with model.using(found.adapter) as (shared, text):
         if model.kind.task is TaskType.TOKEN_CLS:
             words = await word_labels(model, shared, text, inputs, count)
-            data = [_labelled(each) for each in words]
+            data = [_label_words(each) for each in words]
         else:
             pairs = [_text_or_pair(given) for given in inputs]
             data = [classified(e) for e in await text_labels(model, shared, text, pairs, count)]
@@ -112,7 +112,7 @@ def classified(found: TextLabel) -> dict[str, Any]:
     }
 
 
-def _labelled(words: Sequence[LabelledWord]) -> dict[str, Any]:
+def _label_words(words: Sequence[LabelledWord]) -> dict[str, Any]:
     """Return spans and words; `start` and `end` count characters, `first` and `last` words."""
     return {
         "spans": [
