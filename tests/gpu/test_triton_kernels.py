@@ -140,7 +140,7 @@ def test_drop(dtype):
         x = strided(tokens, width, dtype)
         got = KERNELS.drop(x, kernel_mask(P, SEED))
         assert got.dtype == dtype and got.is_contiguous()
-        assert_rounded(got, skinny.dropped(*wide(x), P, SEED))
+        assert_rounded(got, skinny.drop_elements(*wide(x), P, SEED))
 
 
 @pytest.mark.parametrize("seed", [1, 2**63 - 2, -3])
@@ -332,7 +332,9 @@ class TestThroughTheLayers:
         h.sum().backward()
         assert called == ["down", "down_backward_"]
         ones = torch.ones(6, 5, dtype=torch.float64)
-        low_rank = skinny.dropped(0.7 * ones @ B.cpu().detach().double() @ wide(A)[0], P, SEED)
+        low_rank = skinny.drop_elements(
+            0.7 * ones @ B.cpu().detach().double() @ wide(A)[0], P, SEED
+        )
         expected = ones @ wide(W0)[0] + low_rank
         assert largest_error(x.grad.cpu(), expected) <= GRADIENT_TOLERANCE[torch.float32]
 

@@ -25,7 +25,7 @@ from lorakit.adapters.peft_files.format import (
     tensor_keys,
 )
 from lorakit.adapters.peft_files.parameter_keys import (
-    named_in_base,
+    find_in_base,
     stacked_paths,
     with_outputs_of_files,
     with_patterns_of_files,
@@ -181,7 +181,7 @@ class Adapter:
         )
         config = config_from_peft(values, where)
         keys = parse_keys(tensors, where, config.modules_to_save)
-        factors, config = named_in_base(keys.factors, config, where)
+        factors, config = find_in_base(keys.factors, config, where)
         for module_path, (A, B) in factors.items():
             r = config.rank_for(module_path)
             if A.shape[-2] != r or B.shape[-1] != r:

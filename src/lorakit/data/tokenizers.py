@@ -95,10 +95,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def padded_to(length: int, multiple: int | None) -> int:
+def pad_length(length: int, multiple: int | None) -> int:
     """Return a length padded to a multiple of a number of tokens; None leaves it.
 
-    >>> padded_to(33, 32), padded_to(33, None)
+    >>> pad_length(33, 32), pad_length(33, None)
     (64, 33)
     """
     return length if multiple is None else -(-length // multiple) * multiple
@@ -126,7 +126,7 @@ def pad_batch(
     }
     on_left = known.padding_side == "left"
     rows = columns["input_ids"]
-    width = padded_to(max(map(len, rows)), multiple)
+    width = pad_length(max(map(len, rows)), multiple)
     padded = {}
     for name, values in columns.items():
         table = np.full((len(rows), width), fillers.get(name, 0), np.int64)

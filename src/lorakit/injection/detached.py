@@ -26,11 +26,11 @@ from lorakit.injection.state import (
     require_unmerged,
     state_of,
     take_over_quantized,
-    unwrapped,
+    unwrap,
 )
 from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import AdaptedLayer, LowRankUpdate, plain_class_of, replace_in_place
-from lorakit.layers.kinds.parameter import AdaptedParameter, adapted_parameter_of
+from lorakit.layers.kinds.parameter import AdaptedParameter, get_adapted_parameter
 from lorakit.layers.trained_tokens import TrainedTokensOfEmbedding
 
 
@@ -129,7 +129,7 @@ def attach_adapter(model: nn.Module, adapter: DetachedAdapter) -> None:
         AdapterNameError: The name is taken.
         AdapterStateError: The model is merged, or its adapters were added through another object.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     require_unmerged(model, "attach an adapter")
     require_no_other_holder(model)
     check_new_name(model, adapter.name)
@@ -159,7 +159,7 @@ def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:
     if issubclass(given.layer_class, AdaptedParameter):
         owner_path, _, parameter = given.path.rpartition(".")
         owner = model.get_submodule(owner_path)
-        layer: nn.Module = adapted_parameter_of(owner, parameter, given.is_transposed)
+        layer: nn.Module = get_adapted_parameter(owner, parameter, given.is_transposed)
         attach(layer)
         is_new = False
     else:

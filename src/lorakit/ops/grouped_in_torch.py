@@ -62,8 +62,8 @@ def backward(
     if grad_x is not None:
         share = torch.bmm(grad_u, padded.A).reshape(tokens.shape)
         grad_x.add_(_drop(share, rows))
-    sums_A = padded.summed(torch.bmm(grad_u.mT, dropped)) if any(a for a, _ in needs) else None
-    sums_B = padded.summed(torch.bmm(g_rows.mT, u_rows)) if any(b for _, b in needs) else None
+    sums_A = padded.sum_by_slot(torch.bmm(grad_u.mT, dropped)) if any(a for a, _ in needs) else None
+    sums_B = padded.sum_by_slot(torch.bmm(g_rows.mT, u_rows)) if any(b for _, b in needs) else None
     gradients: list[Tensor | None] = []
     for number, (term, (needs_A, needs_B)) in enumerate(zip(rows.terms, needs, strict=True)):
         r = term.A.shape[0]
@@ -132,7 +132,7 @@ class _Padded(NamedTuple):
         stacked_B = torch.stack([*Bs, torch.zeros_like(Bs[0])])
         return cls(stacked_A[index], stacked_B[index], index, none)
 
-    def summed(self, parts: Tensor) -> Tensor:
+    def sum_by_slot(self, parts: Tensor) -> Tensor:
         """Sum (rows, m, n) by adapter, in float32 at least: (terms + 1, m, n)."""
         wide = parts.to(torch.promote_types(parts.dtype, torch.float32))
         return wide.new_zeros(self.terms + 1, *parts.shape[1:]).index_add_(0, self.row_index, wide)
@@ -156,7 +156,7 @@ def _drop(x: Tensor, rows: PerRowTerms) -> Tensor:
     each = torch.tensor(lengths, device=x.device)
     for p in dict.fromkeys(p for p in by_row if p > 0):
         has_p = torch.tensor([row_p == p for row_p in by_row], device=x.device)
-        candidate = skinny.dropped(x, p, seed)
+        candidate = skinny.drop_elements(x, p, seed)
         if all(row_p == p for row_p in by_row):
             return candidate
         dropped = torch.where(has_p.repeat_interleave(each)[:, None], candidate, dropped)
@@ -172,6 +172,6 @@ def _drop_in_batches(x: Tensor, rows: PerRowTerms) -> Tensor:
         if term.seed is None or not term.drop_probability or not places:
             continue
         place = torch.cat(places).to(x.device)
-        values = skinny.dropped(x[place], term.drop_probability, term.seed)
+        values = skinny.drop_elements(x[place], term.drop_probability, term.seed)
         dropped = dropped.index_copy(0, place, values)
     return dropped

@@ -211,7 +211,7 @@ def up_scaled_backward(
     return UpGradients(scaled, lengths, grad_B)
 
 
-def summed(
+def add_changes(
     base: Tensor, changes: Sequence[Tensor], terms: Sequence[LowRankTerm], bias: Tensor | None
 ) -> Tensor:
     """Add changes to a base's output, each with the row scale of its term, if it has one.

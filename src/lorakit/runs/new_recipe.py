@@ -65,13 +65,13 @@ def look_into(
 
 def data_keys(found: Recognized, task: Kind, positions: int | None) -> tuple[dict[str, Any], str]:
     """Return the keys to set under `data:`, and a one-line description of the data."""
-    from lorakit.data.text_lengths import rounded_up
+    from lorakit.data.text_lengths import round_up_length
 
     most = positions or max(task_template(task).values["max_length"], DEFAULT_POSITIONS)
     keys: dict[str, Any] = dict(found.columns)
-    keys["max_length"] = min(rounded_up(found.tokens), most)
+    keys["max_length"] = min(round_up_length(found.tokens), most)
     if found.target_tokens is not None:
-        keys["max_target_length"] = min(rounded_up(found.target_tokens), most)
+        keys["max_target_length"] = min(round_up_length(found.target_tokens), most)
     names = first_few(map(escaped, found.names), 12)
     return keys, f"{found.examples:,} examples with the columns {names}"
 

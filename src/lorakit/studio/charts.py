@@ -19,7 +19,7 @@ from nicegui.events import GenericEventArguments
 
 from lorakit.errors import escaped
 from lorakit.runs.metric_log import Series
-from lorakit.runs.thinning import Patch, Point, ThinnedSeries, zoomed
+from lorakit.runs.thinning import Patch, Point, ThinnedSeries, zoom
 from lorakit.studio.browser_calls import call
 
 _SHOWN_NAME = 60
@@ -133,7 +133,7 @@ class LineChart(Chart):
         patch = thinned.patch(series)
         if patch is None or self._range is None:
             return patch
-        return Patch(0, zoomed(series, *self._range))
+        return Patch(0, zoom(series, *self._range))
 
     def _scale_points(self, patch: Patch) -> Sequence[Point]:
         if self._scale == 1:

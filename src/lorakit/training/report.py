@@ -17,7 +17,7 @@ from lorakit.files.atomic import write_text
 from lorakit.injection import Injection, ParameterCount
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.markdown_text import code, fenced, number, plain, table
+from lorakit.training.markdown_text import code, fence_text, number, plain, table
 from lorakit.training.throughput import Throughput
 from lorakit.training.verdict.judge import Judgement
 from lorakit.training.verdict.sections import example_sections, verdict_section
@@ -122,7 +122,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         ),
         "\n".join(f"- {plain(note)}" for note in facts.notes),
         "## What was trained",
-        fenced(facts.injection.table()),
+        fence_text(facts.injection.table()),
         table(("parameters", "count"), _count_rows(facts.parameter_count)),
         *_memory_section(facts.memory),
         "## How",
@@ -284,7 +284,7 @@ def commands(run: RunDirectory, recipe: Recipe) -> str:
         "",
         f"load_adapter(model, {str(run.adapter)!r})  # model: {escaped(recipe.model)}",
     )
-    parts = (fenced("\n".join(lines)), "In Python:", fenced("\n".join(python), "python"))
+    parts = (fence_text("\n".join(lines)), "In Python:", fence_text("\n".join(python), "python"))
     return "\n\n".join(parts)
 
 

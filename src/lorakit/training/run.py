@@ -47,7 +47,7 @@ from lorakit.training.starting_point import run_lineage
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.tasks.base import save_settings
 from lorakit.training.throughput import Throughput, ThroughputMeter
-from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, trained_adapter
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, copy_trained_adapter
 from lorakit.training.trainers.batching import padding_notes
 from lorakit.training.trainers.data_initialization import with_current_ranks
 from lorakit.training.trainers.numerical_checks import require_sound
@@ -239,7 +239,7 @@ def _fit(
             findings = find_at_end(setup, trainer, emit)
         answers = answers_without_predictions(setup, trainer, findings)
     wall_s = run_on_main(lambda: recorder.wall_s)
-    adapter = trained_adapter(setup.model)
+    adapter = copy_trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
     predicted = findings.predicted
     chosen = {} if predicted is None else predicted.settings

@@ -11,7 +11,7 @@ from typing import Any
 from lorakit.errors import ConfigError
 from lorakit.libraries.ray_cluster import Machine
 from lorakit.recipes.search_sections import MOST_TOGETHER, TrialsConfig
-from lorakit.training.together.agreement import fixed_keys_among, unshared_settings
+from lorakit.training.together.agreement import find_fixed_keys, unshared_settings
 from lorakit.tuning.trial import TrialPlan
 
 
@@ -91,7 +91,7 @@ def open_groups(
 
 def _problems(plan: TrialPlan) -> list[str]:
     """Return what in their recipe and values keeps trials from training together."""
-    varied = fixed_keys_among(plan.space.keys)
+    varied = find_fixed_keys(plan.space.keys)
     problems = [f"the recipe has {reason}" for reason in unshared_settings(plan.recipe)]
     if varied:
         keys = ", ".join(varied)

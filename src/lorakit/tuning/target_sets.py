@@ -132,7 +132,7 @@ def _set_of_adapter(recipe: Recipe) -> list[TargetSet]:
             f"'{recipe.start_from}', which adapts parameters only, expected one that adapts "
             "modules. Name search.space or study.target_modules in the recipe."
         )
-    return given_target_sets(start.resolved(recipe), [modules])
+    return given_target_sets(start.resolve(recipe), [modules])
 
 
 def given_target_sets(recipe: Recipe, given: Sequence[TargetModules]) -> list[TargetSet]:

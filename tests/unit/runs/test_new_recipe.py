@@ -19,7 +19,7 @@ from lorakit.runs.new_recipe import (
     with_settings,
     write_recipe_for,
 )
-from lorakit.runs.recipe_form import check_text, shown_fields, with_field
+from lorakit.runs.recipe_form import check_text, list_fields, with_field
 
 
 def test_a_recipe_is_written_for_a_file_with_its_columns_and_task(tmp_path):
@@ -80,7 +80,7 @@ def test_a_recipe_with_every_feature_is_cloned_whole_and_shown_in_the_form(featu
     text = recipe_like(recipe, "runs/b")
     checked = check_text(text, "r")
     assert checked.recipe == recipe.model_copy(update={"output": "runs/b"})
-    for field in shown_fields(checked):  # a field changes itself alone
+    for field in list_fields(checked):  # a field changes itself alone
         if field.kind == "integer":
             changed = check_text(with_field(text, field, 5), "r")
             assert changed.value(field.key) == 5

@@ -18,7 +18,7 @@ from lorakit.injection.state import (
     replaced_modules,
     require_state,
     require_unmerged,
-    unwrapped,
+    unwrap,
 )
 from lorakit.layers import ReplacedModule, TrainedTokens
 from lorakit.layers.adapted import READ_FLAG
@@ -220,7 +220,7 @@ def merge_and_unload(
             f"The adapters are merged already, with quantized_base={merged_as!r}, but "
             f"{quantized_base!r} was requested. Call unmerge_adapters first."
         )
-    model = unwrapped(model)
+    model = unwrap(model)
     tied = _tied_parameters(model)
     untied = write_trained_tokens(model)
     for _, layer in adapted_layers(model):

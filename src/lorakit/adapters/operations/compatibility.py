@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.operations.requirements import named_targets
-from lorakit.adapters.peft_files.parameter_keys import named_by_weight
+from lorakit.adapters.operations.requirements import list_whole_paths
+from lorakit.adapters.peft_files.parameter_keys import find_named_by_weight
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection.selection.parameters import WEIGHT
@@ -113,10 +113,10 @@ def common_settings(
         update |= dict.fromkeys(_SELECTION)
         stacked = frozenset[str]().union(*(one.stacked for one in adapters.values()))
         by_weight = frozenset[str]().union(
-            *(named_by_weight(one.factors, one.config) for one in adapters.values())
+            *(find_named_by_weight(one.factors, one.config) for one in adapters.values())
         )
         modules = dict.fromkeys(path for path in paths if path not in stacked | by_weight)
-        update["target_modules"] = named_targets(modules, regexes[0] if regexes else first)
+        update["target_modules"] = list_whole_paths(modules, regexes[0] if regexes else first)
         weights = {f"{path}.{WEIGHT}" for path in by_weight}
         update[_PARAMETERS] = tuple(sorted(stacked | weights))
     return first.model_copy(update=update)

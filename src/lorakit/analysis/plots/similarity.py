@@ -31,7 +31,7 @@ def plot_similarity(comparison: AdapterComparison, path: Path) -> None:
         comparison: Comparison of two adapters.
         path: File to write.
     """
-    modules = shown_modules(comparison)
+    modules = choose_modules(comparison)
     figure = new_figure(1.1 + 2.35 * len(modules))
     grid = figure.subplots(len(modules), 4, squeeze=False)
     image = None
@@ -144,7 +144,7 @@ def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, pat
     save_png(figure, path)
 
 
-def shown_modules(comparison: AdapterComparison) -> list[ModuleSimilarity]:
+def choose_modules(comparison: AdapterComparison) -> list[ModuleSimilarity]:
     """Return the modules to show: a middle layer of each of the three kinds that changed most.
 
     The change of a kind is the largest ‖ΔW‖_F of the first adapter among its modules.

@@ -75,7 +75,7 @@ def init(
     """
     from lorakit.recipes.template import OBJECTIVES, TASKS, recipe_text, task_template
 
-    name = None if task is None else known_task(task)
+    name = None if task is None else parse_task(task)
     learns = None if objective is None else _parse_objective(objective, name)
     name = name if learns is None else OBJECTIVES[learns]
     if not output.parent.is_dir():
@@ -126,7 +126,7 @@ def init(
     closing([output], purposes)
 
 
-def known_task(given: str) -> TaskName:
+def parse_task(given: str) -> TaskName:
     """Return the task that --task names."""
     from lorakit.recipes.template import TASKS
 

@@ -28,7 +28,7 @@ from lorakit.injection.selection.heads import choose_heads, output_layers
 from lorakit.injection.selection.parameters import (
     modules_by_path,
     parameter_class_of,
-    selected_parameters,
+    select_parameters,
 )
 from lorakit.injection.selection.sites import Site
 from lorakit.injection.selection.targets import is_inside, match_targets, name_matches, selects_all
@@ -86,7 +86,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         for path, kind in adaptable.items()
         if kind.is_linear and id(modules[path]) not in heads and path not in left_out
     ]
-    parameters = selected_parameters(config, free, problems)
+    parameters = select_parameters(config, free, problems)
     selected, target_problems = match_targets(
         config, list(adaptable), default, list(parameters), choice.excluded
     )

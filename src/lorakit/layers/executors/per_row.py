@@ -133,11 +133,11 @@ class PerRowAdapters:
             update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]  # an item of a ModuleDict
             seed = None if self.batches is None else self.batches.seeds(layer, {name: update}, x)[0]
             operands = layer.operands([update], seed)
-            updated = layer.updated(x[place], h[place], operands)
+            updated = layer.update_output(x[place], h[place], operands)
             h = h.index_put(place, updated.to(h.dtype))
         return h
 
-    def replaced(
+    def run_replaced(
         self,
         module: nn.Module,
         run: Callable[..., Any],
@@ -158,7 +158,7 @@ class PerRowAdapters:
         having = [number for number, name in enumerate(self.distinct) if name in copies]
         first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         if first is not None and first.ndim and (batch := self._for_rows(len(first))) is not self:
-            return batch.replaced(module, run, run_copy, args, kwargs)
+            return batch.run_replaced(module, run, run_copy, args, kwargs)
         if first is not None and having:
             self._check_rows(first, type(module).__name__)
         # The base runs on all rows, as layers inside it may have adapters for some.

@@ -54,7 +54,7 @@ class LoraExperts(ParameterOwner):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (tokens, hidden), given (tokens, top_k) experts and weights, to (tokens, hidden)."""
-        parameters = self.bound_parameters()
+        parameters = self.bind_parameters()
         for parameter in parameters:
             reason = "experts, which see tokens, not rows"
             parameter.refuse_rows(parameter.parameter_name, reason)

@@ -50,7 +50,7 @@ class Tagged(NamedTuple):
     probability: float
 
 
-def classified_answer(answer: Mapping[str, Any]) -> Classified:
+def parse_classes(answer: Mapping[str, Any]) -> Classified:
     """Return a label, several labels or numbers from the answer of a server for one text."""
     if "values" in answer:
         return Classified(", ".join(f"{number:.6g}" for number in answer["values"].values()), None)
@@ -120,7 +120,7 @@ class RemoteModels:
 
     # ---- what there is ----
 
-    async def listed(self) -> Sequence[Listed]:
+    async def list_models(self) -> Sequence[Listed]:
         """Return the bases and adapters, the bases first.
 
         Raises:
@@ -206,20 +206,20 @@ class RemoteModels:
         answer = self.answer(name, messages, options, form_like=form_like)
         return "".join([part async for part in answer if isinstance(part, str)])
 
-    async def written(self, name: str, text: str, options: AnswerOptions) -> str:
+    async def write(self, name: str, text: str, options: AnswerOptions) -> str:
         """Return what a sequence-to-sequence model writes about a text."""
         body = {"model": name, "prompt": text, **_sampling(options)}
         return (await self._post("/v1/completions", body))["choices"][0]["text"]
 
-    async def classified(
+    async def classify(
         self, name: str, inputs: Sequence[str | tuple[str, str]]
     ) -> list[Classified]:
         """Return the labels of texts, or of pairs of texts."""
         given = [each if isinstance(each, str) else list(each) for each in inputs]
         data = (await self._post("/v1/classify", {"model": name, "input": given}))["data"]
-        return [classified_answer(each) for each in data]
+        return [parse_classes(each) for each in data]
 
-    async def tagged(self, name: str, texts: Sequence[str]) -> list[list[Tagged]]:
+    async def tag(self, name: str, texts: Sequence[str]) -> list[list[Tagged]]:
         """Return the tagged words of texts."""
         body = {"model": name, "input": list(texts)}
         data = (await self._post("/v1/classify", body))["data"]

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from lorakit.errors import EngineStoppedError
 from lorakit.ops.native import openmp
-from lorakit.serving.refusals import overloaded
+from lorakit.serving.refusals import overload_error
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class MicroBatches:
         added = [_Waiting(item) for item in items]
         with self._lock:
             if len(self._waiting) + len(added) > self._most_waiting:
-                raise overloaded(
+                raise overload_error(
                     f"Too many texts wait for this model: got {len(self._waiting)} and "
                     f"{len(added)} more, expected at most {self._most_waiting}. Wait a moment."
                 )

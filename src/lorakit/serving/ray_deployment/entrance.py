@@ -119,7 +119,7 @@ class Entrance:
             body = await read_body(request, self._limits)
         elif request.method == "GET" and request.url.path == "/metrics":
             self._keys.caller(authorization)
-            return PlainTextResponse(merged_text(dict(await self._ask_all("metrics"))))
+            return PlainTextResponse(merge_texts(dict(await self._ask_all("metrics"))))
         carried = CarriedRequest.of(request.scope, body)
         if request.method == "POST" and request.url.path in (_LOAD, _UNLOAD):
             return await self._change(carried)
@@ -258,7 +258,7 @@ def _replica_ended() -> RequestError:
     )
 
 
-def merged_text(texts: Mapping[str, bytes]) -> bytes:
+def merge_texts(texts: Mapping[str, bytes]) -> bytes:
     """Return the figures of several servers as one text, each with a label `replica`.
 
     Args:

@@ -204,7 +204,7 @@ class BlockOutput:
         """Return the hidden states of an output of this form."""
         return output if self.others is None else output[0]
 
-    def made_of(self, hidden_states: Tensor) -> Any:
+    def build(self, hidden_states: Tensor) -> Any:
         """Return an output of this form; the other values are None."""
         if self.others is None:
             return hidden_states

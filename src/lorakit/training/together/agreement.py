@@ -91,7 +91,7 @@ def unshared_settings(recipe: Recipe) -> list[str]:
     return reasons
 
 
-def fixed_keys_among(keys: Iterable[str]) -> list[str]:
+def find_fixed_keys(keys: Iterable[str]) -> list[str]:
     """Return those of some recipe keys that may not vary between runs that train together."""
     fixed = (*_ALIKE, *_ALONE)
     return [key for key in keys if any(f"{key}.".startswith(f"{one}.") for one in fixed)]

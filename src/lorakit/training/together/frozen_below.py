@@ -128,7 +128,7 @@ def below_of(
         others = {number for number, one in found.items() if not one.is_first}
         forward.keep({number: one.states for number, one in found.items()}, others)
     ids = next(value for value in inputs.values() if isinstance(value, Tensor))
-    states = forward.kept(ids.shape[1], ids.device)
+    states = forward.read_states(ids.shape[1], ids.device)
     return Below(part.blocks, forward.output, states)
 
 
@@ -162,7 +162,7 @@ def standing_below(
     kept = torch.cat([each for each in states if each is not None])
     blocks = _blocks(model, first.blocks)[: first.blocks.depth]
     passing = [(block, _returning_input(first.output)) for block in blocks[:-1]]
-    with replacing_forwards([*passing, (blocks[-1], lambda *_, **__: first.output.made_of(kept))]):
+    with replacing_forwards([*passing, (blocks[-1], lambda *_, **__: first.output.build(kept))]):
         yield
 
 
@@ -221,7 +221,7 @@ def _blocks(model: nn.Module, blocks: FrozenBlocks) -> list[nn.Module]:
 
 
 def _returning_input(output: BlockOutput) -> Callable[..., Any]:
-    return lambda hidden_states, *args, **kwargs: output.made_of(hidden_states)
+    return lambda hidden_states, *args, **kwargs: output.build(hidden_states)
 
 
 def _pad(states: Tensor | None, tokens: int) -> Tensor | None:

@@ -77,7 +77,7 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save only the adapter; with sharded parameters all processes gather it."""
-        adapter = trained_adapter(self.accelerator.unwrap_model(self.model), self.adapter_name)
+        adapter = copy_trained_adapter(self.accelerator.unwrap_model(self.model), self.adapter_name)
         require_sound(adapter, self.state.global_step, self.optimizer)
         if self.args.should_save:
             adapter.save(output_dir or str(self.args.output_dir))
@@ -309,7 +309,7 @@ def checkpoints_reentrantly(arguments: TrainingArguments) -> bool:
     return given.get("use_reentrant", bool(given.keys() - _KEYS_NOT_OF_TORCH))
 
 
-def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
+def copy_trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
     """Copy the adapter of a model in training; with sharding, every process must call this."""
     reshard(model)
     return Adapter.from_model(model, name)

@@ -193,7 +193,7 @@ def examples_of_losses(setup: Setup, losses: ExampleScores | None) -> tuple[Show
     return tuple(found.values())
 
 
-def generated_answers(setup: Setup, trainer: AdapterTrainerMixin) -> tuple[ShownExample, ...]:
+def generate_answers(setup: Setup, trainer: AdapterTrainerMixin) -> tuple[ShownExample, ...]:
     """Let base and adapter answer random validation examples of CAUSAL_LM; none if sharded.
 
     Plain texts are continued from their first tokens.

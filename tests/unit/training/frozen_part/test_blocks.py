@@ -97,7 +97,7 @@ STATES, OTHER = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
 def test_an_output_of_the_same_form_is_made(output, made):
     form = BlockOutput.of(output)
     assert form.hidden_states(output) is STATES
-    got = form.made_of(OTHER)
+    got = form.build(OTHER)
     assert type(got) is type(made)
     assert got is OTHER or (got[0] is OTHER and got[1:] == made[1:])
 

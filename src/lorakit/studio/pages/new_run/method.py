@@ -11,8 +11,8 @@ from lorakit.runs.recipe_form import (
     FormField,
     field_text,
     help_of,
+    list_fields,
     parse_field,
-    shown_fields,
     with_field,
 )
 from lorakit.studio.blocks import Text, card
@@ -30,7 +30,7 @@ async def draw(walk: Walk) -> None:
 class _MethodStep:
     def __init__(self, walk: Walk):
         self.walk = walk
-        self.fields = shown_fields(walk.checked)
+        self.fields = list_fields(walk.checked)
         self.inputs: dict[str, Any] = {}
 
     def draw(self) -> None:

@@ -45,11 +45,11 @@ class Filter:
 
     def address(self) -> str:
         """Return the address of the page with this filter."""
-        query = self.encoded(q=self.words, state=self.state)
+        query = self.encode(q=self.words, state=self.state)
         return f"/?{query}" if query else "/"
 
     @staticmethod
-    def encoded(**values: str) -> str:
+    def encode(**values: str) -> str:
         """Return the part of an address after the question mark, without empty values."""
         return urlencode({name: value for name, value in values.items() if value}, safe="/,")
 
