@@ -59,10 +59,10 @@ def page(path: str, title: str) -> Callable[[Callable[..., Any]], Page]:
         title: Heading, and name of the browser tab.
     """
 
-    def made(build: Callable[..., Any]) -> Page:
+    def frame_contents(build: Callable[..., Any]) -> Page:
         return Page(path, title, build)
 
-    return made
+    return frame_contents
 
 
 def register(pages: Iterable[Page]) -> None:

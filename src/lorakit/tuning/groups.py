@@ -78,7 +78,7 @@ def open_groups(
     try:
         group_cpus, group_gpus = places[0]
         alone = 1 if group_gpus else max(1, int(group_cpus // settings.cpus_per_trial))
-        size, note = _result(actors[0].measured_size.remote(most, min(alone, most)))
+        size, note = _result(actors[0].measure_size.remote(most, min(alone, most)))
         if size > 1:
             _result([actor.open.remote(size) for actor in actors])
             yield Groups(tuple(actors), size, note)

@@ -40,7 +40,7 @@ class Filter:
             row
             for row in rows
             if (not self.state or row.state == self.state)
-            and all(word in _searched(row) for word in words)
+            and all(word in _search_text(row) for word in words)
         ]
 
     def address(self) -> str:
@@ -54,7 +54,7 @@ class Filter:
         return urlencode({name: value for name, value in values.items() if value}, safe="/,")
 
 
-def _searched(row: RunSummary) -> str:
+def _search_text(row: RunSummary) -> str:
     texts = (row.path, row.task, row.base, row.notes.note, *row.notes.tags)
     return "\n".join(text for text in texts if text).casefold()
 
