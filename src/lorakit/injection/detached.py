@@ -107,7 +107,7 @@ def adapter_in_place(model: nn.Module, name: str) -> DetachedAdapter:
         if name in layer.updates
     )
     copies = tuple(
-        detached_copy(module, path, module.trained_copies[name])
+        describe_copy(module, path, module.trained_copies[name])
         for path, module in replaced_modules(model)
         if name in module.trained_copies
     )
@@ -181,7 +181,7 @@ def _attach_copy(model: nn.Module, name: str, given: DetachedCopy) -> None:
     replace_in_place(module).trained_copies[name] = given.copy
 
 
-def detached_copy(module: nn.Module, path: str, copy: nn.Module) -> DetachedCopy:
+def describe_copy(module: nn.Module, path: str, copy: nn.Module) -> DetachedCopy:
     """Describe the copy of a module, made for an adapter.
 
     Args:

@@ -307,7 +307,7 @@ def _save_trained_adapter(
     with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
-        lineage = run_lineage.recorded_lineage(run.environment_file)
+        lineage = run_lineage.read_lineage(run.environment_file)
         save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, lineage, chosen)
 
 

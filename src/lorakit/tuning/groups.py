@@ -11,7 +11,7 @@ from typing import Any
 from lorakit.errors import ConfigError
 from lorakit.libraries.ray_cluster import Machine
 from lorakit.recipes.search_sections import MOST_TOGETHER, TrialsConfig
-from lorakit.training.together.agreement import find_fixed_keys, unshared_settings
+from lorakit.training.together.agreement import find_fixed_keys, find_unshared_settings
 from lorakit.tuning.trial import TrialPlan
 
 
@@ -92,7 +92,7 @@ def open_groups(
 def _problems(plan: TrialPlan) -> list[str]:
     """Return what in their recipe and values keeps trials from training together."""
     varied = find_fixed_keys(plan.space.keys)
-    problems = [f"the recipe has {reason}" for reason in unshared_settings(plan.recipe)]
+    problems = [f"the recipe has {reason}" for reason in find_unshared_settings(plan.recipe)]
     if varied:
         keys = ", ".join(varied)
         problems.append(f"{plan.space.where} varies {keys}, in which runs on one base must agree")

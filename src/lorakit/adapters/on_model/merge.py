@@ -121,7 +121,7 @@ def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None
         )
 
 
-def _merged_as(model: nn.Module) -> QuantizedBase | None:
+def _find_merge_form(model: nn.Module) -> QuantizedBase | None:
     """Return how the quantised weights of a merged model were merged; None if it has none."""
     merged = [
         layer for _, layer in adapted_layers(model) if layer.kept_parameters and bits_of(layer)
@@ -214,7 +214,7 @@ def merge_and_unload(
             f"Adapters {list(state.active)} are merged already, but {list(_as_tuple(names))} were "
             "requested. Call unmerge_adapters first."
         )
-    merged_as = _merged_as(model)
+    merged_as = _find_merge_form(model)
     if quantized_base not in (None, merged_as) and merged_as is not None:
         raise AdapterStateError(
             f"The adapters are merged already, with quantized_base={merged_as!r}, but "

@@ -102,7 +102,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
         # The rest is orthogonal to B A, whose A has orthonormal rows: ‖BA‖ = ‖B‖.
         kept[site.path] = min(1.0, _norm(B) ** 2 / norm**2) if norm else 1.0
         factors[site.path] = (A.contiguous(), (B / site.scaling).contiguous())
-    replaced = {name: pair.read_tuned(name) for name in _replaced_names(plan)}
+    replaced = {name: pair.read_tuned(name) for name in _list_replaced(plan)}
     adapter = Adapter(
         recorded_config(model, plan).model_copy(update=default_initialization_settings()),
         factors,
@@ -224,7 +224,7 @@ def _orient(site: Site, delta: Tensor) -> Tensor:
     return delta.t() if is_transposed else delta
 
 
-def _replaced_names(plan: InjectionPlan) -> list[str]:
+def _list_replaced(plan: InjectionPlan) -> list[str]:
     heads = [f"{p}.{name}" for p, module in plan.heads.items() for name in saved_tensors(module)]
     biases = [f"{path}.bias" for path in (*sorted(plan.site_biases), *plan.other_biases)]
     return heads + biases

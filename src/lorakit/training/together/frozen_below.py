@@ -166,7 +166,7 @@ def standing_below(
         yield
 
 
-def hidden_states_of(
+def run_frozen_blocks(
     model: nn.Module,
     requests: Sequence[Examples],
     run: Callable[[Stacked], Any],
