@@ -208,8 +208,8 @@ FAILURES = {
             for start, where, calls in (
                 ("lora_ga", "lorakit.initialization.lora_ga.gradient_factors", (1, 3)),
                 ("lora_ga", f"{DATA}.mean_gradients", (1,)),
-                ("eva", f"{DATA}.redistributed_ranks", (1,)),
-                ("eva", "lorakit.injection.change_ranks._resized", (1, 2)),
+                ("eva", f"{DATA}.redistribute_ranks", (1,)),
+                ("eva", "lorakit.injection.change_ranks._resize_update", (1, 2)),
             )
         ),
     )

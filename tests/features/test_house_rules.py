@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 TEXTS = [*SOURCES, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 MOST_LINES = 400
+FEW_LINES, MOST_SMALL_FILES = 40, 15
 REASON = re.compile(r"type: ignore\[[^]]+\]  # \S")
 AVOIDED = re.compile(
     r"\b(anew|in place of|is no valid|of (its|their|his) own|as ever|without a word)\b|"
@@ -23,6 +24,13 @@ def lines_of(path):
 def test_no_source_is_too_long_to_read():
     lengths = {str(path.relative_to(ROOT)): len(lines_of(path)) for path in SOURCES}
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_few_sources_are_small():
+    """A file with few lines is to be joined with its nearest relative."""
+    modules = [path for path in SOURCES if path.name != "__init__.py"]
+    small = [str(path.relative_to(ROOT)) for path in modules if len(lines_of(path)) < FEW_LINES]
+    assert len(small) <= MOST_SMALL_FILES, small
 
 
 def test_an_ignored_type_has_its_reason_in_the_line():

@@ -61,7 +61,7 @@ def test_torch_s_defaults_do_not_matter(called, default):
     try:
         with torch.device("meta"):
             u = skinny.down(x, torch.ones(3, 40, device="cpu", dtype=torch.float32))
-            dropped = skinny.dropped(x, 0.25, SEED)
+            dropped = skinny.drop_elements(x, 0.25, SEED)
     finally:
         torch.set_default_dtype(torch.float32)
     assert u.dtype == torch.float32 and u.device == dropped.device == CPU

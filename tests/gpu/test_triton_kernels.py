@@ -25,7 +25,7 @@ from lorakit.ops import (  # noqa: E402
 )
 from lorakit.ops.dropout_mask import kernel_mask  # noqa: E402
 from lorakit.ops.triton import gpu_kernels, triton_kernels  # noqa: E402
-from lorakit.ops.triton.triton_kernels import TritonKernels, _kept  # noqa: E402
+from lorakit.ops.triton.triton_kernels import TritonKernels, _keep_mask  # noqa: E402
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error  # noqa: E402
 
 DEVICE = torch.device("cpu") if IS_INTERPRETED else torch.device("cuda", 0)
@@ -140,7 +140,7 @@ def test_drop(dtype):
         x = strided(tokens, width, dtype)
         got = KERNELS.drop(x, kernel_mask(P, SEED))
         assert got.dtype == dtype and got.is_contiguous()
-        assert_rounded(got, skinny.dropped(*wide(x), P, SEED))
+        assert_rounded(got, skinny.drop_elements(*wide(x), P, SEED))
 
 
 @pytest.mark.parametrize("seed", [1, 2**63 - 2, -3])
@@ -169,7 +169,7 @@ def _write_kept(
     out, first_row, width, seed: tl.uint64, COLUMNS: tl.constexpr, SHARES_WORDS: tl.constexpr
 ):  # fmt: skip
     rows = first_row + tl.arange(0, 2)
-    kept = _kept(rows, 0, width, seed, 0, COLUMNS, SHARES_WORDS)
+    kept = _keep_mask(rows, 0, width, seed, 0, COLUMNS, SHARES_WORDS)
     columns = tl.arange(0, COLUMNS)[None, :]
     tl.store(out + tl.arange(0, 2)[:, None] * COLUMNS + columns, kept.to(tl.int8))
 
@@ -332,7 +332,9 @@ class TestThroughTheLayers:
         h.sum().backward()
         assert called == ["down", "down_backward_"]
         ones = torch.ones(6, 5, dtype=torch.float64)
-        low_rank = skinny.dropped(0.7 * ones @ B.cpu().detach().double() @ wide(A)[0], P, SEED)
+        low_rank = skinny.drop_elements(
+            0.7 * ones @ B.cpu().detach().double() @ wide(A)[0], P, SEED
+        )
         expected = ones @ wide(W0)[0] + low_rank
         assert largest_error(x.grad.cpu(), expected) <= GRADIENT_TOLERANCE[torch.float32]
 

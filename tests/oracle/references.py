@@ -45,7 +45,7 @@ def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> n
             place = state[path if path in state else f"{path}.{layer.weight_name}"]
             A, B = adapter.factors[path]
             delta = adapter.config.scaling_for(path) * (B @ A)
-            oriented = layer.oriented
+            oriented = layer.orient
             if getattr(layer, "groups", 1) > 1:
                 place, oriented = _without_groups(plain.get_submodule(path), layer.base_weight())
             place.copy_(_changed(place, weight * delta, adapter.magnitudes.get(path), oriented))
@@ -94,7 +94,7 @@ def _through_dense_weights(case: Case, model: nn.Module) -> Tensor:
         A, B = update.operand_factors()  # type: ignore[operator]
         name = path if path in names else f"{path}.{layer.weight_name}"
         W0, delta = names[name].detach(), update.scaling * (B @ A)  # type: ignore[operator]
-        oriented = layer.oriented
+        oriented = layer.orient
         if getattr(layer, "groups", 1) > 1:
             W0, oriented = _without_groups(plain.get_submodule(path), layer.base_weight())
         weights[name] = _changed(W0, delta, update.magnitude, oriented)  # type: ignore[arg-type]

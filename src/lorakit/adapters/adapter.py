@@ -25,7 +25,7 @@ from lorakit.adapters.peft_files.format import (
     tensor_keys,
 )
 from lorakit.adapters.peft_files.parameter_keys import (
-    named_in_base,
+    find_in_base,
     stacked_paths,
     with_outputs_of_files,
     with_patterns_of_files,
@@ -181,7 +181,7 @@ class Adapter:
         )
         config = config_from_peft(values, where)
         keys = parse_keys(tensors, where, config.modules_to_save)
-        factors, config = named_in_base(keys.factors, config, where)
+        factors, config = find_in_base(keys.factors, config, where)
         for module_path, (A, B) in factors.items():
             r = config.rank_for(module_path)
             if A.shape[-2] != r or B.shape[-1] != r:
@@ -233,9 +233,9 @@ class Adapter:
         """
         fields = carried_fields(model, name)
         pairs = fields["factors"].items()
-        fields["factors"] = {path: (_copied(A), _copied(B)) for path, (A, B) in pairs}
+        fields["factors"] = {path: (_copy_tensor(A), _copy_tensor(B)) for path, (A, B) in pairs}
         for kind in ("replaced", "companions", "trained_tokens"):
-            fields[kind] = {key: _copied(tensor) for key, tensor in fields[kind].items()}
+            fields[kind] = {key: _copy_tensor(tensor) for key, tensor in fields[kind].items()}
         return cls(**fields)
 
     def save(self, path: str | Path) -> list[Path]:
@@ -313,5 +313,5 @@ class Adapter:
         return lora + sum(tensor.numel() for tensor in others)
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def _copy_tensor(tensor: Tensor) -> Tensor:
     return whole(tensor) if is_sharded(tensor) else tensor.clone()

@@ -11,7 +11,7 @@ from lorakit.injection.selection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import (
     replaced_modules,
     require_adapter,
-    unwrapped,
+    unwrap,
     updates_named,
 )
 from lorakit.layers import KernelShape, LoraEmbedding, TrainedTokens
@@ -92,4 +92,4 @@ def _config_of_saved_factors(
 
 def _base_name(model: nn.Module) -> str | None:
     """Return the hub id or directory that a transformers model was loaded from."""
-    return getattr(unwrapped(model), "name_or_path", None) or None
+    return getattr(unwrap(model), "name_or_path", None) or None

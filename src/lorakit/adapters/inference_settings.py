@@ -15,7 +15,7 @@ from lorakit.config import LoraConfig, ProblemType, QuantizationConfig, StrictCo
 from lorakit.errors import AdapterFileError, ConfigError
 from lorakit.files.atomic import write_text
 from lorakit.injection.selection.heads import TASKS_WITH_HEADS
-from lorakit.injection.state import unwrapped
+from lorakit.injection.state import unwrap
 
 SETTINGS_FILE = "lorakit.json"
 
@@ -107,7 +107,7 @@ def save_class_names(model: nn.Module, config: LoraConfig, adapter_dir: str | Pa
 
     Returns: The path of the file, if it was written.
     """
-    names = getattr(getattr(unwrapped(model), "config", None), "id2label", None)
+    names = getattr(getattr(unwrap(model), "config", None), "id2label", None)
     if config.task_type not in TASKS_WITH_HEADS or not isinstance(names, Mapping):
         return []
     try:

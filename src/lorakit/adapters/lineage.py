@@ -44,7 +44,7 @@ class Lineage(StrictConfig):
     parents: tuple[Ancestor, ...] = ()
     """The adapter that it was trained on from, then that one's parent, and so on."""
 
-    def followed_by(self, name: str, sha256: str) -> tuple[Ancestor, ...]:
+    def add_parent(self, name: str, sha256: str) -> tuple[Ancestor, ...]:
         """Return the parents of an adapter that is trained on from the one with this lineage.
 
         Args:

@@ -67,11 +67,11 @@ def in_names_of(model: nn.Module, adapter: _Tensors) -> _Tensors:
         elif path in adapter.factors:
             experts.setdefault(found.parameter, {})[path] = (found.slot, found.template)
     _require_one_each(moved)
-    made = _moved(adapter, moved)
+    made = _move_tensors(adapter, moved)
     for parameter, members in experts.items():
         adapted = parameter_at(modules, parameter)
         if adapted is not None:
-            made = _stacked(made, adapted, parameter, members, names.slots[parameter])
+            made = _stack_experts(made, adapted, parameter, members, names.slots[parameter])
     return _of_experts_alone(model, made, [path for found in experts.values() for path in found])
 
 
@@ -158,21 +158,21 @@ def _require_one_each(moved: Mapping[str, str]) -> None:
         )
 
 
-def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
+def _move_tensors(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     """Return an adapter with its tensors under other paths, and settings that select these."""
     by_path = {
         field: {moved.get(path, path): value for path, value in getattr(adapter, field).items()}
         for field in ("factors", "convolutions", "trained_tokens", "base_weights")
     }
     by_name = {
-        field: {_moved_key(key, moved): tensor for key, tensor in getattr(adapter, field).items()}
+        field: {_move_key(key, moved): tensor for key, tensor in getattr(adapter, field).items()}
         for field in ("companions", "replaced")
     }
     config = adapter.config
     indices = config.trainable_token_indices
-    update: dict[str, Any] = {"modules_to_save": _moved_names(config.modules_to_save, moved)}
+    update: dict[str, Any] = {"modules_to_save": _move_names(config.modules_to_save, moved)}
     if isinstance(config.target_modules, tuple):
-        update["target_modules"] = _moved_names(config.target_modules, moved)
+        update["target_modules"] = _move_names(config.target_modules, moved)
     if isinstance(indices, dict):
         update["trainable_token_indices"] = {moved.get(n, n): rows for n, rows in indices.items()}
     changed = {new: old for old, new in moved.items() if new != old and old in adapter.factors}
@@ -184,16 +184,16 @@ def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     return replace(adapter, **changes)  # type: ignore[type-var]  # the type of the copy is the original's
 
 
-def _moved_key(key: str, moved: Mapping[str, str]) -> str:
+def _move_key(key: str, moved: Mapping[str, str]) -> str:
     owner, _, last = key.rpartition(".")
     return f"{moved.get(owner, owner)}.{last}"
 
 
-def _moved_names(names: Iterable[str], moved: Mapping[str, str]) -> tuple[str, ...]:
+def _move_names(names: Iterable[str], moved: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(moved.get(name, name) for name in names))
 
 
-def _stacked(
+def _stack_experts(
     adapter: _Tensors,
     adapted: AdaptedParameter,
     parameter: str,

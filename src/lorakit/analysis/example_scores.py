@@ -48,7 +48,7 @@ class ExampleScores:
         """Return the number of examples."""
         return len(self.points)
 
-    def reordered(self, order: Sequence[int]) -> ExampleScores:
+    def reorder(self, order: Sequence[int]) -> ExampleScores:
         """Return the scores in the order of the data.
 
         Args:

@@ -10,7 +10,7 @@ SETTINGS_OF = {"eva_rho": ("eva",), "init_batches": ("eva", "lora_ga")}
 """Settings that apply to some initializations only."""
 
 
-def known_initialization(value: bool | str) -> bool | str:
+def check_initialization(value: bool | str) -> bool | str:
     """Return a value of `init_lora_weights` unchanged.
 
     Raises:

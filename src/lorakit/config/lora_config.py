@@ -20,7 +20,7 @@ from pydantic import (
 from lorakit.config.frozen import freeze_fields
 from lorakit.config.initialization_names import (
     SETTINGS_OF,
-    known_initialization,
+    check_initialization,
     require_settings_of,
 )
 from lorakit.config.patterns import match_pattern, pattern_problem
@@ -255,7 +255,7 @@ class LoraConfig(StrictConfig):
     @field_validator("init_lora_weights")
     @classmethod
     def _require_known_initialization(cls, value: bool | str) -> bool | str:
-        return known_initialization(value)
+        return check_initialization(value)
 
     @field_validator("enable_lora")
     @classmethod

@@ -38,7 +38,7 @@ class _Pattern:
 
 
 @lru_cache(maxsize=4096)
-def _compiled_pattern(pattern: str) -> _Pattern:
+def _compile_pattern(pattern: str) -> _Pattern:
     return _Pattern(pattern)
 
 
@@ -58,7 +58,7 @@ def pattern_problem(pattern: str) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # FutureWarning: syntax that may change its meaning
             re.compile(pattern)
-            _compiled_pattern(pattern)
+            _compile_pattern(pattern)
     except (re.error, regex.error) as error:
         return str(error)
     except (RecursionError, OverflowError, MemoryError):
@@ -79,7 +79,7 @@ def match_pattern(pattern: str, text: str, *, whole: bool = False) -> Any:
     Raises:
         ConfigError: The pattern takes too long.
     """
-    known = _compiled_pattern(pattern)
+    known = _compile_pattern(pattern)
     function = known.compiled.fullmatch if whole else known.compiled.match
     started_s = time.monotonic()
     try:

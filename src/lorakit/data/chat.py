@@ -192,7 +192,7 @@ class ChatEncoder:
         made = [_Rendered() for _ in talks]
         alike: dict[tuple[str, _Kind], list[tuple[int, int]]] = {}
         for number, talk in enumerate(talks):
-            for end, kind in self._needed(talk):
+            for end, kind in self._list_beginnings(talk):
                 alike.setdefault((repr(talk.options), kind), []).append((number, end))
         for (_, kind), members in alike.items():
             options = dict(talks[members[0][0]].options)
@@ -212,7 +212,7 @@ class ChatEncoder:
                     made[number].marks = list(map(bool, columns["assistant_masks"][at]))
         return made
 
-    def _needed(self, talk: Conversation) -> dict[tuple[int, _Kind], None]:
+    def _list_beginnings(self, talk: Conversation) -> dict[tuple[int, _Kind], None]:
         """Return which beginnings are rendered: the number of messages of each, and how."""
         count = len(talk.messages)
         is_marked = self._marked_template is not None

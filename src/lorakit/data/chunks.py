@@ -69,7 +69,7 @@ def over_chunks(
             yield function(read_chunk(dataset, chunk), chunk)
             report_progress(what, chunk.stop, count)
         return
-    with _forked(processes, dataset, function) as pool:
+    with _fork_workers(processes, dataset, function) as pool:
         try:
             for chunk, made in zip(chunks, pool.map(_work_on, chunks), strict=True):
                 yield made
@@ -143,7 +143,7 @@ def _processors() -> int:
 
 
 @contextmanager
-def _forked(
+def _fork_workers(
     processes: int, dataset: Dataset, function: Callable[[Batch, Sequence[int]], Any]
 ) -> Iterator[ProcessPoolExecutor]:
     global _work

@@ -130,7 +130,7 @@ def parse_messages(value: Any) -> list[dict[str, Any]]:
     Raises:
         MalformedConversationError: It is not a list of messages.
     """
-    given = _parsed(value, "messages")
+    given = _parse_cell(value, "messages")
     if not isinstance(given, list) or not given:
         raise MalformedConversationError("not a list of messages")
     if not all(isinstance(message, dict) for message in given):
@@ -213,7 +213,7 @@ def _is_trained(weight: Any) -> bool:
 def _options(example: Mapping[str, Any]) -> dict[str, Any]:
     tools = _objects(example.get(TOOLS), TOOLS)
     options: dict[str, Any] = {"tools": tools} if tools else {}
-    variables = _parsed(example.get(TEMPLATE_VARIABLES), TEMPLATE_VARIABLES)
+    variables = _parse_cell(example.get(TEMPLATE_VARIABLES), TEMPLATE_VARIABLES)
     if variables is None:
         return options
     if not isinstance(variables, dict):
@@ -228,16 +228,16 @@ def _options(example: Mapping[str, Any]) -> dict[str, Any]:
 
 def _objects(value: Any, name: str) -> list[dict[str, Any]]:
     """Return a list of mappings, given as such, as a JSON string or as a list of JSON strings."""
-    value = _parsed(value, name)
+    value = _parse_cell(value, name)
     if value is None:
         return []
-    items = [_parsed(item, name) for item in value] if isinstance(value, list) else None
+    items = [_parse_cell(item, name) for item in value] if isinstance(value, list) else None
     if items is None or not all(isinstance(item, dict) for item in items):
         raise MalformedConversationError(f"{name} is not a list of mappings")
     return items
 
 
-def _parsed(value: Any, name: str) -> Any:
+def _parse_cell(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     if not value.strip():

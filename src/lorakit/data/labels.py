@@ -139,7 +139,7 @@ def label_notes(names: Iterable[str], column: str) -> list[str]:
     ]
 
 
-def ordered_label_names(dataset: Dataset, column: str, where: Place | str) -> tuple[str, ...]:
+def sort_label_names(dataset: Dataset, column: str, where: Place | str) -> tuple[str, ...]:
     """Return the label names in the order of their ids.
 
     A ClassLabel feature sets the order; integers are sorted by value, texts alphabetically.

@@ -101,14 +101,14 @@ def padding_share(lengths: Tensor, order: Tensor, batch_size: int, multiple: int
     ordered = lengths[order]
     whole = len(ordered) // batch_size * batch_size
     longest = ordered[:whole].view(-1, batch_size, lengths.shape[1]).amax(1)
-    padded = batch_size * int(_rounded_up(longest, multiple).sum())
+    padded = batch_size * int(_round_up(longest, multiple).sum())
     if whole < len(ordered):
-        last = _rounded_up(ordered[whole:].amax(0), multiple)
+        last = _round_up(ordered[whole:].amax(0), multiple)
         padded += (len(ordered) - whole) * int(last.sum())
     return 1 - int(ordered.sum()) / padded if padded else 0.0
 
 
-def _rounded_up(lengths: Tensor, multiple: int) -> Tensor:
+def _round_up(lengths: Tensor, multiple: int) -> Tensor:
     return -(-lengths // multiple) * multiple
 
 

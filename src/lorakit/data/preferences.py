@@ -257,13 +257,13 @@ def preference_reader(
     selected = _read(examples, layout)
     features = dict(selected.features)
 
-    def asked(batch: Batch) -> list[tuple[dict[str, Any], Any, tuple[Any, ...]]]:
+    def read_batch(batch: Batch) -> list[tuple[dict[str, Any], Any, tuple[Any, ...]]]:
         return [
             (example, *_prompt_and_answers(example, layout)) for example in _rows(batch, features)
         ]
 
     def read(batch: Batch, numbers: Sequence[int]) -> list[TwoAnswers]:
-        rows = asked(batch)
+        rows = read_batch(batch)
         if layout.vote is None:
             return [
                 TwoAnswers(prompt, chosen, rejected, _options(example))
@@ -273,7 +273,7 @@ def preference_reader(
         before: Any = selected.select(
             [(numbers[0] - step) % len(selected) for step in range(back, 0, -1)]
         )
-        every = [*asked(before[:]), *rows]
+        every = [*read_batch(before[:]), *rows]
         made = []
         for at, (example, prompt, (answer,)) in enumerate(rows, start=back):
             earlier = every[at - back : at][::-1]

@@ -122,7 +122,7 @@ def load_splits(
     """
     _check_delimiter(data)
     if data.streaming:
-        return _streamed(data, seed, columns or {})
+        return _stream_splits(data, seed, columns or {})
     notes: list[str] = []
     cache = TableCache.of(data)
     with hiding_progress_bars():
@@ -154,7 +154,7 @@ def load_splits(
     )
 
 
-def _streamed(data: DataConfig, seed: int, columns: Mapping[str, str]) -> Splits:
+def _stream_splits(data: DataConfig, seed: int, columns: Mapping[str, str]) -> Splits:
     """Return a sample of the training examples, the stream of all, and validation examples."""
     stream = ExampleStream.of(data, seed)
     notes: list[str] = []

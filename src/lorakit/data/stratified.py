@@ -53,7 +53,7 @@ def hold_out(labels: Labels, count: int, generator: np.random.Generator) -> np.n
     scikit-learn's stratified split, it accepts labels that only one example has.
     """
     if labels.is_single:
-        return _stratified([next(iter(names)) for names in labels.sets], count, generator)
+        return _choose_stratified([next(iter(names)) for names in labels.sets], count, generator)
     left = Counter(name for names in labels.sets for name in names)
     taken = []
     for example in generator.permutation(len(labels.sets)):
@@ -64,7 +64,7 @@ def hold_out(labels: Labels, count: int, generator: np.random.Generator) -> np.n
     return np.array(taken, dtype=np.int64)
 
 
-def _stratified(names: list[str], count: int, generator: np.random.Generator) -> np.ndarray:
+def _choose_stratified(names: list[str], count: int, generator: np.random.Generator) -> np.ndarray:
     """Choose examples in proportion to their labels, leaving at least one of each for training.
 
     Each label gets the integer part of its share; the largest remainders get the rest.

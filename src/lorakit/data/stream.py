@@ -55,7 +55,7 @@ class StreamedSource:
                     chosen = np.arange(skipped, size)
                     name = f"the training examples of '{path}'"
                     place = Place(name, np.arange(first, first + size), part.lines)
-                    examples = self._renamed(part.dataset, path).select(chosen)
+                    examples = self._rename_columns(part.dataset, path).select(chosen)
                     yield examples, place.select(chosen)
                 first += size
 
@@ -65,7 +65,7 @@ class StreamedSource:
         names: list[str] = []
         for path in self.files:
             for part in file_parts(path, self.key, self.delimiter, number):
-                examples = self._renamed(part.dataset, path)
+                examples = self._rename_columns(part.dataset, path)
                 taken = examples.select(range(min(number, len(examples))))
                 lines = None if part.lines is None else part.lines[: len(taken)]
                 found.append(FileExamples(taken, lines))
@@ -77,7 +77,7 @@ class StreamedSource:
             raise DataError(no_examples(f"'{self.files[0]}' ({self.key})"))
         return join_examples(found, names, "Files")
 
-    def _renamed(self, examples: Dataset, path: Path) -> Dataset:
+    def _rename_columns(self, examples: Dataset, path: Path) -> Dataset:
         if self.columns is None:
             return examples
         wanted = {f"{self.key}.columns.{new}": old for new, old in self.columns.items()}
@@ -126,7 +126,7 @@ class ExampleStream:
 
     def set_aside(self) -> FileExamples:
         """Return the examples that are for validation."""
-        return self._joined([source.first(source.set_aside) for source in self.sources])
+        return self._join_sources([source.first(source.set_aside) for source in self.sources])
 
     def sample(self, examples: int) -> FileExamples:
         """Return some training examples, about as many of each source.
@@ -146,9 +146,9 @@ class ExampleStream:
                     "data.validation, or set data.max_validation_rows."
                 )
             found.append(whole.select(chosen))
-        return self._joined(found)
+        return self._join_sources(found)
 
-    def _joined(self, found: list[FileExamples]) -> FileExamples:
+    def _join_sources(self, found: list[FileExamples]) -> FileExamples:
         names = [str(source.files[0]) for source in self.sources]
         return join_examples(found, names, "Sources")
 

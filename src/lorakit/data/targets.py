@@ -14,8 +14,8 @@ from lorakit.data.labels import (
     are_measurements,
     class_name,
     label_notes,
-    ordered_label_names,
     require_distinct,
+    sort_label_names,
     sort_labels,
 )
 from lorakit.data.reading.positions import Place, describe_examples
@@ -78,7 +78,7 @@ def describe_labels(examples: Dataset, column: str, where: Place | str) -> list[
         names = known_labels(examples, column) or sort_labels(n for one in sets for n in one)
         said = f"The labels are lists of {len(names)} labels"
     else:
-        names = ordered_label_names(examples, column, where)
+        names = sort_label_names(examples, column, where)
         said = f"The labels are {len(names)} classes"
     listed = f"{said} in '{escaped(column)}': {first_few(map(escaped, names), 5)}."
     return [listed, *label_notes(names, column)]

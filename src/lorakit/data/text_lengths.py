@@ -22,7 +22,7 @@ _MESSAGE_TOKENS = 8
 _STEP = 8
 
 
-def joined_texts(examples: Dataset, names: Sequence[str]) -> list[str]:
+def join_texts(examples: Dataset, names: Sequence[str]) -> list[str]:
     """Return all texts in the columns of each example, joined."""
     columns = [examples[name][:] for name in names]
     return [" ".join(map(_as_text, values)) for values in zip(*columns, strict=True)]
@@ -74,10 +74,10 @@ def longest_conversation(
         return longest_text(texts, tokenizer)
 
 
-def rounded_up(tokens: int) -> int:
+def round_up_length(tokens: int) -> int:
     """Return a truncation length that keeps this number of tokens.
 
-    >>> rounded_up(25), rounded_up(32)
+    >>> round_up_length(25), round_up_length(32)
     (32, 32)
     """
     return max(-(-tokens // _STEP) * _STEP, _STEP)

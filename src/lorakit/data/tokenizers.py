@@ -24,7 +24,7 @@ def many_token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     A fast tokenizer is asked for nothing else: masks, types and places of tokens in the text take
     as long as the ids.
     """
-    known = _untyped(tokenizer)
+    known = _as_any(tokenizer)
     if _is_plain(known):
         known("")  # lets the backend neither truncate nor pad
         made = known.backend_tokenizer.encode_batch_fast(list(texts))
@@ -51,7 +51,7 @@ def batch_columns(
 
     A special token that a text already has where the tokenizer adds it appears once.
     """
-    made = _untyped(tokenizer)(*texts, **options)
+    made = _as_any(tokenizer)(*texts, **options)
     spans = _spans_without_doubled_ends(tokenizer, made["input_ids"])
     return {name: _cut_to(values, spans) for name, values in made.items()}
 
@@ -64,7 +64,7 @@ def word_columns(
     If the first or last word is the special token that the tokenizer adds there, the token of the
     word is kept.
     """
-    made = _untyped(tokenizer)(
+    made = _as_any(tokenizer)(
         [list(words) for words in texts],
         is_split_into_words=True,
         truncation=True,
@@ -80,7 +80,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
     A tokenizer whose rules cannot be read, as they are Python code, has another one at each call.
     """
-    known = _untyped(tokenizer)
+    known = _as_any(tokenizer)
     backend = getattr(known, "backend_tokenizer", None)
     rules = uuid4().hex if backend is None else backend.to_str()
     facts = (
@@ -95,10 +95,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def padded_to(length: int, multiple: int | None) -> int:
+def pad_length(length: int, multiple: int | None) -> int:
     """Return a length padded to a multiple of a number of tokens; None leaves it.
 
-    >>> padded_to(33, 32), padded_to(33, None)
+    >>> pad_length(33, 32), pad_length(33, None)
     (64, 33)
     """
     return length if multiple is None else -(-length // multiple) * multiple
@@ -118,7 +118,7 @@ def pad_batch(
         columns: Numbers of each text, by column.
         multiple: Number of tokens that the length is a multiple of; None for any length.
     """
-    known = _untyped(tokenizer)
+    known = _as_any(tokenizer)
     fillers = {
         "input_ids": known.pad_token_id,
         "token_type_ids": known.pad_token_type_id,
@@ -126,7 +126,7 @@ def pad_batch(
     }
     on_left = known.padding_side == "left"
     rows = columns["input_ids"]
-    width = padded_to(max(map(len, rows)), multiple)
+    width = pad_length(max(map(len, rows)), multiple)
     padded = {}
     for name, values in columns.items():
         table = np.full((len(rows), width), fillers.get(name, 0), np.int64)
@@ -149,7 +149,7 @@ def _spans_without_doubled_ends(
 
     A rendered text often has both already, and the tokenizer adds them again.
     """
-    known = _untyped(tokenizer)
+    known = _as_any(tokenizer)
     begins = {known.bos_token_id, known.cls_token_id}
     ends = {known.eos_token_id, known.sep_token_id}
     spans: list[slice | None] = []
@@ -168,7 +168,7 @@ def chat_columns(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]], **options: Any
 ) -> dict[str, list[int]]:
     """Return the tokenizer's columns of one rendered conversation."""
-    return _untyped(tokenizer).apply_chat_template(
+    return _as_any(tokenizer).apply_chat_template(
         list(messages), tokenize=True, return_dict=True, **options
     )
 
@@ -182,7 +182,7 @@ def many_chat_columns(
 
     They are those of `chat_columns` one by one, in less time: texts are tokenized at once.
     """
-    return _untyped(tokenizer).apply_chat_template(
+    return _as_any(tokenizer).apply_chat_template(
         [list(messages) for messages in conversations],
         tokenize=True,
         return_dict=True,
@@ -193,32 +193,32 @@ def many_chat_columns(
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
     """Return one rendered conversation as text."""
-    return _untyped(tokenizer).apply_chat_template(list(messages), tokenize=False)
+    return _as_any(tokenizer).apply_chat_template(list(messages), tokenize=False)
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the id of the end-of-text token, if there is one."""
-    return _untyped(tokenizer).eos_token_id
+    return _as_any(tokenizer).eos_token_id
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id of the padding token, which every tokenizer loaded for a task has."""
-    return int(_untyped(tokenizer).pad_token_id)
+    return int(_as_any(tokenizer).pad_token_id)
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Return the special and other added tokens."""
-    return _untyped(tokenizer).get_added_vocab()
+    return _as_any(tokenizer).get_added_vocab()
 
 
 def token_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """Return the vocabulary entry of each id."""
-    return _untyped(tokenizer).convert_ids_to_tokens(list(ids))
+    return _as_any(tokenizer).convert_ids_to_tokens(list(ids))
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], **options: Any) -> str:
     """Return the text of ids."""
-    return _untyped(tokenizer).decode(list(ids), **options)
+    return _as_any(tokenizer).decode(list(ids), **options)
 
 
 def with_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
@@ -235,6 +235,6 @@ def with_ends(tokenizer: PreTrainedTokenizerBase, many: Sequence[list[int]]) -> 
     return [ids if end is None or (ids and ids[-1] == end) else [*ids, end] for ids in many]
 
 
-def _untyped(tokenizer: PreTrainedTokenizerBase) -> Any:
+def _as_any(tokenizer: PreTrainedTokenizerBase) -> Any:
     # transformers declares special ids and outputs as unions of all types they may have.
     return tokenizer

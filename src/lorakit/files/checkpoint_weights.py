@@ -80,7 +80,7 @@ class CheckpointWeights:
         try:
             return self._handle(file).get_tensor(stored_name)
         except SafetensorError as error:
-            raise _damaged(f"{stored_name} in {file}", error) from None
+            raise _damage_error(f"{stored_name} in {file}", error) from None
 
     def _handle(self, file: Path) -> Any:
         """Return the open file; each is opened once, as its header takes longer than a tensor."""
@@ -90,7 +90,7 @@ class CheckpointWeights:
                     require_no_pointer(beginning.read(POINTER_BYTES))
                 self._opened[file] = safe_open(file, framework="pt")
             except (SafetensorError, OSError, ValueError) as error:
-                raise _damaged(str(file), error) from None
+                raise _damage_error(str(file), error) from None
         return self._opened[file]
 
     def _files_by_tensor(self, directory: Path) -> dict[str, Path]:
@@ -184,7 +184,7 @@ def _directory(source: str | Path, revision: str | None) -> Path:
     )
 
 
-def _damaged(what: str, error: Exception) -> AdapterFileError:
+def _damage_error(what: str, error: Exception) -> AdapterFileError:
     return AdapterFileError(
         f"Cannot read {what}: {error}; expected a complete safetensors file. Save or fetch the "
         "checkpoint again."

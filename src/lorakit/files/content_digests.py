@@ -72,11 +72,11 @@ def weights_digest(files: Iterable[Path]) -> str | None:
     digest = hashlib.sha256()
     for name, (file, entry) in sorted(found.items()):
         digest.update(f"{name} {entry.shape} ".encode())
-        digest.update(_sampled(file, entry))
+        digest.update(_sample_ends(file, entry))
     return digest.hexdigest()
 
 
-def _sampled(file: Path, entry: TensorEntry) -> bytes:
+def _sample_ends(file: Path, entry: TensorEntry) -> bytes:
     """Return the bytes of values at both ends of a tensor, floating point ones in bfloat16."""
     size = min(entry.end - entry.begin, _SAMPLE * entry.dtype.itemsize)
     if not size:

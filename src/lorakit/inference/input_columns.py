@@ -82,7 +82,7 @@ def find_input_columns(loaded: LoadedModel, examples: Dataset, data: DataConfig)
     Raises:
         DataError: A column is missing; names the nearest one.
     """
-    wanted = _wanted(loaded, examples, data)
+    wanted = _choose_columns(loaded, examples, data)
     there = examples.column_names
     missing = [name for name in wanted.values() if name not in there]
     if missing and len(wanted) == 1 and len(there) == 1:
@@ -93,7 +93,7 @@ def find_input_columns(loaded: LoadedModel, examples: Dataset, data: DataConfig)
     return InputColumns(wanted, loaded.task_type, loaded.settings.format)
 
 
-def _wanted(loaded: LoadedModel, examples: Dataset, data: DataConfig) -> dict[str, str]:
+def _choose_columns(loaded: LoadedModel, examples: Dataset, data: DataConfig) -> dict[str, str]:
     if loaded.task_type is TaskType.SEQ_CLS:
         pair = {"data.text_pair": data.text_pair or "text_pair"}
         return {"data.text": data.text} | (pair if loaded.settings.text_pair else {})

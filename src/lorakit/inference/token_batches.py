@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lorakit.data.tokenizers import pad_batch, padded_to
+from lorakit.data.tokenizers import pad_batch, pad_length
 from lorakit.inference.loaded import LoadedModel
 from lorakit.models.padded_lengths import length_multiple
 
@@ -35,7 +35,7 @@ def logits_in_batches(
     options = {"use_cache": False} if takes_cache else {}
     on_cpu = model.device.type == "cpu"
     multiple = length_multiple(model)
-    lengths = [padded_to(len(ids), multiple) for ids in columns["input_ids"]]
+    lengths = [pad_length(len(ids), multiple) for ids in columns["input_ids"]]
     for numbers in like_length_batches(lengths, batch_rows, _CPU_BATCH_TOKENS if on_cpu else None):
         rows = {name: [values[number] for number in numbers] for name, values in columns.items()}
         encoded = pad_batch(loaded.tokenizer, rows, multiple).to(model.device)

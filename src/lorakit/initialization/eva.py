@@ -42,7 +42,7 @@ class Eva(Initialization):
         return fresh.matrix()[: fresh.update.r], torch.zeros_like(fresh.update.lora_B)
 
 
-def redistributed_ranks(
+def redistribute_ranks(
     shares: Mapping[str, Tensor],
     leaders: Mapping[str, str],
     ranks: Mapping[str, int],

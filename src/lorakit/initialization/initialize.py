@@ -135,8 +135,8 @@ class Initializer:
 def _exact_weight(layer: AdaptedLayer) -> Tensor:
     """Return a linear layer's weight as (out, in), dequantised, in float32 at least."""
     with weights_in_place(layer):
-        # `oriented` transposes or does nothing, so it turns the weight to (out, in) as well.
-        return layer.oriented(layer.exact_weight()).detach()
+        # `orient` transposes or does nothing, so it turns the weight to (out, in) as well.
+        return layer.orient(layer.exact_weight()).detach()
 
 
 def _finite_weight(layer: AdaptedLayer, path: str) -> Tensor:

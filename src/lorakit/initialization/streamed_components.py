@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lorakit.ops.factored_svd import truncated_dense
+from lorakit.ops.factored_svd import truncate_dense
 
 EXACT_WIDTH = 1024
 """Largest width at which the full covariance is kept; above it, only its largest components."""
@@ -59,7 +59,7 @@ class StreamedComponents:
         new = [rows, shift.to(rows.dtype)[None]]
         stacked = torch.cat(new if self._kept is None else [self._kept, *new])
         kept = min(2 * self._wanted + _OVERSAMPLING, *stacked.shape)
-        directions, lengths = truncated_dense(stacked, kept)
+        directions, lengths = truncate_dense(stacked, kept)
         self._kept = torch.linalg.vector_norm(lengths, dim=0)[:, None] * directions
 
     @property

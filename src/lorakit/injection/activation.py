@@ -20,7 +20,7 @@ from lorakit.injection.state import (
     require_unmerged,
     state_of,
     take_over_quantized,
-    unwrapped,
+    unwrap,
 )
 from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import AdaptedLayer, ReplacedModule, restore_in_place
@@ -66,7 +66,7 @@ def set_adapter(model: nn.Module, names: str | Sequence[str] | None) -> None:
     state = require_state(model)
     for name in wanted:
         require_adapter(model, name)
-    activate(unwrapped(model), state, tuple(dict.fromkeys(wanted)))
+    activate(unwrap(model), state, tuple(dict.fromkeys(wanted)))
 
 
 def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> None:
@@ -96,7 +96,7 @@ def restoring_activation(model: nn.Module, names: Sequence[str] = ()) -> Iterato
         model: A model with adapters.
         names: Adapters that the block may activate, besides those that act already.
     """
-    model, state = unwrapped(model), require_state(model)
+    model, state = unwrap(model), require_state(model)
     layers, replaced = adapted_and_replaced_modules(model)
     active, in_rows = state.active, state.modules_with_trained_tokens
     concerned = {*active, *in_rows, *names}
@@ -188,11 +188,11 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
     require_unmerged(model, "disable the adapters")
     state = require_state(model)
     before = state.active
-    activate(unwrapped(model), state, ())
+    activate(unwrap(model), state, ())
     try:
         yield
     finally:
-        activate(unwrapped(model), state, tuple(name for name in before if name in state.configs))
+        activate(unwrap(model), state, tuple(name for name in before if name in state.configs))
 
 
 def delete_adapter(model: nn.Module, name: str) -> None:
@@ -217,7 +217,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
 
 def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
     """Remove adapters from a model, whether they act or not."""
-    model, state = unwrapped(model), require_state(model)
+    model, state = unwrap(model), require_state(model)
     for name in names:
         del state.configs[name], state.trainable[name]
     state.active = tuple(name for name in state.active if name not in names)
@@ -264,4 +264,4 @@ def unload(model: nn.Module) -> nn.Module:
     require_unmerged(model, "unload the adapters")
     state = require_state(model)
     remove_adapters(model, tuple(state.configs))
-    return unwrapped(model)
+    return unwrap(model)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.initialization.initialize import Initializer
-from lorakit.injection.detached import DetachedAdapter, DetachedCopy, DetachedUpdate, detached_copy
+from lorakit.injection.detached import DetachedAdapter, DetachedCopy, DetachedUpdate, describe_copy
 from lorakit.injection.inject import check_floating, check_plan, describe_injection
 from lorakit.injection.new_parts import (
     load_companions_,
@@ -61,7 +61,7 @@ def build_adapter(
     check_plan(plan, dtype)
     recorded = recorded_config(model, plan)
     initializer = Initializer(model, plan.config)
-    updates = [_built_update(site, plan, dtype, tensors, initializer) for site in plan.sites]
+    updates = [_build_update(site, plan, dtype, tensors, initializer) for site in plan.sites]
     copies = new_copies(plan, dtype, tensors) | new_token_copies(plan, dtype, tensors)
     built = DetachedAdapter(
         name,
@@ -81,7 +81,7 @@ def build_adapter(
     return built, describe_injection(model, plan, name, recorded, updates)
 
 
-def _built_update(
+def _build_update(
     site: Site,
     plan: InjectionPlan,
     dtype: torch.dtype | None,
@@ -118,4 +118,4 @@ def _frozen_copy(module: nn.Module, path: str, made: nn.Module) -> DetachedCopy:
     for parameter in made.parameters():
         if id(parameter) not in shared and parameter.is_floating_point():
             parameter.requires_grad_(False)
-    return detached_copy(module, path, made)
+    return describe_copy(module, path, made)

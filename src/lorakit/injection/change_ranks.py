@@ -32,7 +32,7 @@ def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping
     state = require_adapter(model, name)
     found = [one for one in updates_named(model, name) if one[0] in ranks]
     made = {  # before anything is changed
-        path: _resized(update, r, layer.zero_factor)
+        path: _resize_update(update, r, layer.zero_factor)
         for path, layer, update in found
         if (r := ranks[path]) and r != update.r
     }
@@ -49,7 +49,7 @@ def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping
     state.configs[name] = config
 
 
-def _resized(update: LowRankUpdate, r: int, zero_factor: Literal["A", "B"]) -> LowRankUpdate:
+def _resize_update(update: LowRankUpdate, r: int, zero_factor: Literal["A", "B"]) -> LowRankUpdate:
     """Return an update with fresh factors of another rank, otherwise as this one."""
     A, B = update.lora_A, update.lora_B
     made = type(update)(

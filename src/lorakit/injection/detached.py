@@ -26,11 +26,11 @@ from lorakit.injection.state import (
     require_unmerged,
     state_of,
     take_over_quantized,
-    unwrapped,
+    unwrap,
 )
 from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import AdaptedLayer, LowRankUpdate, plain_class_of, replace_in_place
-from lorakit.layers.kinds.parameter import AdaptedParameter, adapted_parameter_of
+from lorakit.layers.kinds.parameter import AdaptedParameter, get_adapted_parameter
 from lorakit.layers.trained_tokens import TrainedTokensOfEmbedding
 
 
@@ -107,7 +107,7 @@ def adapter_in_place(model: nn.Module, name: str) -> DetachedAdapter:
         if name in layer.updates
     )
     copies = tuple(
-        detached_copy(module, path, module.trained_copies[name])
+        describe_copy(module, path, module.trained_copies[name])
         for path, module in replaced_modules(model)
         if name in module.trained_copies
     )
@@ -129,7 +129,7 @@ def attach_adapter(model: nn.Module, adapter: DetachedAdapter) -> None:
         AdapterNameError: The name is taken.
         AdapterStateError: The model is merged, or its adapters were added through another object.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     require_unmerged(model, "attach an adapter")
     require_no_other_holder(model)
     check_new_name(model, adapter.name)
@@ -159,7 +159,7 @@ def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:
     if issubclass(given.layer_class, AdaptedParameter):
         owner_path, _, parameter = given.path.rpartition(".")
         owner = model.get_submodule(owner_path)
-        layer: nn.Module = adapted_parameter_of(owner, parameter, given.is_transposed)
+        layer: nn.Module = get_adapted_parameter(owner, parameter, given.is_transposed)
         attach(layer)
         is_new = False
     else:
@@ -181,7 +181,7 @@ def _attach_copy(model: nn.Module, name: str, given: DetachedCopy) -> None:
     replace_in_place(module).trained_copies[name] = given.copy
 
 
-def detached_copy(module: nn.Module, path: str, copy: nn.Module) -> DetachedCopy:
+def describe_copy(module: nn.Module, path: str, copy: nn.Module) -> DetachedCopy:
     """Describe the copy of a module, made for an adapter.
 
     Args:

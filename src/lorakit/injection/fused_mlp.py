@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lorakit.injection.state import base_modules, require_state, unwrapped
+from lorakit.injection.state import base_modules, require_state, unwrap
 from lorakit.layers import ReplacedModule
 from lorakit.layers.executors.fused_mlp import (
     FusedMlp,
@@ -32,7 +32,7 @@ def set_fused_mlp(model: nn.Module, enabled: bool = True) -> int:
     """
     require_state(model)
     fused = 0
-    for _, module in list(base_modules(unwrapped(model))):
+    for _, module in list(base_modules(unwrap(model))):
         if isinstance(module, ReplacedModule):
             continue
         if enabled and is_known_mlp(module):

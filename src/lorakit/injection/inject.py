@@ -35,7 +35,7 @@ from lorakit.injection.state import (
     require_unmerged,
     state_of,
     take_over_quantized,
-    unwrapped,
+    unwrap,
 )
 from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import AdaptedLayer, LowRankUpdate, replace_in_place
@@ -86,7 +86,7 @@ def add_adapter(
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     require_unmerged(model, "add an adapter")
     require_no_other_holder(model)
     check_new_name(model, name)

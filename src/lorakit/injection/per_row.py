@@ -17,7 +17,7 @@ from lorakit.injection.state import (
     require_adapter,
     require_state,
     require_unmerged,
-    unwrapped,
+    unwrap,
 )
 from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.layers.executors.separate_batches import SeparateBatches
@@ -82,10 +82,10 @@ def adapter_rows(
             f"Cannot choose adapters by row: got {names!r}, expected a name or None for each row "
             "of the batch. Pass a list; for one adapter in all rows call set_adapter."
         )
-    rows = PerRowAdapters(names, batches=batches) if segments is None else _packed(segments)
+    rows = PerRowAdapters(names, batches=batches) if segments is None else _pack_segments(segments)
     for name in rows.distinct:
         require_adapter(model, name)
-    layers, replaced = adapted_and_replaced_modules(unwrapped(model))
+    layers, replaced = adapted_and_replaced_modules(unwrap(model))
     trained = [name for name in rows.distinct if state.trainable[name]]
     if torch.is_grad_enabled() and trained:
         set_trained(layers, replaced, dict.fromkeys(trained, True))
@@ -100,7 +100,7 @@ def adapter_rows(
 def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
     """Let the layers of a model run rows with their adapters inside the block."""
     state = require_state(model)
-    layers, replaced = adapted_and_replaced_modules(unwrapped(model))
+    layers, replaced = adapted_and_replaced_modules(unwrap(model))
     holders: list[nn.Module] = [*layers, *replaced]
     for module in holders:
         module.per_row_adapters = rows  # type: ignore[assignment]  # None: no adapters of rows
@@ -109,7 +109,7 @@ def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
     state.rows = rows
     rows.is_over = False
     try:
-        with _tracking_repeats(unwrapped(model), rows):
+        with _tracking_repeats(unwrap(model), rows):
             yield
     finally:
         state.rows = None
@@ -154,7 +154,7 @@ class RowChoice:
         rows.choose(names)
 
 
-def _packed(segments: Sequence[tuple[int, str | None]]) -> PerRowAdapters:
+def _pack_segments(segments: Sequence[tuple[int, str | None]]) -> PerRowAdapters:
     lengths = [length for length, _ in segments]
     if not lengths or min(lengths) < 1:
         raise ShapeError(

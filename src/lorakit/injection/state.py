@@ -36,14 +36,14 @@ class AdapterState:
     """Names of the base's parameters that required gradients before the first adapter was added."""
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the module inside torch.compile's wrapper, or the module itself."""
     return getattr(model, "_orig_mod", model)
 
 
 def state_of(model: nn.Module) -> AdapterState | None:
     """Return the adapter state of a model, or None if it carries no adapter."""
-    return getattr(unwrapped(model), _ATTRIBUTE, None)
+    return getattr(unwrap(model), _ATTRIBUTE, None)
 
 
 def require_state(model: nn.Module) -> AdapterState:
@@ -55,7 +55,7 @@ def require_state(model: nn.Module) -> AdapterState:
     state = state_of(model)
     if state is None:
         raise AdapterNameError(
-            f"This {type(unwrapped(model)).__name__} carries no adapter. Call add_adapter or "
+            f"This {type(unwrap(model)).__name__} carries no adapter. Call add_adapter or "
             "load_adapter on it first (on this very object, not on a part of it)."
         )
     return state
@@ -98,7 +98,7 @@ def take_over_quantized(model: nn.Module) -> None:
 
 
 def _quantized_layers(model: nn.Module) -> list[nn.Module]:
-    return [module for module in base_parts(unwrapped(model)) if bits_of(module)]
+    return [module for module in base_parts(unwrap(model)) if bits_of(module)]
 
 
 def require_adapter(model: nn.Module, name: str) -> AdapterState:
@@ -190,7 +190,7 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     Parameters that carry updates without being a layer are yielded under their names.
     """
     seen: set[int] = set()
-    stack: list[tuple[str, nn.Module]] = [("", unwrapped(model))]
+    stack: list[tuple[str, nn.Module]] = [("", unwrap(model))]
     while stack:
         path, module = stack.pop()
         if id(module) in seen:
@@ -204,7 +204,7 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             if name not in skipped
         ]
         if isinstance(module, ParameterOwner):
-            parameters_here = module.bound_parameters()
+            parameters_here = module.bind_parameters()
             children += [(f"{path}.{one.parameter_name}", one) for one in parameters_here]
         stack.extend(reversed(children))
 
@@ -220,9 +220,9 @@ def adapted_and_replaced_modules(
     """
     layers: list[AdaptedLayer] = []
     replaced: list[ReplacedModule] = []
-    for module in base_parts(unwrapped(model)):
+    for module in base_parts(unwrap(model)):
         if isinstance(module, ParameterOwner):
-            module.bound_parameters()
+            module.bind_parameters()
         if isinstance(module, AdaptedLayer):
             layers.append(module)
         if isinstance(module, ReplacedModule):

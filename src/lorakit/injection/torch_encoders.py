@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lorakit.injection.state import base_modules, unwrapped
+from lorakit.injection.state import base_modules, unwrap
 from lorakit.layers import AdaptedLayer, ReplacedModule
 from lorakit.layers.replaced import base_parts
 
@@ -21,7 +21,7 @@ def disable_fast_paths(model: nn.Module) -> None:
     In evaluation without gradients nn.TransformerEncoderLayer passes the weights of its layers to
     one kernel, so no forward of theirs runs. Call this after each change of what is adapted.
     """
-    if not any(isinstance(module, (*_SWITCHES,)) for module in base_parts(unwrapped(model))):
+    if not any(isinstance(module, (*_SWITCHES,)) for module in base_parts(unwrap(model))):
         return
     encoders = [
         (path, module) for path, module in base_modules(model) if isinstance(module, (*_SWITCHES,))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lorakit.injection.state import adapted_layers, own_parameters, unwrapped
+from lorakit.injection.state import adapted_layers, own_parameters, unwrap
 from lorakit.layers.bitsandbytes_storage import parameter_count
 
 
@@ -44,7 +44,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     Args:
         model: Any torch module, with adapters or without, also on the meta device.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     adapter_ids: dict[int, int] = {}
     for _, layer in adapted_layers(model):
         for update in layer.updates.values():

@@ -136,7 +136,7 @@ class AdaptedLayer(DescribedLayer):
         """Return the format of the weight of a layer of this kind, for users to read."""
         return str(cls.compute_dtype_of(module)).removeprefix("torch.")
 
-    def oriented(self, delta_weight: Tensor) -> Tensor:
+    def orient(self, delta_weight: Tensor) -> Tensor:
         """Return an update given as (out, in) in the orientation of `weight`."""
         return delta_weight
 
@@ -163,8 +163,8 @@ class AdaptedLayer(DescribedLayer):
             return 0.0
         exact = base = self.exact_weight()
         for update in updates:
-            # `oriented` transposes or does nothing, so it turns the weight to (out, in) as well.
-            exact = exact + self.oriented(update.change(self.oriented(base)))
+            # `orient` transposes or does nothing, so it turns the weight to (out, in) as well.
+            exact = exact + self.orient(update.change(self.orient(base)))
         dtype = dense_dtype or self.compute_dtype_of(self)
         largest = self.put_merged(exact, dtype, requantize)
         bias = base_bias = getattr(self, "bias", None)

@@ -133,7 +133,7 @@ def keep_odd_layouts(layers: Iterable[nn.Module]) -> None:
             vars(layer)["support_avx512bf16_for_cpu"] = False
 
 
-def quantized_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
+def quantize_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
     """Quantise a weight as a layer's weight is quantised.
 
     Args:

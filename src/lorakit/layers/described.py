@@ -135,9 +135,9 @@ class DescribedLayer(nn.Module):
 
     def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
         """Return the output that operands give."""
-        return self.updated(x, self.base_output(x), operands)
+        return self.update_output(x, self.base_output(x), operands)
 
-    def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
+    def update_output(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
         """Return the output that operands give for some batch rows, given the base's output.
 
         Args:

@@ -33,7 +33,7 @@ class ReplacedModule(nn.Module):
         """Run the active adapter's copy, or the base's forward."""
         rows = self.per_row_adapters
         if rows is not None and rows.act_on(self):
-            return rows.replaced(self, super().forward, self._run_copy, args, kwargs)
+            return rows.run_replaced(self, super().forward, self._run_copy, args, kwargs)
         if self.active_copy is None:
             return super().forward(*args, **kwargs)
         acting = self.trained_copies[self.active_copy]
@@ -46,7 +46,7 @@ class ReplacedModule(nn.Module):
         self, acting: nn.Module, base_result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if isinstance(acting, TrainedTokens):
-            return acting.corrected(base_result, self, *args, **kwargs)
+            return acting.correct(base_result, self, *args, **kwargs)
         base_dtype, own_dtype = _parameter_dtype(self), _parameter_dtype(acting)
         if base_dtype == own_dtype:
             # A float32 bias beside the base's half-precision weight: the weight's dtype rules.

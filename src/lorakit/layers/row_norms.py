@@ -48,16 +48,16 @@ class RowNorms:
         """
         A, B = term.A.detach(), term.B.detach()
 
-        def computed() -> Tensor:
+        def compute() -> Tensor:
             return row_norms(base_weight(), A, B, term.scaling)
 
         if torch.is_grad_enabled() or not all(_is_comparable(one) for one in (A, B, stored)):
             self._by_update.pop(update, None)
-            return computed()
+            return compute()
         key = (id(stored), term.scaling, *(_state(one) for one in (stored, A, B)))
         if update in self._by_update and self._by_update[update][0] == key:
             return self._by_update[update][1]
-        norms = computed()
+        norms = compute()
         if not torch.is_inference_mode_enabled():
             self._by_update[update] = (key, norms)
         return norms

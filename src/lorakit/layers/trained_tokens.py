@@ -32,7 +32,7 @@ class TrainedTokens(nn.Module):
         """Register whole numbers as a buffer that no state dict holds."""
         self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
 
-    def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
+    def correct(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
         """Return the output of `module` as if its weight had these rows.
 
         Args:
@@ -75,7 +75,7 @@ class TrainedTokensOfEmbedding(TrainedTokens):
         """The trained rows, (n, dim)."""
         return self.table.weight  # type: ignore[return-value]  # an embedding
 
-    def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
+    def correct(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
         """Replace the vectors of the trained tokens, (*, dim)."""
         ids = input.to(torch.int64).contiguous()
         ascending: Tensor = self._ascending  # type: ignore[assignment]  # an attribute of a module
@@ -96,7 +96,7 @@ class TrainedTokensOfLinear(TrainedTokens):
         super().__init__(indices, rows.device, is_named=is_named)
         self.rows = rows
 
-    def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
+    def correct(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
         """Replace the outputs of the trained tokens, (*, out)."""
         W0 = own_weight(module)
         change = self.rows - W0[self.indices].to(self.rows.dtype)

@@ -43,7 +43,7 @@ class Conditions:
     locals: Collection[str]
     globals: Mapping[str, Any]
 
-    def known(self, node: ast.expr) -> Any:
+    def evaluate(self, node: ast.expr) -> Any:
         """Return the value of an expression that depends only on modules, or `UNKNOWN`.
 
         A model that is now in evaluation will be trained, so the mode is unknown.
@@ -59,30 +59,30 @@ class Conditions:
                     return UNKNOWN
                 return self.globals.get(node.id, vars(builtins).get(node.id, UNKNOWN))
             case ast.Attribute():
-                owner = self.known(node.value)
+                owner = self.evaluate(node.value)
                 # A property of a module may compute anything.
                 is_property = isinstance(getattr(type(owner), node.attr, None), property)
                 if isinstance(owner, nn.Module) and (is_property or node.attr == "training"):
                     return UNKNOWN
                 return UNKNOWN if owner is UNKNOWN else getattr(owner, node.attr, UNKNOWN)
             case ast.UnaryOp(op=ast.Not()):
-                value = self.known(node.operand)
+                value = self.evaluate(node.operand)
                 return UNKNOWN if not _is_plain(value) else not value
             case ast.BoolOp():
-                return self.known_of_several(node)
+                return self.evaluate_several(node)
             case ast.Compare(ops=[kind], comparators=[second]):
-                return _compared(self.known(node.left), kind, self.known(second))
+                return _compare(self.evaluate(node.left), kind, self.evaluate(second))
             case ast.Call(func=ast.Name(id="hasattr" | "isinstance" as name), args=[one, other]):
-                owner, asked = self.known(one), self.known(other)
+                owner, asked = self.evaluate(one), self.evaluate(other)
                 if owner is UNKNOWN or asked is UNKNOWN:
                     return UNKNOWN
                 return hasattr(owner, asked) if name == "hasattr" else isinstance(owner, asked)
         return UNKNOWN
 
-    def known_of_several(self, node: ast.BoolOp) -> Any:
+    def evaluate_several(self, node: ast.BoolOp) -> Any:
         """Return the value of `and` or `or`, if the known operands decide it."""
         decides = isinstance(node.op, ast.Or)
-        values = [self.known(one) for one in node.values]
+        values = [self.evaluate(one) for one in node.values]
         if any(_is_plain(value) and bool(value) == decides for value in values):
             return decides
         return not decides if all(_is_plain(value) for value in values) else UNKNOWN
@@ -93,7 +93,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, set))
 
 
-def _compared(one: Any, kind: ast.cmpop, other: Any) -> Any:
+def _compare(one: Any, kind: ast.cmpop, other: Any) -> Any:
     if one is UNKNOWN or other is UNKNOWN:
         return UNKNOWN
     is_identity = isinstance(kind, (ast.Is, ast.IsNot))

@@ -178,7 +178,7 @@ class _Reader:
     def branches(self, test: ast.expr, body: Any, orelse: Any) -> list[Any]:
         """Return the branches that this model may take."""
         self.value(test)
-        known = self.conditions().known(test)
+        known = self.conditions().evaluate(test)
         if known is UNKNOWN:
             return [body, orelse]
         return [body] if known else [orelse]
@@ -326,7 +326,7 @@ class _Reader:
     def get_attribute(self, node: ast.Call) -> frozenset[str]:
         """Follow `getattr(value, name)`; any child if the name is unknown."""
         owner, name = node.args[:2]
-        known = self.conditions().known(name)
+        known = self.conditions().evaluate(name)
         if isinstance(known, str):
             return self.attribute(ast.Attribute(owner, known, ast.Load()))
         owners = self.value(owner)

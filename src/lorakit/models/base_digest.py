@@ -22,7 +22,7 @@ def base_digest(name: str, revision: str | None = None) -> str | None:
     Returns: None if its safetensors files are not on this machine; nothing is downloaded.
     """
     local = Path(name).expanduser()
-    folder = local if local.is_dir() else _cached(name, revision)
+    folder = local if local.is_dir() else _cache_file(name, revision)
     if folder is None:
         return None
     try:
@@ -31,7 +31,7 @@ def base_digest(name: str, revision: str | None = None) -> str | None:
         return None
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
+def _cache_file(name: str, revision: str | None) -> Path | None:
     for file in _FILES:
         try:
             found = try_to_load_from_cache(name, file, revision=revision)

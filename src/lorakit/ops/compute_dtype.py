@@ -57,6 +57,6 @@ def output_dtype_of(x: Tensor, compute_dtype: torch.dtype) -> torch.dtype:
     return compute_dtype if is_cast else x.dtype
 
 
-def flattened(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def flatten_tokens(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return activations (*, features) as (tokens, features) in a dtype, or None for None."""
     return None if x is None else x.reshape(-1, x.shape[-1]).to(dtype)

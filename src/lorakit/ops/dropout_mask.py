@@ -22,14 +22,14 @@ _LANE_MINIMUM = -(1 << 15)
 _ELEMENTS_PER_WORD = 4
 
 
-def _signed(word: int) -> int:
+def _to_signed(word: int) -> int:
     """Return the two's-complement value of an unsigned 64-bit constant."""
     return word - (1 << 64) if word >= 1 << 63 else word
 
 
 # Constants of the SplitMix64 generator (Steele, Lea and Flood 2014, OOPSLA, figure 16).
-_WEYL_STEP = _signed(0x9E3779B97F4A7C15)
-_ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)))
+_WEYL_STEP = _to_signed(0x9E3779B97F4A7C15)
+_ROUNDS = ((30, _to_signed(0xBF58476D1CE4E5B9)), (27, _to_signed(0x94D049BB133111EB)))
 _LAST_SHIFT = 31
 
 
@@ -64,7 +64,7 @@ def keep_mask(
     """
     if torch.compiler.is_compiling() and device.type == "cpu":
         return _eager_keep_mask(list(shape), drop_probability, seed)
-    return _hashed(shape, drop_probability, seed, device)
+    return _hash_mask(shape, drop_probability, seed, device)
 
 
 @torch.library.custom_op("lorakit::keep_mask", mutates_args=())
@@ -74,7 +74,7 @@ def _eager_keep_mask(shape: Sequence[int], drop_probability: float, seed: Tensor
     Inductor generates signed C++ products, whose overflow gcc assumes impossible: with some
     instruction sets the mask was wrong.
     """
-    return _hashed(tuple(shape), drop_probability, seed, torch.device("cpu"))
+    return _hash_mask(tuple(shape), drop_probability, seed, torch.device("cpu"))
 
 
 @_eager_keep_mask.register_fake
@@ -82,7 +82,7 @@ def _(shape: Sequence[int], drop_probability: float, seed: Tensor) -> Tensor:
     return torch.empty(shape, dtype=torch.bool, device="cpu")
 
 
-def _hashed(
+def _hash_mask(
     shape: torch.Size | tuple[int, ...], drop_probability: float, seed: Tensor, device: torch.device
 ) -> Tensor:
     elements = 1

@@ -55,7 +55,7 @@ def product_singular_values(A: Tensor, B: Tensor, scaling: float = 1.0) -> Tenso
 
 
 @torch.no_grad()
-def truncated_product(
+def truncate_product(
     A: Tensor, B: Tensor, r: int, scaling: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return rank-r factors of the best approximation of s B A, and all singular values.
@@ -79,7 +79,7 @@ def truncated_product(
 
 
 @torch.no_grad()
-def truncated_dense(matrix: Tensor, r: int, exact: bool | None = None) -> tuple[Tensor, Tensor]:
+def truncate_dense(matrix: Tensor, r: int, exact: bool | None = None) -> tuple[Tensor, Tensor]:
     """Return rank-r factors of a good approximation of a dense matrix.
 
     Small matrices, and ranks near the smaller side, are decomposed in full. Otherwise the range
@@ -98,7 +98,7 @@ def truncated_dense(matrix: Tensor, r: int, exact: bool | None = None) -> tuple[
     Source: Halko, Martinsson and Tropp 2011, arXiv:0909.4061, algorithms 4.4 and 5.1.
     """
     if matrix.ndim > 2:
-        pairs = [truncated_dense(one, r, exact) for one in matrix]
+        pairs = [truncate_dense(one, r, exact) for one in matrix]
         return torch.stack([A for A, _ in pairs]), torch.stack([B for _, B in pairs])
     side = min(matrix.shape)
     if exact is None:

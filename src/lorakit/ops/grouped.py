@@ -28,7 +28,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lorakit.ops import grouped_in_torch, skinny
-from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
+from lorakit.ops.compute_dtype import (
+    autocast_off,
+    compute_dtype_of,
+    flatten_tokens,
+    output_dtype_of,
+)
 from lorakit.ops.native import cpu_kernels
 from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import PerRowTerms
@@ -172,8 +177,8 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         weight_flags, flags = flags[: -len(factors)], flags[-len(factors) :]
         grad_W0 = grad_bias = None
         with autocast_off(grad.device.type):
-            g: Tensor = flattened(grad, settings.dtype)  # type: ignore[assignment]  # None stays None
-            tokens: Tensor = flattened(x, settings.dtype)  # type: ignore[assignment]  # None stays None
+            g: Tensor = flatten_tokens(grad, settings.dtype)  # type: ignore[assignment]  # None stays None
+            tokens: Tensor = flatten_tokens(x, settings.dtype)  # type: ignore[assignment]  # None stays None
             grad_x = g @ dense(W0, settings.dtype) if needs_x else None
             g = g.contiguous()
             if ctx.groups is not None:

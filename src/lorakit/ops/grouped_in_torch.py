@@ -25,7 +25,7 @@ def add_(h: Tensor, tokens: Tensor, rows: PerRowTerms) -> Tensor:
 
     Returns: u, (tokens, largest r).
     """
-    dropped = _dropped(tokens, rows)
+    dropped = _drop(tokens, rows)
     if rows.lengths is None:
         padded = _Padded.of(rows, h.dtype, h.device)
         u = torch.bmm(_by_row(dropped, rows), padded.A.mT)  # (rows, each, r)
@@ -56,14 +56,14 @@ def backward(
     if rows.lengths is not None:
         return _backward_by_run(tokens, g, u, rows, grad_x, needs)
     padded = _Padded.of(rows, g.dtype, g.device)
-    g_rows, dropped = _by_row(g, rows), _by_row(_dropped(tokens, rows), rows)
+    g_rows, dropped = _by_row(g, rows), _by_row(_drop(tokens, rows), rows)
     u_rows = _by_row(u.to(g.dtype), rows)
     grad_u = torch.bmm(g_rows, padded.B)  # (rows, each, r); B holds the scaling
     if grad_x is not None:
         share = torch.bmm(grad_u, padded.A).reshape(tokens.shape)
-        grad_x.add_(_dropped(share, rows))
-    sums_A = padded.summed(torch.bmm(grad_u.mT, dropped)) if any(a for a, _ in needs) else None
-    sums_B = padded.summed(torch.bmm(g_rows.mT, u_rows)) if any(b for _, b in needs) else None
+        grad_x.add_(_drop(share, rows))
+    sums_A = padded.sum_by_slot(torch.bmm(grad_u.mT, dropped)) if any(a for a, _ in needs) else None
+    sums_B = padded.sum_by_slot(torch.bmm(g_rows.mT, u_rows)) if any(b for _, b in needs) else None
     gradients: list[Tensor | None] = []
     for number, (term, (needs_A, needs_B)) in enumerate(zip(rows.terms, needs, strict=True)):
         r = term.A.shape[0]
@@ -84,7 +84,7 @@ def _backward_by_run(
         for term, pair in zip(rows.terms, needs, strict=True)
         for factor, is_needed in zip((term.A, term.B), pair, strict=True)
     ]
-    dropped = _dropped(tokens, rows)
+    dropped = _drop(tokens, rows)
     share_of_x = None if grad_x is None else torch.zeros_like(tokens)
     for run, number, term in _runs(tokens, rows):
         r = term.A.shape[0]
@@ -97,7 +97,7 @@ def _backward_by_run(
         if sum_B is not None:
             sum_B.add_(g[run].t() @ u[run, :r].to(g.dtype), alpha=term.scaling)
     if grad_x is not None and share_of_x is not None:
-        grad_x.add_(_dropped(share_of_x, rows))
+        grad_x.add_(_drop(share_of_x, rows))
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]
     return [
         None if total is None else total.to(factor.dtype)
@@ -132,7 +132,7 @@ class _Padded(NamedTuple):
         stacked_B = torch.stack([*Bs, torch.zeros_like(Bs[0])])
         return cls(stacked_A[index], stacked_B[index], index, none)
 
-    def summed(self, parts: Tensor) -> Tensor:
+    def sum_by_slot(self, parts: Tensor) -> Tensor:
         """Sum (rows, m, n) by adapter, in float32 at least: (terms + 1, m, n)."""
         wide = parts.to(torch.promote_types(parts.dtype, torch.float32))
         return wide.new_zeros(self.terms + 1, *parts.shape[1:]).index_add_(0, self.row_index, wide)
@@ -143,10 +143,10 @@ def _by_row(x: Tensor, rows: PerRowTerms) -> Tensor:
     return x.view(len(rows.index), -1 if x.shape[0] else 0, x.shape[1])
 
 
-def _dropped(x: Tensor, rows: PerRowTerms) -> Tensor:
+def _drop(x: Tensor, rows: PerRowTerms) -> Tensor:
     """Drop elements of (tokens, width) with the probability of each row's update."""
     if rows.own_tokens is not None:
-        return _dropped_in_batches(x, rows)
+        return _drop_in_batches(x, rows)
     by_row = [rows.terms[i].drop_probability if i >= 0 else 0.0 for i in rows.index]
     seed = next((term.seed for term in rows.terms if term.seed is not None), None)
     if seed is None or not any(by_row):
@@ -156,14 +156,14 @@ def _dropped(x: Tensor, rows: PerRowTerms) -> Tensor:
     each = torch.tensor(lengths, device=x.device)
     for p in dict.fromkeys(p for p in by_row if p > 0):
         has_p = torch.tensor([row_p == p for row_p in by_row], device=x.device)
-        candidate = skinny.dropped(x, p, seed)
+        candidate = skinny.drop_elements(x, p, seed)
         if all(row_p == p for row_p in by_row):
             return candidate
         dropped = torch.where(has_p.repeat_interleave(each)[:, None], candidate, dropped)
     return dropped
 
 
-def _dropped_in_batches(x: Tensor, rows: PerRowTerms) -> Tensor:
+def _drop_in_batches(x: Tensor, rows: PerRowTerms) -> Tensor:
     """Drop elements of (tokens, width), the tokens of each update by the mask of its batch."""
     dropped = x
     spans = rows.spans(x.shape[0])
@@ -172,6 +172,6 @@ def _dropped_in_batches(x: Tensor, rows: PerRowTerms) -> Tensor:
         if term.seed is None or not term.drop_probability or not places:
             continue
         place = torch.cat(places).to(x.device)
-        values = skinny.dropped(x[place], term.drop_probability, term.seed)
+        values = skinny.drop_elements(x[place], term.drop_probability, term.seed)
         dropped = dropped.index_copy(0, place, values)
     return dropped

@@ -299,11 +299,11 @@ class _Through:
             if self._layers[layer].row_scale is None:
                 grad_B = skinny.up_backward(g, share, B, scaling, grad_share, needs_B)
             else:
-                grad_B = self._scaled(layer, g, (share, B, scaling), grad_share, needs_B)
+                grad_B = self._scale(layer, g, (share, B, scaling), grad_share, needs_B)
             self.grads_B[layer, term] = None if grad_B is None else grad_B.to(B.dtype)
         return grad_u
 
-    def _scaled(
+    def _scale(
         self,
         layer: int,
         g: Tensor,

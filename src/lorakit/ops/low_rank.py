@@ -12,7 +12,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lorakit.ops import linear_group
-from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
+from lorakit.ops.compute_dtype import (
+    autocast_off,
+    compute_dtype_of,
+    flatten_tokens,
+    output_dtype_of,
+)
 from lorakit.ops.dropout import drop
 from lorakit.ops.operands import (
     LinearOperands,
@@ -25,7 +30,7 @@ from lorakit.ops.operands import (
     unflatten,
 )
 from lorakit.ops.quantized import Weight
-from lorakit.ops.row_scale import summed
+from lorakit.ops.row_scale import add_changes
 
 
 def low_rank_linear(
@@ -106,7 +111,7 @@ def _alone(x: Tensor, layer: LinearOperands) -> Tensor:
         return low_rank_linears(x, (layer,))[0]
     base = low_rank_linear(x, layer.W0, None, ())
     changes = [low_rank_product(x, term).to(base.dtype) for term in layer.terms]
-    return summed(base, changes, layer.terms, layer.bias)
+    return add_changes(base, changes, layer.terms, layer.bias)
 
 
 class _LowRankLinears(torch.autograd.Function):
@@ -122,7 +127,7 @@ class _LowRankLinears(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         layers = unflatten(spec, tensors)
-        x2d: Tensor = flattened(x, compute_dtype)  # type: ignore[assignment]  # None stays None
+        x2d: Tensor = flatten_tokens(x, compute_dtype)  # type: ignore[assignment]  # None stays None
         hs, vs, us = linear_group.forward(x2d, layers, out_dtype)
         # Not views for autograd, so that later operations may change them in place.
         outputs = [torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])) for h in hs]
@@ -149,8 +154,8 @@ class _LowRankLinears(torch.autograd.Function):
         needs_x, _, _, _, *flags = ctx.needs_input_grad
         # The products run in forward's dtype, also if backward is called under autocast.
         with autocast_off(layers[0].W0.device.type):
-            gs = [flattened(g, ctx.compute_dtype) for g in grads]
-            x2d = flattened(x, ctx.compute_dtype)
+            gs = [flatten_tokens(g, ctx.compute_dtype) for g in grads]
+            x2d = flatten_tokens(x, ctx.compute_dtype)
             grad_x, gradients = linear_group.backward(
                 x2d, layers, us, vs, gs, needs_x, needs_of(ctx.spec, flags)
             )

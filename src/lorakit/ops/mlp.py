@@ -12,7 +12,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lorakit.ops import linear_group
-from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
+from lorakit.ops.compute_dtype import (
+    autocast_off,
+    compute_dtype_of,
+    flatten_tokens,
+    output_dtype_of,
+)
 from lorakit.ops.operands import (
     LinearOperands,
     Spec,
@@ -100,7 +105,7 @@ class _LowRankMlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         with autocast_off(grad.device.type):
-            g: Tensor = flattened(grad, ctx.dtype)  # type: ignore[assignment]  # None stays None
+            g: Tensor = flatten_tokens(grad, ctx.dtype)  # type: ignore[assignment]  # None stays None
             return _LowRankMlp._gradients(ctx, g, x, *_split(saved, ctx.counts))
 
     @staticmethod
@@ -133,7 +138,14 @@ class _LowRankMlp(torch.autograd.Function):
         elif grad_z is not None:
             gs = [_act_backward(grad_z, hs[0], ctx.activation)]
         grad_x, gradients = linear_group.backward(
-            flattened(x, ctx.dtype), inner, us, kept, gs, needs_x, needs_inner, ctx.written_over
+            flatten_tokens(x, ctx.dtype),
+            inner,
+            us,
+            kept,
+            gs,
+            needs_x,
+            needs_inner,
+            ctx.written_over,
         )
         if grad_x is not None:
             grad_x = grad_x.to(ctx.x_dtype).view(ctx.shape)

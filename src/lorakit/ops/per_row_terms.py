@@ -156,12 +156,12 @@ class PerRowTerms:
     def row_scales(self) -> Tensor | None:
         """Return c of each row, (rows, out), 1 where its term has none; None if no term has one."""
         if torch.is_grad_enabled():
-            return self._computed_row_scales()
+            return self._compute_row_scales()
         if not self._row_scales:
-            self._row_scales.append(self._computed_row_scales())
+            self._row_scales.append(self._compute_row_scales())
         return self._row_scales[0]
 
-    def _computed_row_scales(self) -> Tensor | None:
+    def _compute_row_scales(self) -> Tensor | None:
         scales = [
             None if scale is None else scale.lengths.to(scale.norms.dtype) / scale.norms
             for scale in (*(term.row_scale for term in self.terms), None)

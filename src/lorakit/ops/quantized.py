@@ -127,7 +127,7 @@ def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
         return make(weight, made_dtype).to(dtype)
     out = _scratch.take(weight.layout.shape, made_dtype, weight.codes)
     if not isinstance(out, FakeTensor):
-        kernels.dequantize(_stored(weight), out)
+        kernels.dequantize(_to_stored(weight), out)
     return out.to(dtype)
 
 
@@ -144,7 +144,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
     kernels = _product_for(x, weight, bias) if isinstance(weight, QuantizedWeight) else None
     if kernels is None or not isinstance(weight, QuantizedWeight):
         return F.linear(x, dense(weight, x.dtype), bias)
-    y = kernels.linear(x.reshape(-1, x.shape[-1]), _stored(weight), bias)
+    y = kernels.linear(x.reshape(-1, x.shape[-1]), _to_stored(weight), bias)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -181,7 +181,7 @@ def _product_for(
     return _kernels_for(weight) if readable else None
 
 
-def _stored(weight: QuantizedWeight) -> quantized_kernels.Stored:
+def _to_stored(weight: QuantizedWeight) -> quantized_kernels.Stored:
     """Return a weight as the compiled functions take it."""
     layout, codes, absmax, nested_absmax, nested_code, offset = weight
     is_8bit = layout.quant_type == "int8"

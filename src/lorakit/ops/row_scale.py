@@ -130,7 +130,7 @@ def up_scaled(
         skinny.up_(v, *term)
         term = None
     if kernels is None:
-        return _scaled_in_torch(v.to(dtype), c, bias, over=over or dtype != v.dtype)
+        return _scale_in_torch(v.to(dtype), c, bias, over=over or dtype != v.dtype)
     h = v if over else torch.empty(v.shape, dtype=dtype, device="cpu")
     wide_bias = None if bias is None else bias.detach().to(torch.float32).contiguous()
     u, B, scaling = term or (None, None, 1.0)
@@ -138,7 +138,7 @@ def up_scaled(
     return h
 
 
-def _scaled_in_torch(v: Tensor, c: Tensor, bias: Tensor | None, *, over: bool) -> Tensor:
+def _scale_in_torch(v: Tensor, c: Tensor, bias: Tensor | None, *, over: bool) -> Tensor:
     if v.dtype in (torch.float32, torch.float64):
         h = v.mul_(c.to(v.dtype)) if over else v * c.to(v.dtype)
     else:
@@ -186,7 +186,7 @@ def up_scaled_backward(
     kernels = _kernels(g)
     if kernels is None or not (v is None or takes(v)):
         dots = None if v is None else _column_dots(g, v, scale.norms.dtype)
-        scaled, grad_B = _scaled_in_torch(g, c, None, over=overwrites), None
+        scaled, grad_B = _scale_in_torch(g, c, None, over=overwrites), None
         in_c = None
     else:
         in_c = term
@@ -211,7 +211,7 @@ def up_scaled_backward(
     return UpGradients(scaled, lengths, grad_B)
 
 
-def summed(
+def add_changes(
     base: Tensor, changes: Sequence[Tensor], terms: Sequence[LowRankTerm], bias: Tensor | None
 ) -> Tensor:
     """Add changes to a base's output, each with the row scale of its term, if it has one.

@@ -69,7 +69,7 @@ def down(x: Tensor, A: Tensor, drop_probability: float = 0.0, seed: Tensor | Non
     kernels = _kernels(x, "down", A.shape[0], drops=seed is not None)
     if kernels is not None:
         return kernels.down(x, A, kernel_mask(drop_probability, seed))
-    return dropped(x, drop_probability, seed) @ A.to(x.dtype).t()
+    return drop_elements(x, drop_probability, seed) @ A.to(x.dtype).t()
 
 
 def up_(h: Tensor, u: Tensor, B: Tensor, scaling: float) -> None:
@@ -115,7 +115,7 @@ def add_(
         up_(h, down(x, A, drop_probability, seed), B, scaling)
 
 
-def prepared_add(x: Tensor, term: LowRankTerm) -> PreparedAdd | None:
+def prepare_add(x: Tensor, term: LowRankTerm) -> PreparedAdd | None:
     """Return `add_` prepared for a term that drops nothing, or None if no kernel computes it.
 
     Args:
@@ -125,7 +125,7 @@ def prepared_add(x: Tensor, term: LowRankTerm) -> PreparedAdd | None:
     kernels = _kernels(x, "down", term.A.shape[0])
     if not isinstance(kernels, CpuKernels):
         return None
-    return kernels.prepared_add(term.A, term.B, term.scaling, x.dtype)
+    return kernels.prepare_add(term.A, term.B, term.scaling, x.dtype)
 
 
 def up_backward(
@@ -182,10 +182,10 @@ def down_backward_(
     if grad_x is not None and seed is None:
         grad_x.addmm_(thin, A.to(x.dtype))
     elif grad_x is not None:
-        grad_x.add_(dropped(thin @ A.to(x.dtype), drop_probability, seed))
-    return thin.t() @ dropped(x, drop_probability, seed) if needs_A else None
+        grad_x.add_(drop_elements(thin @ A.to(x.dtype), drop_probability, seed))
+    return thin.t() @ drop_elements(x, drop_probability, seed) if needs_A else None
 
 
-def dropped(x: Tensor, drop_probability: float, seed: Tensor | None) -> Tensor:
+def drop_elements(x: Tensor, drop_probability: float, seed: Tensor | None) -> Tensor:
     """Return drop(x), or x itself if nothing is dropped."""
     return x if seed is None else apply_keep_mask(x, drop_probability, seed)

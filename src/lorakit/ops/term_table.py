@@ -58,7 +58,7 @@ class TermTable:
             slot, term = self._new.popitem()
             self._groups.put(slot, down_group(0, 0, term), up_group(0, 0, term))
         chosen = np.asarray(slots)[spans.terms]
-        return self._groups.taken(chosen, spans.begins, spans.ends)
+        return self._groups.take(chosen, spans.begins, spans.ends)
 
 
 def down_group(begin: int, end: int, term: LowRankTerm, mask_shift: int = 0) -> Group:

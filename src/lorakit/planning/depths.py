@@ -12,8 +12,7 @@ from lorakit.errors import LorakitError
 from lorakit.models.pretrained import auto_model
 from lorakit.models.skeleton import load_skeleton
 from lorakit.planning.memory_plan import MemoryPlan, plan
-from lorakit.training.frozen_part.blocks import block_lists
-from lorakit.training.frozen_part.depths import SHARES, layers_at
+from lorakit.training.frozen_part.blocks import SHARES, block_lists, layers_at
 from lorakit.training.tasks.base import loading_options
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def depths(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> dict[str, D
         is_all = adapted == len(blocks)
         if any(other.layers == adapted for other in found.values()):
             continue
-        made = _planned(
+        made = _plan_depth(
             recipe, unchanged, options, None if is_all else layers_at(depth, len(blocks))
         )
         if made is None:
@@ -98,7 +97,7 @@ def depths(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> dict[str, D
     return found if len(found) > 1 else {}
 
 
-def _planned(
+def _plan_depth(
     recipe: Recipe,
     unchanged: MemoryPlan,
     options: Mapping[str, Any],

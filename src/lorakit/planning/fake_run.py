@@ -89,9 +89,9 @@ def build_fake_run(
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
     place = _parse_device(device) if device is not None else _device_of(recipe)
     choice = candidates(recipe, place).without_measuring() if recipe.dtype == "auto" else None
-    recipe = choice.precision.applied_to(recipe) if choice else recipe
+    recipe = choice.precision.apply_to(recipe) if choice else recipe
     start = StartingPoint.of(recipe)
-    recipe = recipe if start is None else start.resolved(recipe)
+    recipe = recipe if start is None else start.resolve(recipe)
     sources = sources or find_sources(recipe, task_of(recipe), start, download=download)
     task = sources.task
     world, tensors_on = FakeWorld(), _fake_tensor_device(place)

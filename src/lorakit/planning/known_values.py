@@ -82,7 +82,7 @@ class KnownValues(TorchDispatchMode):
             if are_known:
                 return self._result_of_values(func, args, kwargs)
             if func is torch.ops.aten.index.Tensor:
-                return self._indexed_by_mask(args, error)
+                return self._index_by_mask(args, error)
             raise _needs_weights_error(func) from error
         if are_known and _should_keep_value(func, inputs, result):
             self._keep(func, args, kwargs, result)
@@ -109,7 +109,7 @@ class KnownValues(TorchDispatchMode):
         values = self._compute_values(func, args, kwargs)
         return tree_map(lambda v: self.fake(v, device) if isinstance(v, Tensor) else v, values)
 
-    def _indexed_by_mask(self, args: Any, error: Exception) -> Any:
+    def _index_by_mask(self, args: Any, error: Exception) -> Any:
         """Index an unknown tensor by a known mask, through the positions where the mask is true."""
         source, indices, *rest = args
         places: list[Any] = []

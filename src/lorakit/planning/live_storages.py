@@ -137,7 +137,7 @@ class LiveStorages(TorchDispatchMode):
             record.purpose = Purpose.LOGITS
         self._clock += 1
         self._records.append(record)
-        self._living[key] = (weakref.ref(storage, partial(self._freed, key)), record)
+        self._living[key] = (weakref.ref(storage, partial(self._record_end, key)), record)
         self.level_bytes += record.size_bytes
         if self.level_bytes > self.peak_bytes:
             self.peak_bytes = self.level_bytes
@@ -145,7 +145,7 @@ class LiveStorages(TorchDispatchMode):
             self._peak_at = self._clock
         return record
 
-    def _freed(self, key: int, _: Any) -> None:
+    def _record_end(self, key: int, _: Any) -> None:
         _, record = self._living.pop(key)
         record.died = self._clock + 1
         self.level_bytes -= record.size_bytes

@@ -50,7 +50,7 @@ def measure(recipe: Recipe) -> Measurement:
         LorakitError: As `train` would raise.
     """
     clock = _Clock()
-    with _measured_trainer(recipe, [clock]) as (setup, trainer):
+    with _open_trainer(recipe, [clock]) as (setup, trainer):
         updates = optimizer_steps(setup.arguments, len(setup.encoded.train))
         setup.arguments.max_steps = _STEPS
         trainer.train()
@@ -68,13 +68,13 @@ def count_step(recipe: Recipe, before: Callable[[], None] = lambda: None) -> Ste
     Raises:
         LorakitError: As `train` would raise.
     """
-    with _measured_trainer(recipe, []) as (setup, trainer):
+    with _open_trainer(recipe, []) as (setup, trainer):
         before()
         return _count_memory(setup, trainer)
 
 
 @contextmanager
-def _measured_trainer(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, Any]]:
+def _open_trainer(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, Any]]:
     """Yield the setup and trainer of a recipe, writing to a temporary directory only."""
     with scratch_directory("lorakit-plan-") as scratch:
         elsewhere = {"output": str(scratch / "run")}

@@ -65,12 +65,12 @@ def _from_data(
     task: Task,
     model: PreTrainedModel,
 ) -> PlannedExamples:
-    def encoded_of(examples: Splits) -> Encoded:
+    def encode(examples: Splits) -> Encoded:
         return task.encode(examples, recipe, sources.tokenizer, model, sources.labels)
 
     count = sources.train_examples or 0
-    encoded = encoded_of(longest)
-    some = encoded if len(longest.train) == len(spread.train) == count else encoded_of(spread)
+    encoded = encode(longest)
+    some = encoded if len(longest.train) == len(spread.train) == count else encode(spread)
     lengths = [example_tokens(example) for example in _as_dicts(some.train)]
     limit = encoded.settings["max_length"]
     return PlannedExamples(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from lorakit.recipes.training_section import OPTIMIZER_NAME
-from lorakit.training.losses.find_output_loss import assumed_output_loss
+from lorakit.training.losses.find_output_loss import read_output_loss
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.objectives.shared_prompts import takes_masks
 from lorakit.training.tasks.base import Task
@@ -32,7 +32,7 @@ class PlannedTrainerMixin(AdapterTrainerMixin):
 
     def _find_loss(self, model: Any) -> OutputLoss | None:
         """Return the loss that the configuration implies; logits cannot be compared."""
-        return assumed_output_loss(model)
+        return read_output_loss(model)
 
     def _find_collator(self, model: Any) -> Any:
         """Return the preferred collator of packing; isolation cannot be tested."""

@@ -156,7 +156,7 @@ def _watching_backward(
     """Count live storages between forward and backward, and gradients after backward."""
     backward = trainer.accelerator.backward
 
-    def watched(loss: Tensor, **options: Any) -> None:
+    def watch_backward(loss: Tensor, **options: Any) -> None:
         storages.assign(shared_buffers(trained[0]), Purpose.TEMPORARY)
         storages.assign_rest(Purpose.ACTIVATIONS)
         kept.clear()
@@ -166,7 +166,7 @@ def _watching_backward(
         storages.assign(gradients, Purpose.GRADIENTS)
         storages.place = "optimizer"
 
-    trainer.accelerator.backward = watched
+    trainer.accelerator.backward = watch_backward
     try:
         yield
     finally:

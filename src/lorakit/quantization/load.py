@@ -164,8 +164,8 @@ def _require_bitsandbytes_checkpoint(model_config: Any, name: str) -> dict[str, 
     values: dict[str, Any] = how if isinstance(how, dict) else how.to_dict()
     if not (values.get("load_in_4bit") or values.get("load_in_8bit")):
         raise QuantizationError(
-            f"Cannot train on {name}: the checkpoint is quantised by {described(how)}, expected "
-            "bitsandbytes or dense weights. Name the checkpoint it was made of, and set "
+            f"Cannot train on {name}: the checkpoint is quantised by {describe_quantization(how)}, "
+            "expected bitsandbytes or dense weights. Name the checkpoint it was made of, and set "
             "`quantization` for it."
         )
     return values
@@ -222,14 +222,14 @@ def refuse_quantized(model_config: Any, name: str) -> None:
         QuantizationError: It is; says how.
     """
     if is_quantized(model_config):
-        how = described(model_config.quantization_config)
+        how = describe_quantization(model_config.quantization_config)
         raise QuantizationError(
             f"Cannot quantise '{name}': the checkpoint is quantised already ({how}), expected "
             "dense weights. Leave `quantization` out to use it as it is."
         )
 
 
-def described(how: Any) -> str:
+def describe_quantization(how: Any) -> str:
     """Return a short description of how a checkpoint is quantised, by its config.json."""
     values: Any = how if isinstance(how, dict) else how.to_dict()
     method = str(getattr(values.get("quant_method"), "value", values.get("quant_method")))

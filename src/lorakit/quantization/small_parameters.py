@@ -92,7 +92,7 @@ class _Border:
     ) -> tuple[Any, dict[str, Any]]:
         first = next((v for v in (*args, *kwargs.values()) if _floats(v)), None)
         self._incoming = self.dtype if first is None else first.dtype
-        return tree_map_only(Tensor, _widened, (args, kwargs))
+        return tree_map_only(Tensor, _widen, (args, kwargs))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         dtype = self._incoming
@@ -103,5 +103,5 @@ def _floats(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _widened(tensor: Tensor) -> Tensor:
+def _widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _HALF else tensor

@@ -1,4 +1,4 @@
-"""Find the base model that ships in the package."""
+"""Find the base model that ships in the package, and the short names of bases."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -50,3 +50,18 @@ def require_model_files(folder: Path) -> None:
             f"{len(MODEL_FILES)} files that ship with lorakit. Reinstall lorakit, or make them "
             "with tools/pretrain_quickstart_model.py."
         )
+
+
+def base_name(base: str) -> str:
+    """Return the value of `model`, or "quickstart" for the base that comes along."""
+    return "quickstart" if base == str(base_model_path()) else base
+
+
+def short_base_name(base: str) -> str:
+    """Return the end of a path, or a hub id.
+
+    >>> short_base_name("/home/me/models/llama/"), short_base_name("org/model")
+    ('llama', 'org/model')
+    """
+    name = base_name(base)
+    return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name

@@ -33,7 +33,7 @@ def numerics_facts() -> dict[str, str]:
     }
 
 
-def changed_numerics(environment_file: Path) -> str | None:
+def note_changed_numerics(environment_file: Path) -> str | None:
     """Return a note if a run is resumed under other conditions than before, else None.
 
     Args:

@@ -102,8 +102,8 @@ def recipe_text(
     for section in ("data", "training"):
         text = text.replace(f"{_INDENT}# ${section}\n", indent(getattr(template, section), _INDENT))
     comments = {"path": path, "examples": about or template.examples}
-    lines = [_filled(line, values, comments) for line in text.splitlines()]
-    return "".join(f"{line}\n" for line in _aligned(lines))
+    lines = [_fill_line(line, values, comments) for line in text.splitlines()]
+    return "".join(f"{line}\n" for line in _align_comments(lines))
 
 
 def comments_by_key(task: TaskName) -> dict[str, str]:
@@ -119,7 +119,7 @@ def comments_by_key(task: TaskName) -> dict[str, str]:
     return found
 
 
-def _filled(
+def _fill_line(
     line: str, values: Mapping[str, Any], comments: Mapping[str, str]
 ) -> tuple[str, str | None]:
     """Return a line with what is inserted, and the comment behind its key if it has one."""
@@ -132,7 +132,7 @@ def _filled(
     return line.removesuffix(f"  # {comment}"), comment
 
 
-def _aligned(lines: list[tuple[str, str | None]]) -> Iterator[str]:
+def _align_comments(lines: list[tuple[str, str | None]]) -> Iterator[str]:
     """Yield the lines, the comments of adjacent keys in one column."""
     for has_comment, block in groupby(lines, key=lambda line: line[1] is not None):
         settings, comments = zip(*block, strict=True)

@@ -125,9 +125,11 @@ def training_section(task_type: TaskType, has_objective: bool = False) -> type[S
     ):
         fields[name] = (Annotated[with_bounds(name, kind), bound], None)
     for name, reason in OWNED_KEYS.items():
-        fields[name] = _refused(f"lorakit sets this: {reason}")
+        fields[name] = _refuse_field(f"lorakit sets this: {reason}")
     if has_objective:
-        fields |= {name: _refused(_NO_RIGHT_ANSWER) for name in _SUPERVISED_KEYS if name in fields}
+        fields |= {
+            name: _refuse_field(_NO_RIGHT_ANSWER) for name in _SUPERVISED_KEYS if name in fields
+        }
     # Omitted keys stay omitted: their defaults are those of the arguments class.
     config = {**StrictConfig.model_config, "validate_default": False}
     base = type("Section", (StrictConfig,), {"model_config": config, "__module__": __name__})
@@ -147,7 +149,7 @@ def _in_yaml(hint: Any) -> Any:
     return Union[tuple(members)]  # noqa: UP007 (the members are known at run time only)
 
 
-def _refused(reason: str) -> tuple[Any, None]:
+def _refuse_field(reason: str) -> tuple[Any, None]:
     """Return a field that refuses any value."""
 
     def reject(value: Any) -> Any:

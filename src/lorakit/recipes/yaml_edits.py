@@ -74,7 +74,7 @@ def with_values(text: str, changes: Mapping[str, Any]) -> str:
 
 def _with_value(text: str, key: str, value: Any) -> str:
     values = yaml_text.parse_mapping(text, _WHERE) if text.strip() else {}
-    wanted = _changed(values, key, value)
+    wanted = _copy_with(values, key, value)
     if wanted == values:
         return text
     if text and not text.endswith("\n"):
@@ -88,7 +88,7 @@ def _with_value(text: str, key: str, value: Any) -> str:
     return yaml_text.to_text(wanted)
 
 
-def _changed(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+def _copy_with(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     """Return a copy of a mapping in which a dotted key has another value."""
     changed = deepcopy(values)
     *sections, last = key.split(".")
@@ -121,11 +121,11 @@ def _edits(text: str, key: str, value: Any, wanted: dict[str, Any]) -> Iterator[
             if not whole and parent is not None:
                 yield _without(text, parent)
     elif entry is not None and value is not UNSET:
-        yield _replaced(text, entry, yaml_text.to_one_line(value))
+        yield _replace_value(text, entry, yaml_text.to_one_line(value))
     elif entry is None and value is not UNSET:
         yield from _additions(text, key, value, parent)
     if section and outermost in entries and outermost in wanted:
-        yield _replaced(text, entries[outermost], yaml_text.to_one_line(wanted[outermost]))
+        yield _replace_value(text, entries[outermost], yaml_text.to_one_line(wanted[outermost]))
 
 
 def _additions(text: str, key: str, value: Any, parent: _Entry | None) -> Iterator[str]:
@@ -172,7 +172,7 @@ def _comment_of(line: str, written: str) -> str:
     return f"{written:<{at}}{line[at:]}"
 
 
-def _replaced(text: str, entry: _Entry, value: str) -> str:
+def _replace_value(text: str, entry: _Entry, value: str) -> str:
     before, after = text[: entry.start], text[entry.end :]
     if entry.start == entry.end:  # nothing is written behind the colon
         before = f"{before.rstrip(' ')} "

@@ -86,7 +86,7 @@ class _Loader(yaml.SafeLoader):
         kind = _kind(node)
         pattern = _PATTERNS.get(kind)
         if kind != "str" and (pattern is None or not pattern.fullmatch(node.value)):
-            problem = f"got {short_repr(node.value)} with the tag {_shown_tag(node)}"
+            problem = f"got {short_repr(node.value)} with the tag {_short_tag(node)}"
             raise _problem(f"{problem}, expected a plain value. Delete the tag", node.start_mark)
         if kind in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
             digits = f"a number of {len(node.value):,} characters"
@@ -130,13 +130,13 @@ def _kind(node: yaml.Node) -> str:
     return node.tag.removeprefix(_TAG)
 
 
-def _shown_tag(node: yaml.Node) -> str:
+def _short_tag(node: yaml.Node) -> str:
     return short_repr(node.tag.replace(_TAG, "!!"))[1:-1]
 
 
 def _require_kind(node: yaml.Node, kind: str) -> None:
     if _kind(node) != kind:
-        problem = f"got the tag {_shown_tag(node)}, expected a plain value. Delete the tag"
+        problem = f"got the tag {_short_tag(node)}, expected a plain value. Delete the tag"
         raise _problem(problem, node.start_mark)
 
 

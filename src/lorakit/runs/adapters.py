@@ -307,12 +307,12 @@ def _module_row(row: Mapping[str, str]) -> ModuleRow:
     )
 
 
-def shown_setting(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """Return a value of adapter_config.json as a text of one line.
 
-    >>> shown_setting(["q_proj", "v_proj"]), shown_setting(16)
+    >>> format_setting(["q_proj", "v_proj"]), format_setting(16)
     ('q_proj, v_proj', '16')
     """
     if isinstance(value, list):
-        return ", ".join(shown_setting(each) for each in value)
+        return ", ".join(format_setting(each) for each in value)
     return escaped(value if isinstance(value, str) else json.dumps(value))

@@ -113,10 +113,10 @@ def describe_base(name: str, root: Path) -> BaseModel | None:
             f"Cannot read {config_file}: {error}, expected the configuration of a model of "
             "transformers. Save or fetch the checkpoint again."
         ) from None
-    return _described(name, config, config_file.parent)
+    return _describe(name, config, config_file.parent)
 
 
-def _described(name: str, config: Mapping[str, Any], folder: Path) -> BaseModel:
+def _describe(name: str, config: Mapping[str, Any], folder: Path) -> BaseModel:
     inner = config.get("text_config")
     sizes = {**config, **inner} if isinstance(inner, dict) else config
     architectures = config.get("architectures")

@@ -84,7 +84,7 @@ def receiving(root: Path, name: str, size_bytes: int | None) -> Iterator[tuple[P
         DataError: The name has an ending that cannot be read, or control characters.
         DiskError: The disk has too little space, or is not writable.
     """
-    path = _free_path(root / FOLDER, _checked_name(name))
+    path = _free_path(root / FOLDER, _check_name(name))
     with reporting_disk_errors(path):
         path.parent.mkdir(exist_ok=True)
         free = shutil.disk_usage(path.parent).free
@@ -103,7 +103,7 @@ def receiving(root: Path, name: str, size_bytes: int | None) -> Iterator[tuple[P
             )
 
 
-def _checked_name(name: str) -> str:
+def _check_name(name: str) -> str:
     """Return the last part of a file's name, if it can be that of a data file."""
     last = name.replace("\\", "/").rpartition("/")[2].strip()
     require_known_ending(Path(last), "data.train")

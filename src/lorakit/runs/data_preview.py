@@ -105,7 +105,7 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
         train_examples=count,
         validation_examples=0 if splits.validation is None else len(splits.validation),
         measured_examples=len(some.train),
-        examples=tuple(map(_shown, shown)),
+        examples=tuple(map(_to_encoded_example, shown)),
         lengths=histogram(totals),
         longest=max(totals),
         cut_share=encoded.cut_examples / len(some.train),
@@ -121,8 +121,8 @@ def _spread(count: int, first: int) -> list[int]:
     return sorted({*range(first), *range(0, count, step)})
 
 
-def _shown(example: PreviewExample) -> EncodedExample:
-    rejected = None if example.rejected is None else _shown(example.rejected)
+def _to_encoded_example(example: PreviewExample) -> EncodedExample:
+    rejected = None if example.rejected is None else _to_encoded_example(example.rejected)
     return EncodedExample(
         tuple(example.tokens), tuple(example.counted), example.note, example.prompt, rejected
     )

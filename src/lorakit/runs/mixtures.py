@@ -125,10 +125,10 @@ def _stamp(adapter: Path) -> list[int]:
 
 
 def _remove_old(folder: Path) -> None:
-    made = sorted((each for each in folder.iterdir() if each.is_dir()), key=_written)
+    made = sorted((each for each in folder.iterdir() if each.is_dir()), key=_time_written)
     for old in made[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _written(place: Path) -> float:
+def _time_written(place: Path) -> float:
     return place.stat().st_mtime

@@ -31,6 +31,9 @@ Kind = TaskName | ObjectiveName
 
 _NOT_SETTINGS = ("model", "task", "data", "output", "start_from")
 
+RECIPES = "recipes"
+"""Folder below that of the studio for the recipes that it writes."""
+
 DEFAULT_POSITIONS = 1024
 """Number of positions assumed for a model whose number is not known."""
 
@@ -62,13 +65,13 @@ def look_into(
 
 def data_keys(found: Recognized, task: Kind, positions: int | None) -> tuple[dict[str, Any], str]:
     """Return the keys to set under `data:`, and a one-line description of the data."""
-    from lorakit.data.text_lengths import rounded_up
+    from lorakit.data.text_lengths import round_up_length
 
     most = positions or max(task_template(task).values["max_length"], DEFAULT_POSITIONS)
     keys: dict[str, Any] = dict(found.columns)
-    keys["max_length"] = min(rounded_up(found.tokens), most)
+    keys["max_length"] = min(round_up_length(found.tokens), most)
     if found.target_tokens is not None:
-        keys["max_target_length"] = min(rounded_up(found.target_tokens), most)
+        keys["max_target_length"] = min(round_up_length(found.target_tokens), most)
     names = first_few(map(escaped, found.names), 12)
     return keys, f"{found.examples:,} examples with the columns {names}"
 
@@ -196,6 +199,23 @@ def free_name(wanted: str, taken: Path) -> str:
         number += 1
         free = f"{name}-{number}"
     return free
+
+
+def free_output(root: Path, wanted: str) -> str:
+    """Return a new run directory, relative to the folder of the studio.
+
+    Args:
+        root: The folder of the studio.
+        wanted: Text to make the name of, such as the name of a data file or another run.
+    """
+    folder = "" if root.name == "runs" else "runs/"
+    taken = root / folder
+    return f"{folder}{free_name(Path(wanted).stem, taken)}"
+
+
+def recipe_path(root: Path, output: str) -> str:
+    """Return a new file for the recipe of a run, relative to the folder of the studio."""
+    return f"{RECIPES}/{free_name(Path(output).name, root / RECIPES)}.yaml"
 
 
 def positions_of(model: str | None) -> int | None:

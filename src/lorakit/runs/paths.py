@@ -53,10 +53,10 @@ def resolve(root: Path, relative: str) -> Path:
     return found
 
 
-def joined(paths: Iterable[str]) -> str:
+def join_paths(paths: Iterable[str]) -> str:
     r"""Return several paths as one text for an address; `split_paths` takes it apart.
 
-    >>> joined(["a", "b,c", "d\\e"])
+    >>> join_paths(["a", "b,c", "d\\e"])
     'a,b\\,c,d\\\\e'
     """
     return ",".join(re.sub(r"([\\,])", r"\\\1", path) for path in paths)

@@ -57,7 +57,7 @@ class RunQueue:
                 f"Runs at a time: got {number}, expected 1 to {MOST_AT_ONCE}. Choose another "
                 "number."
             )
-        with self._locked():
+        with self._lock_queue():
             write_text(self._settings, json.dumps({"at_once": number}) + "\n")
         self.start_waiting()
 
@@ -120,7 +120,7 @@ class RunQueue:
         output = self._require_inside(output)
         if is_new:
             RunDirectory.refuse_occupied(self.root / output)
-        with self._locked():
+        with self._lock_queue():
             other = self.jobs.of(output)
             if other is not None and other.state in ("queued", "running"):
                 raise OutputExistsError(
@@ -135,7 +135,7 @@ class RunQueue:
 
     def start_waiting(self) -> list[Job]:
         """Start the jobs that wait, as far as there is room; return those that were started."""
-        with self._locked():
+        with self._lock_queue():
             return self._start_waiting()
 
     def cancel(self, number: int) -> None:
@@ -145,7 +145,7 @@ class RunQueue:
             ConfigError: It is running.
             MissingFileError: There is no such job.
         """
-        with self._locked():
+        with self._lock_queue():
             job = self.jobs.get(number)
             if job.state == "running":
                 raise ConfigError(
@@ -179,7 +179,7 @@ class RunQueue:
         return relative.as_posix()
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock_queue(self) -> Iterator[None]:
         place = self.root / STATE_FOLDER
         with reporting_disk_errors(place):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)

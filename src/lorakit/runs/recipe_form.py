@@ -117,7 +117,7 @@ def check_text(text: str, where: str) -> CheckedText:
         return CheckedText(known, None, problems, is_yaml=True)
 
 
-def shown_fields(checked: CheckedText) -> tuple[FormField, ...]:
+def list_fields(checked: CheckedText) -> tuple[FormField, ...]:
     """Return the fields to show for a recipe."""
     return FIELDS if checked.value("objective") in (UNSET, None) else OBJECTIVE_FIELDS + FIELDS
 

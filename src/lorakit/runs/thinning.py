@@ -58,7 +58,7 @@ class ThinnedSeries:
         return Patch(kept, points)
 
 
-def thinned(
+def thin(
     series: Series, low: float = -math.inf, high: float = math.inf, most: int = MOST_BUCKETS
 ) -> list[Point]:
     """Return the points of a range of steps, thinned, with one more point on each side."""
@@ -97,10 +97,10 @@ def _extremes(values: Sequence[float]) -> tuple[int, ...]:
     return values.index(min(finite)), values.index(max(finite)), gap
 
 
-def zoomed(series: Series, low: float, high: float) -> list[Point]:
+def zoom(series: Series, low: float, high: float) -> list[Point]:
     """Return the points of a range of steps in detail, and the rest of the run in outline."""
-    outline = thinned(series, most=MOST_BUCKETS // 4)
-    detail = thinned(series, low, high)
+    outline = thin(series, most=MOST_BUCKETS // 4)
+    detail = thin(series, low, high)
     if not detail:
         return outline
     first, last = detail[0][0], detail[-1][0]

@@ -178,7 +178,7 @@ def add_votes(file: Path, votes: Sequence[Vote]) -> Added:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with lock.acquire(timeout=_LOCK_WAIT_S):
-            return _added(file, votes)
+            return _add_to_file(file, votes)
     except Timeout:
         raise DataError(
             f"Cannot add to {file}: another process has been writing to it for "
@@ -202,15 +202,16 @@ def read_votes(file: Path) -> list[Vote]:
     return [vote for _, vote in _lines(file)]
 
 
-def _added(file: Path, votes: Sequence[Vote]) -> Added:
+def _add_to_file(file: Path, votes: Sequence[Vote]) -> Added:
     lines = _lines(file)
     layout = _layout(lines[0][1]) if lines else None
     added = replaced = known = 0
     for vote in votes:
         if layout is not None and _layout(vote) != layout:
             raise DataError(
-                f"Cannot add the vote to {file}: its first line has {_shown(layout)}, expected "
-                f"{_shown(_layout(vote))} as in the vote. Move the file elsewhere."
+                f"Cannot add the vote to {file}: its first line has "
+                f"{_describe_layout(layout)}, expected {_describe_layout(_layout(vote))} as in the "
+                "vote. Move the file elsewhere."
             )
         layout = _layout(vote)
         earlier = [line for line in lines if _question(line[1]) == _question(vote)]
@@ -274,7 +275,7 @@ def _kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a text"
 
 
-def _shown(layout: Mapping[str, str]) -> str:
+def _describe_layout(layout: Mapping[str, str]) -> str:
     return ", ".join(f"{kind} as {name!r}" for name, kind in layout.items())
 
 

@@ -81,7 +81,7 @@ class Computation(Generic[T]):
                 self._process = process
                 if self._is_cancelled:
                     process.kill()
-            is_done, value = _received(receiver, told)
+            is_done, value = _receive(receiver, told)
             process.join()
             if is_done:
                 return value
@@ -111,7 +111,7 @@ def say(words: str, share: float | None = None) -> None:
         sender.send((None, (words, share)))
 
 
-def _received(receiver: Connection, told: Told | None) -> tuple[bool, Any]:
+def _receive(receiver: Connection, told: Told | None) -> tuple[bool, Any]:
     """Return whether a process has a result, and the result or its error."""
     with receiver:
         try:

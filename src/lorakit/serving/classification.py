@@ -8,7 +8,7 @@ from typing import Any
 from lorakit.serving.answers import SharedLease
 from lorakit.serving.pooled.batch_rows import Columns
 from lorakit.serving.pooled.forward_items import ForwardItem
-from lorakit.serving.pooled.labels import LabelledWord, TextLabel, labelled_words, text_label
+from lorakit.serving.pooled.labels import LabelledWord, TextLabel, label_words, text_label
 from lorakit.serving.served_model import ServedModel
 from lorakit.serving.text_side import TextSide
 
@@ -71,6 +71,6 @@ async def word_labels(
     items = [ForwardItem(each.columns, shared.carried_name, "logits") for each in made]
     logits = await model.forward(items, shared)
     return [
-        labelled_words(row, each.word_of, each.words, text.labels)
+        label_words(row, each.word_of, each.words, text.labels)
         for row, each in zip(logits, made, strict=True)
     ]

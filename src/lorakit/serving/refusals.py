@@ -55,7 +55,7 @@ def unknown_model(name: str, known: Iterable[str]) -> RequestError:
     )
 
 
-def overloaded(message: str, retry_after_s: int = 1) -> RequestError:
+def overload_error(message: str, retry_after_s: int = 1) -> RequestError:
     """Return the error for a request that must wait for others."""
     return RequestError(
         message, status=429, code="rate_limit_exceeded", retry_after_s=retry_after_s

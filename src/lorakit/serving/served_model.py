@@ -163,10 +163,10 @@ class ServedModel:
         if found is None:
             if len(self._text_sides) >= _KEPT_TEXT_SIDES:
                 self._text_sides.pop(next(iter(self._text_sides)))
-            found = self._text_sides[key] = self._made_text_side(lease)
+            found = self._text_sides[key] = self._make_text_side(lease)
         return found
 
-    def _made_text_side(self, lease: Lease | None) -> TextSide:
+    def _make_text_side(self, lease: Lease | None) -> TextSide:
         settings = InferenceSettings() if lease is None else lease.settings
         tokenizer = self.base.tokenizer if lease is None else self._tokenizers.get(lease.companions)
         labels = settings.labels or self.base.labels

@@ -128,7 +128,7 @@ def find_source(
         MissingFileError: A path does not exist.
         AdapterFileError: A file of a named adapter is damaged.
     """
-    base, named, recipes = _sorted_out(models, adapters or {})
+    base, named, recipes = _sort_out(models, adapters or {})
     place = None if folder is None else Path(folder)
     if place is not None and not place.is_dir():
         raise MissingFileError(
@@ -156,7 +156,7 @@ def find_source(
     )
 
 
-def _sorted_out(
+def _sort_out(
     models: Sequence[str | Path], adapters: Mapping[str, str | Path]
 ) -> tuple[str | None, dict[str, Path], list[Recipe]]:
     """Return the base if one is named, the directories of adapters by name, and their recipes."""
@@ -178,7 +178,7 @@ def _sorted_out(
                 f"Two adapters are named '{name}': got {named[name]} and {path}, expected "
                 "different names. Name one of them with --adapter NAME=PATH."
             )
-        directory, recipe = _located(path)
+        directory, recipe = _locate(path)
         named[name] = directory
         recipes += [] if recipe is None else [recipe]
     return (bases[0] if bases else None), named, recipes
@@ -201,7 +201,7 @@ def _is_adapter(path: str | Path) -> bool:
     return place.is_dir() and any((place / name).is_file() for name in names)
 
 
-def _located(path: str | Path) -> tuple[Path, Recipe | None]:
+def _locate(path: str | Path) -> tuple[Path, Recipe | None]:
     if is_hub_id(path):
         return fetch_from_hub(str(path), _HUB_FILES), None
     place = Path(path)
@@ -237,7 +237,7 @@ def _in_folder(folder: Path | None) -> dict[str, AdapterNeeds]:
     for path in sorted(folder.iterdir()) if folder is not None else ():
         if _is_adapter(path):
             try:
-                found[path.name] = read_needs(_located(path)[0])
+                found[path.name] = read_needs(_locate(path)[0])
             except LorakitError:
                 continue
     return found
@@ -250,7 +250,7 @@ def _base_source(
     dtype: str | None,
     unquantized: bool,
 ) -> BaseSource:
-    name = base or _agreed(
+    name = base or _common_value(
         "base model",
         {adapter: each.base for adapter, each in needs.items()},
         "Start one server for each base, or name the base.",
@@ -264,7 +264,7 @@ def _base_source(
     settings = {adapter: each.settings for adapter, each in needs.items()}
     quantization: QuantizationConfig | None = None
     if not unquantized:
-        quantization = _agreed(
+        quantization = _common_value(
             "quantization of the base in training",
             {n: one.quantization or "none" for n, one in settings.items() if one.task_type},
             "Add --unquantized to load the base as it is saved.",
@@ -272,7 +272,7 @@ def _base_source(
         )
         quantization = quantization if isinstance(quantization, QuantizationConfig) else None
     if dtype is None:
-        dtype = _agreed(
+        dtype = _common_value(
             "dtype of the base in training",
             {n: one.dtype for n, one in settings.items()},
             "Choose one with --dtype.",
@@ -297,7 +297,7 @@ def _base_source(
     )
 
 
-def _agreed(what: str, values: Mapping[str, Any], step: str, key: Any = None) -> Any:
+def _common_value(what: str, values: Mapping[str, Any], step: str, key: Any = None) -> Any:
     """Return the one value that adapters have in common, without those that have None."""
     by_key: dict[Any, str] = {}
     for adapter, value in values.items():

@@ -215,7 +215,7 @@ class TextSide:
         )
         return {name: values[0] for name, values in made.items()}
 
-    def embedded_columns(self, given: str | Sequence[int], limit: int | None) -> Columns:
+    def columns_to_embed(self, given: str | Sequence[int], limit: int | None) -> Columns:
         """Return the columns of a text or of tokens whose vector is wanted, not truncated.
 
         Raises:

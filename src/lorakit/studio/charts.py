@@ -19,7 +19,7 @@ from nicegui.events import GenericEventArguments
 
 from lorakit.errors import escaped
 from lorakit.runs.metric_log import Series
-from lorakit.runs.thinning import Patch, Point, ThinnedSeries, zoomed
+from lorakit.runs.thinning import Patch, Point, ThinnedSeries, zoom
 from lorakit.studio.browser_calls import call
 
 _SHOWN_NAME = 60
@@ -111,7 +111,12 @@ class LineChart(Chart):
             del self._lines[name]
         self._series = series
         lines = [
-            {**_looks(name), "count": len(one), "kept": patch.kept, "points": self._scaled(patch)}
+            {
+                **_looks(name),
+                "count": len(one),
+                "kept": patch.kept,
+                "points": self._scale_points(patch),
+            }
             for name, one in series.items()
             if (patch := self._patch(name, one)) is not None
         ]
@@ -128,9 +133,9 @@ class LineChart(Chart):
         patch = thinned.patch(series)
         if patch is None or self._range is None:
             return patch
-        return Patch(0, zoomed(series, *self._range))
+        return Patch(0, zoom(series, *self._range))
 
-    def _scaled(self, patch: Patch) -> Sequence[Point]:
+    def _scale_points(self, patch: Patch) -> Sequence[Point]:
         if self._scale == 1:
             return patch.points
         return [(x, None if y is None else y * self._scale) for x, y in patch.points]

@@ -59,17 +59,17 @@ def page(path: str, title: str) -> Callable[[Callable[..., Any]], Page]:
         title: Heading, and name of the browser tab.
     """
 
-    def made(build: Callable[..., Any]) -> Page:
+    def frame_contents(build: Callable[..., Any]) -> Page:
         return Page(path, title, build)
 
-    return made
+    return frame_contents
 
 
 def register(pages: Iterable[Page]) -> None:
     """Give NiceGUI the pages, each in its frame."""
     for one in pages:
         _addresses.add(one.path)
-        ui.page(one.path, response_timeout=_BUILD_S)(_framed(one))
+        ui.page(one.path, response_timeout=_BUILD_S)(_frame_page(one))
 
 
 def set_title(text: str) -> None:
@@ -110,10 +110,10 @@ def draw_missing_page() -> None:
         ui.link("Go to the runs", "/")
 
     ui.context.client.status_code = 404
-    _framed(Page("", "Not found", build))()
+    _frame_page(Page("", "Not found", build))()
 
 
-def _framed(one: Page) -> Callable[..., Any]:
+def _frame_page(one: Page) -> Callable[..., Any]:
     """Return a page's function with the same parameters that draws the frame around it."""
 
     def begin() -> ui.element:

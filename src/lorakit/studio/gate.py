@@ -69,11 +69,11 @@ class Gate:
             return
         sending = _with_headers(send)
         if request.url.path.startswith(API):
-            answer = self._refused(request) or self._api
+            answer = self._refuse(request) or self._api
         elif request.url.path == DOOR:
             answer = await self._answer(request, is_admitted)
         elif not is_admitted:
-            answer = _door_page(self._access, _wanted(request), 401)
+            answer = _door_page(self._access, _target_after_login(request), 401)
         elif request.method in _UNSAFE_METHODS and not _is_from_here(request):
             answer = Response("This request comes from another site.", 403)
         else:
@@ -81,7 +81,7 @@ class Gate:
             return
         await answer(scope, receive, sending)
 
-    def _refused(self, request: Request) -> Response | None:
+    def _refuse(self, request: Request) -> Response | None:
         """Return the answer to a program without the key."""
         try:
             self._keys.caller(request.headers.get("authorization"))
@@ -136,7 +136,7 @@ def _is_from_here(request: Request) -> bool:
     return origin is None or urlsplit(origin).netloc == request.headers.get("host")
 
 
-def _wanted(request: Request) -> str:
+def _target_after_login(request: Request) -> str:
     is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
     query = f"?{request.url.query}" if request.url.query else ""
     return _safe_target(request.url.path + query) if is_page else "/"

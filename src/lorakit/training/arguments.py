@@ -162,7 +162,7 @@ def build_arguments(
     if device_type is None:
         _prepare_to_compile(values)
     check_sharding(values)
-    optimizer = _checked_optimizer(values, on_cpu, is_here=device_type is None)
+    optimizer = _check_optimizer(values, on_cpu, is_here=device_type is None)
     try:
         arguments = task.arguments_class()(
             output_dir=str(run_path),
@@ -221,7 +221,7 @@ def _reporters(given: str | Sequence[str]) -> list[str]:
     return [name for name in names if name not in ("tensorboard", "none")]
 
 
-def _checked_optimizer(values: Mapping[str, Any], on_cpu: bool, *, is_here: bool) -> dict[str, Any]:
+def _check_optimizer(values: Mapping[str, Any], on_cpu: bool, *, is_here: bool) -> dict[str, Any]:
     """Check `training.optim`, and return the value for transformers if it is lorakit's optimizer.
 
     Raises:

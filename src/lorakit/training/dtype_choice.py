@@ -46,7 +46,7 @@ class Precision:
             return "as saved"
         return f"{self.dtype} with products in bfloat16" if self.autocasts else self.dtype
 
-    def applied_to(self, recipe: Recipe) -> Recipe:
+    def apply_to(self, recipe: Recipe) -> Recipe:
         """Return the recipe with this precision, as a run records it."""
         bf16 = {"bf16": True} if self.autocasts else {}
         return recipe.model_copy(

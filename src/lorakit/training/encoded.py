@@ -41,7 +41,7 @@ class Encoded:
         """Number of training examples of an epoch."""
         return len(self.train) if self.mixture is None else sum(self.mixture.counts())
 
-    def mixed(self, mixture: Mixture | None) -> Encoded:
+    def with_mixture(self, mixture: Mixture | None) -> Encoded:
         """Return the examples with the mixture of those they were encoded from."""
         if mixture is not None and self.kept is not None:
             mixture = mixture.select(self.kept)

@@ -25,7 +25,7 @@ def example_digests(encoded: Encoded) -> dict[str, str | None]:
     return {name: None if one is None else dataset_digest(one) for name, one in splits.items()}
 
 
-def changed_examples(environment_file: Path, now: dict[str, str | None]) -> str | None:
+def note_changed_examples(environment_file: Path, now: dict[str, str | None]) -> str | None:
     """Return a note if the examples of a resumed run have changed, else None.
 
     Args:

@@ -32,7 +32,7 @@ def code(text: Any) -> str:
     return f"{'`' * (longest + 1)} {safe_text} {'`' * (longest + 1)}"
 
 
-def fenced(text: str, language: str = "") -> str:
+def fence_text(text: str, language: str = "") -> str:
     """Return text as a code block, whatever it contains."""
     safe_text = escaped(text, keep="\n")
     longest = max((len(ticks) for ticks in re.findall("`+", safe_text)), default=0)

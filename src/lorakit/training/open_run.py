@@ -13,10 +13,10 @@ from lorakit.distributed.shared_output import require_shared_directory
 from lorakit.errors import DiskError, StoppedError
 from lorakit.recipes import checkpoints
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
-from lorakit.recipes.numerics import changed_numerics
+from lorakit.recipes.numerics import note_changed_numerics
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.callbacks import EventHandler
-from lorakit.training.example_digests import KEY, changed_examples, example_digests
+from lorakit.training.example_digests import KEY, example_digests, note_changed_examples
 from lorakit.training.setup import Setup
 from lorakit.training.starting_point import run_lineage
 
@@ -103,8 +103,8 @@ def _reopen(setup: Setup) -> tuple[OpenRun, dict[str, Any]]:
         directory.write_environment(_first_facts(setup))
     else:
         file = directory.environment_file
-        examples = changed_examples(file, example_digests(setup.encoded))
-        changes = (examples, changed_numerics(file), parent)
+        examples = note_changed_examples(file, example_digests(setup.encoded))
+        changes = (examples, note_changed_numerics(file), parent)
     note = " ".join(filter(None, changes)) or None
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return OpenRun(directory, checkpoint, is_new=False), event

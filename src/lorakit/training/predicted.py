@@ -82,7 +82,7 @@ class Evaluated:
         return np.argsort(np.asarray(self.order[: len(self.label_ids)]), kind="stable")
 
 
-def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
+def predict_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
     """Return the class of each example and its probability, as `classify` does.
 
     Args:
@@ -111,7 +111,7 @@ def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
     )
 
 
-def predicted_label_sets(
+def predict_label_sets(
     found: Evaluated, labels: Sequence[str], thresholds: Sequence[float]
 ) -> Predicted:
     """Return the labels of each example and the probabilities of all, as `classify` does.
@@ -143,7 +143,7 @@ def predicted_label_sets(
     )
 
 
-def predicted_numbers(found: Evaluated, labels: Sequence[str]) -> Predicted:
+def predict_numbers(found: Evaluated, labels: Sequence[str]) -> Predicted:
     """Return the predicted number of each example, or a list of several.
 
     Args:
@@ -160,7 +160,7 @@ def predicted_numbers(found: Evaluated, labels: Sequence[str]) -> Predicted:
     )
 
 
-def predicted_tags(found: Evaluated, labels: Sequence[str]) -> Predicted:
+def predict_tags(found: Evaluated, labels: Sequence[str]) -> Predicted:
     """Return the tags of each example and their probabilities, as `tag` does.
 
     A word that is cut off, or has no token, has no tag.

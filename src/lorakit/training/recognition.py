@@ -14,7 +14,7 @@ from lorakit.data.preferences import check_preferences, find_preferences
 from lorakit.data.reading.files import no_examples
 from lorakit.data.reading.sources import pick_split, read_source
 from lorakit.data.text_formats import ALPACA, alpaca_prompt, conversation_columns
-from lorakit.data.text_lengths import joined_texts, longest_conversation, longest_text
+from lorakit.data.text_lengths import join_texts, longest_conversation, longest_text
 from lorakit.errors import ConfigError, DataError
 from lorakit.recipes.objective_section import ObjectiveConfig, ObjectiveType
 from lorakit.recipes.recipe import DataConfig
@@ -83,7 +83,7 @@ def recognize(
     seen = Columns(found.dataset, data, place)
     learns = objective or seen.infer_objective(task)
     if learns is not None:
-        return _recognized_preferences(seen, learns, found.notes, tokenizer)
+        return _recognize_preferences(seen, learns, found.notes, tokenizer)
     inferred = seen.infer_task()
     chosen = task or inferred
     if chosen is None:
@@ -138,19 +138,17 @@ def _texts(
 ) -> tuple[list[str], list[str] | None]:
     """Return the input texts of each example, joined, and the targets of SEQ_2_SEQ_LM."""
     if task == TaskType.SEQ_2_SEQ_LM:
-        return joined_texts(examples, [columns["source"]]), joined_texts(
-            examples, [columns["target"]]
-        )
+        return join_texts(examples, [columns["source"]]), join_texts(examples, [columns["target"]])
     if task == TaskType.CAUSAL_LM and columns["format"] == "alpaca":
         wording = alpaca_prompt("", "x")  # longer than what most chat templates add
         names = [name for name in ALPACA if name in examples.column_names]
-        return [f"{wording}{text}" for text in joined_texts(examples, names)], None
+        return [f"{wording}{text}" for text in join_texts(examples, names)], None
     others = ("format", "label", "label_separator", "tags")
     names = [name for key, name in columns.items() if key not in others]
-    return joined_texts(examples, names or ["prompt", "completion"]), None
+    return join_texts(examples, names or ["prompt", "completion"]), None
 
 
-def _recognized_preferences(
+def _recognize_preferences(
     seen: Columns,
     type: ObjectiveType,
     notes: Sequence[str],
@@ -162,7 +160,7 @@ def _recognized_preferences(
     check_preferences(seen.examples, layout, seen.place)
     prompts = [] if layout.prompt is None else [layout.prompt]
     tokens = max(
-        longest_text(joined_texts(seen.examples, [*prompts, answer]), tokenizer)
+        longest_text(join_texts(seen.examples, [*prompts, answer]), tokenizer)
         for answer in layout.answers
     )
     if layout.vote is None:

@@ -151,10 +151,10 @@ class Columns:
         if found is None:
             return None, []
         used = {"tokens": found[0], "tags": found[1]}
-        names = self._checked_tags(used)
+        names = self._check_tags(used)
         return used, [f"The tags are {len(names)}: {first_few(map(escaped, names), 9)}."]
 
-    def _checked_tags(self, used: Mapping[str, str]) -> Sequence[str]:
+    def _check_tags(self, used: Mapping[str, str]) -> Sequence[str]:
         values = {**self.data.model_dump(), **used}
         recipe = Recipe(
             model="none", task=TaskType.TOKEN_CLS, data=DataConfig(**values), output="none"
@@ -217,7 +217,7 @@ class Columns:
 
     def _label(self) -> str | None:
         """Return the column of labels: one with a known name, else with the fewest classes."""
-        named = [name for wanted in _LABELS for name in self._called(wanted)]
+        named = [name for wanted in _LABELS for name in self._find_names(wanted)]
         # Training reports what is wrong with a column "label" of numbers or without classes.
         named = [name for name in named if self._may_be_labels(name)]
         if named:
@@ -267,7 +267,7 @@ class Columns:
         is_texts = name in self.texts and not self._numbers(name)
         return name in self.classes or not is_texts or name.strip().lower() in _LABELS[:2]
 
-    def _called(self, wanted: str) -> list[str]:
+    def _find_names(self, wanted: str) -> list[str]:
         return [name for name in self.names if name.strip().lower() == wanted]
 
     def _numbers(self, name: str) -> bool:
@@ -276,7 +276,7 @@ class Columns:
     def _text(self, label: str | None) -> str | None:
         """Return the column of texts: one with a known name, else with the longest texts."""
         known = [name for name in self.texts if name != label and not self._numbers(name)]
-        named = [name for wanted in _TEXTS for name in self._called(wanted) if name in known]
+        named = [name for wanted in _TEXTS for name in self._find_names(wanted) if name in known]
         return next(iter(named), None) or max(known, key=self._characters, default=None)
 
     def _characters(self, name: str) -> int:

@@ -17,7 +17,7 @@ from lorakit.files.atomic import write_text
 from lorakit.injection import Injection, ParameterCount
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.markdown_text import code, fenced, number, plain, table
+from lorakit.training.markdown_text import code, fence_text, number, plain, table
 from lorakit.training.throughput import Throughput
 from lorakit.training.verdict.judge import Judgement
 from lorakit.training.verdict.sections import example_sections, verdict_section
@@ -109,8 +109,8 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         f"{code(recipe.data.train_name)}{_start(recipe)}.",
         "## Result",
         _result_table(run, facts),
-        _compared(run, facts),
-        _kept(facts),
+        _comparison_text(run, facts),
+        _weights_text(facts),
         *(() if judged is None else verdict_section(judged.verdict, judged.wall_s)),
         "![Loss, main metric and learning rate by optimizer step](loss.png)",
         *_prediction_section(facts.predictions),
@@ -122,7 +122,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         ),
         "\n".join(f"- {plain(note)}" for note in facts.notes),
         "## What was trained",
-        fenced(facts.injection.table()),
+        fence_text(facts.injection.table()),
         table(("parameters", "count"), _count_rows(facts.parameter_count)),
         *_memory_section(facts.memory),
         "## How",
@@ -172,7 +172,7 @@ def _result_table(run: RunDirectory, facts: RunFacts) -> str:
     return table(("", "value", "guessing" if is_guess else "before training"), rows)
 
 
-def _compared(run: RunDirectory, facts: RunFacts) -> str:
+def _comparison_text(run: RunDirectory, facts: RunFacts) -> str:
     """Say what to compare the values with, and warn if the model learned nothing."""
     if not facts.metrics:
         return ""
@@ -189,7 +189,7 @@ def _compared(run: RunDirectory, facts: RunFacts) -> str:
     return f"**{warned}** {base}" if warned else base
 
 
-def _kept(facts: RunFacts) -> str:
+def _weights_text(facts: RunFacts) -> str:
     early = " Early stopping ended the run." if facts.steps < facts.planned_steps else ""
     if facts.best_step is None:
         return f"The adapter holds the weights of the last step.{early}"
@@ -284,7 +284,7 @@ def commands(run: RunDirectory, recipe: Recipe) -> str:
         "",
         f"load_adapter(model, {str(run.adapter)!r})  # model: {escaped(recipe.model)}",
     )
-    parts = (fenced("\n".join(lines)), "In Python:", fenced("\n".join(python), "python"))
+    parts = (fence_text("\n".join(lines)), "In Python:", fence_text("\n".join(python), "python"))
     return "\n\n".join(parts)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lorakit.adapters import Adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
@@ -36,7 +36,6 @@ from lorakit.training.callbacks import (
 )
 from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, best_step, final_metrics
 from lorakit.training.frozen_part import frozen_part_once
-from lorakit.training.host import Host
 from lorakit.training.open_run import OpenRun, open_run, recording_failure, require_free_output
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
@@ -48,7 +47,7 @@ from lorakit.training.starting_point import run_lineage
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.tasks.base import save_settings
 from lorakit.training.throughput import Throughput, ThroughputMeter
-from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, trained_adapter
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, copy_trained_adapter
 from lorakit.training.trainers.batching import padding_notes
 from lorakit.training.trainers.data_initialization import with_current_ranks
 from lorakit.training.trainers.numerical_checks import require_sound
@@ -63,7 +62,10 @@ from lorakit.training.validation_predictions import (
 )
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from lorakit.training.frozen_part import FrozenPart
+    from lorakit.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,26 @@ class TrainResult:
     """Whether the adapter is better than the base; None if the recipe does not ask."""
     files: tuple[Path, ...]
     """The written files that are worth opening."""
+
+
+class Host(Protocol):
+    """Gives a run its base, and may compute its passes together with those of other runs."""
+
+    def load_base(
+        self,
+        recipe: Recipe,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+    ) -> PreTrainedModel:
+        """Return the base of a run, with the bits that `task.load_base` gives it."""
+        ...
+
+    def training(
+        self, setup: Setup, trainer: Trainer, frozen: FrozenPart
+    ) -> AbstractContextManager[tuple[str, ...]]:
+        """Return a context in which the run trains and evaluates; it yields notes."""
+        ...
 
 
 def train(
@@ -189,7 +211,7 @@ def _fit(
         unreached = UnreachedLayers()
         others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
         trainer = cast(AdapterTrainerMixin, setup.build_trainer([*writers, *others]))
-        recorder.measure = lambda: _measured(trainer, peak)
+        recorder.measure = lambda: _measure(trainer, peak)
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
         padding: tuple[str, ...] = ()
@@ -217,7 +239,7 @@ def _fit(
             findings = find_at_end(setup, trainer, emit)
         answers = answers_without_predictions(setup, trainer, findings)
     wall_s = run_on_main(lambda: recorder.wall_s)
-    adapter = trained_adapter(setup.model)
+    adapter = copy_trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
     predicted = findings.predicted
     chosen = {} if predicted is None else predicted.settings
@@ -248,7 +270,7 @@ def _fit(
     return result
 
 
-def _measured(trainer: Trainer, peak: PeakMemory) -> dict[str, float]:
+def _measure(trainer: Trainer, peak: PeakMemory) -> dict[str, float]:
     """Return the speed and the peak memory, which are logged beside the loss."""
     meter: ThroughputMeter | None = getattr(trainer, "meter", None)
     speed = None if meter is None else meter.recent_tokens_per_s()
@@ -285,7 +307,7 @@ def _save_trained_adapter(
     with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
-        lineage = run_lineage.recorded_lineage(run.environment_file)
+        lineage = run_lineage.read_lineage(run.environment_file)
         save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, lineage, chosen)
 
 

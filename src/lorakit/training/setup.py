@@ -108,10 +108,10 @@ def prepare(
             wrong.
     """
     init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
-    recipe, task = run_on_all(lambda: _checked(recipe))
+    recipe, task = run_on_all(lambda: _check(recipe))
     start = local_rank_zero_first(lambda: StartingPoint.of(recipe, kept_start))
     if start is not None:
-        recipe, labels = start.resolved(recipe), labels or start.labels
+        recipe, labels = start.resolve(recipe), labels or start.labels
     seed = seed_of(recipe)
     splits = local_rank_zero_first(
         lambda: load(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
@@ -157,7 +157,9 @@ def prepare(
 
     def encode(model: PreTrainedModel) -> Encoded:
         return encode_once_per_machine(
-            lambda: task.encode(splits, recipe, tokenizer, model, labels).mixed(splits.mixture),
+            lambda: task.encode(splits, recipe, tokenizer, model, labels).with_mixture(
+                splits.mixture
+            ),
             keep_files=arguments.dataloader_num_workers > 0,
         )
 
@@ -169,7 +171,7 @@ def prepare(
             encoded, choice = _measure_dtype(
                 *(possible, recipe, task, tokenizer, labels, arguments, load_adapted, encode)
             )
-        recipe = choice.precision.applied_to(recipe)
+        recipe = choice.precision.apply_to(recipe)
         # A trainer that was built meanwhile has changed the state behind the old arguments.
         arguments = run_on_all(lambda: build_arguments(recipe.training, task, Path(recipe.output)))
         emit("dtype", {"note": choice.note})
@@ -203,7 +205,7 @@ def _measure_dtype(
 ) -> tuple[Encoded, DtypeChoice]:
     """Time the candidates on the recipe's model; all its processes take the main one's choice."""
     models = {
-        precision: run_on_all(lambda p=precision: load_adapted(p.applied_to(recipe)))[0]
+        precision: run_on_all(lambda p=precision: load_adapted(p.apply_to(recipe)))[0]
         for precision in possible.precisions
     }
     encoded = encode(next(iter(models.values())))
@@ -215,7 +217,7 @@ def _measure_dtype(
     return encoded, run_on_main(lambda: fastest(times))
 
 
-def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
+def _check(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
     recipe.evaluation.require_possible(
         recipe.task, recipe.training, has_objective=recipe.objective is not None

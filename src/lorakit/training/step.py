@@ -201,7 +201,7 @@ class LogitsStep(Step):
     def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
         """Return the summed loss of a batch and the model's outputs, without a graph."""
         logits, labels, counted, outputs = self._logits(model, batch)
-        loss = self.loss.measured(logits, labels)
+        loss = self.loss.sum_in_evaluation(logits, labels)
         return Evaluated(in_float64(loss), counted.labels, None, outputs)
 
     def _logits(

@@ -27,7 +27,7 @@ class Throughput:
     tokens_per_s: float
     """Tokens without padding per second of training, without evaluations and checkpoints."""
 
-    def logged(self) -> dict[str, float]:
+    def to_log(self) -> dict[str, float]:
         """Return the values by the names under which a run logs them."""
         return {
             "train_tokens": self.tokens,

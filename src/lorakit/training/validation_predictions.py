@@ -24,7 +24,7 @@ from lorakit.training.verdict.shown_examples import (
     ShownExamples,
     examples_of_losses,
     examples_of_predictions,
-    generated_answers,
+    generate_answers,
 )
 
 if TYPE_CHECKING:
@@ -157,5 +157,5 @@ def answers_without_predictions(
         return ShownExamples()
     unlikely = examples_of_losses(setup, found.example_scores)
     compares = findings.judgement is not None
-    answers = run_on_main(lambda: generated_answers(setup, trainer)) if compares else ()
+    answers = run_on_main(lambda: generate_answers(setup, trainer)) if compares else ()
     return ShownExamples(unlikely, answers, "unlikely answers")

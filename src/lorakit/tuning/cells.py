@@ -39,8 +39,8 @@ class Cell:
     @property
     def changes(self) -> dict[str, Any]:
         """The modules, and the layers if a study varies them, by recipe key."""
-        values = {"lora.target_modules": _listed(self.target_set.target_modules)}
-        return values | ({_LAYERS: _listed(self.target_set.layers)} if self.size[0] else {})
+        values = {"lora.target_modules": _to_list(self.target_set.target_modules)}
+        return values | ({_LAYERS: _to_list(self.target_set.layers)} if self.size[0] else {})
 
     @property
     def mean(self) -> float:
@@ -82,7 +82,7 @@ class CellSpace:
         return {
             "lora.r": Distribution(choice=tuple(sorted({cell.rank for cell in self.cells}))),
             "lora.target_modules": Distribution(choice=tuple(sets)),
-            **({_LAYERS: Distribution(choice=tuple(map(_listed, layers)))} if layers else {}),
+            **({_LAYERS: Distribution(choice=tuple(map(_to_list, layers)))} if layers else {}),
             "lora.lora_alpha": Distribution(same_as="lora.r", times=self.scaling),
             "training.seed": Distribution(choice=self.seeds),
         }
@@ -113,6 +113,6 @@ class CellSpace:
         }
 
 
-def _listed(value: Any) -> Any:
+def _to_list(value: Any) -> Any:
     """Return a tuple as a list, as recipes have it, and other values unchanged."""
     return list(value) if isinstance(value, tuple) else value

@@ -21,7 +21,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.run import train
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.together import RunGroup
-from lorakit.training.together.agreement import unshared_part
+from lorakit.training.together.agreement import find_unshared_part
 
 _STEPS = 5
 """Steps of a measured run; the first warms up."""
@@ -89,7 +89,7 @@ def require_together(recipe: Recipe, runs: int) -> None:
         PlanError: The trials need more memory than there is.
     """
     run = build_fake_run(recipe)
-    problem = unshared_part(run.model, run.trainer.args)
+    problem = find_unshared_part(run.model, run.trainer.args)
     if problem is not None:
         raise ConfigError(f"Trials cannot train together: {problem}. {APART}")
     planned = _plan_or_none(run)

@@ -11,7 +11,7 @@ from typing import Any
 from lorakit.errors import ConfigError
 from lorakit.libraries.ray_cluster import Machine
 from lorakit.recipes.search_sections import MOST_TOGETHER, TrialsConfig
-from lorakit.training.together.agreement import fixed_keys_among, unshared_settings
+from lorakit.training.together.agreement import find_fixed_keys, find_unshared_settings
 from lorakit.tuning.trial import TrialPlan
 
 
@@ -78,7 +78,7 @@ def open_groups(
     try:
         group_cpus, group_gpus = places[0]
         alone = 1 if group_gpus else max(1, int(group_cpus // settings.cpus_per_trial))
-        size, note = _result(actors[0].measured_size.remote(most, min(alone, most)))
+        size, note = _result(actors[0].measure_size.remote(most, min(alone, most)))
         if size > 1:
             _result([actor.open.remote(size) for actor in actors])
             yield Groups(tuple(actors), size, note)
@@ -91,8 +91,8 @@ def open_groups(
 
 def _problems(plan: TrialPlan) -> list[str]:
     """Return what in their recipe and values keeps trials from training together."""
-    varied = fixed_keys_among(plan.space.keys)
-    problems = [f"the recipe has {reason}" for reason in unshared_settings(plan.recipe)]
+    varied = find_fixed_keys(plan.space.keys)
+    problems = [f"the recipe has {reason}" for reason in find_unshared_settings(plan.recipe)]
     if varied:
         keys = ", ".join(varied)
         problems.append(f"{plan.space.where} varies {keys}, in which runs on one base must agree")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError
 from lorakit.injection.selection.plan import plan_from_config
-from lorakit.training.frozen_part.depths import count_layers, layers_at
+from lorakit.training.frozen_part.blocks import count_layers, layers_at
 
 if TYPE_CHECKING:
     from torch import nn
@@ -132,7 +132,7 @@ def _set_of_adapter(recipe: Recipe) -> list[TargetSet]:
             f"'{recipe.start_from}', which adapts parameters only, expected one that adapts "
             "modules. Name search.space or study.target_modules in the recipe."
         )
-    return given_target_sets(start.resolved(recipe), [modules])
+    return given_target_sets(start.resolve(recipe), [modules])
 
 
 def given_target_sets(recipe: Recipe, given: Sequence[TargetModules]) -> list[TargetSet]:

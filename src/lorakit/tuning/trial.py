@@ -165,7 +165,7 @@ def train_trial(
     reporter = _Reporter(plan.settings.metric, report)
     exists = run.recipe_file.exists()
     if exists:
-        for row in saved_evaluations(run):
+        for row in read_evaluations(run):
             reporter.report(row)
         if run.is_finished:
             return
@@ -193,7 +193,7 @@ def require_shared_output(path: Path) -> None:
         )
 
 
-def saved_evaluations(run: RunDirectory) -> list[dict[str, Any]]:
+def read_evaluations(run: RunDirectory) -> list[dict[str, Any]]:
     """Return the evaluations of a run that need not be repeated, oldest first."""
     rows = [row for row in run.metrics() if row.get("event") == "evaluation" and row["step"] > 0]
     if run.is_finished:

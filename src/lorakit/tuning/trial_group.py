@@ -43,7 +43,7 @@ class TrialGroup:
         """Set how many trials train at once."""
         self._places = places
 
-    def measured_size(self, most: int, at_once_alone: int) -> tuple[int, str]:
+    def measure_size(self, most: int, at_once_alone: int) -> tuple[int, str]:
         """Return how many trials should train together here, and why.
 
         Args:

@@ -7,8 +7,8 @@ from lorakit.files.content_digests import file_sha256
 def test_each_adapter_comes_before_its_parents_with_its_data():
     data = (DataSource(name="a.csv", sha256="1"),)
     first = Lineage(data=data)
-    second = Lineage(data=(DataSource(name="hub/data"),), parents=first.followed_by("one", "aa"))
-    assert second.followed_by("two", "bb") == (
+    second = Lineage(data=(DataSource(name="hub/data"),), parents=first.add_parent("one", "aa"))
+    assert second.add_parent("two", "bb") == (
         Ancestor(name="two", sha256="bb", data=(DataSource(name="hub/data", sha256=None),)),
         Ancestor(name="one", sha256="aa", data=data),
     )

@@ -57,5 +57,5 @@ def test_losses_are_weighted_by_tokens_and_may_be_no_numbers():
 
 
 def test_scores_in_the_order_of_the_data():
-    scores = scores_of_losses([[4.0, 2], [1.0, 8]]).reordered([7, 3, 5])
+    scores = scores_of_losses([[4.0, 2], [1.0, 8]]).reorder([7, 3, 5])
     assert scores.points.tolist() == [1, 4] and scores.weights.tolist() == [8, 2]

@@ -4,7 +4,7 @@ import pytest
 
 from lorakit.config.initialization_names import (
     INITIALIZATIONS,
-    known_initialization,
+    check_initialization,
     require_settings_of,
 )
 
@@ -13,13 +13,13 @@ from lorakit.config.initialization_names import (
     "value", [True, False, *INITIALIZATIONS, "pissa_niter_0", "pissa_niter_16"]
 )
 def test_known_values_stay(value):
-    assert known_initialization(value) is value
+    assert check_initialization(value) is value
 
 
 @pytest.mark.parametrize("value", ["", "PiSSA", "pissa_niter_", "pissa_niter_-1", "pissa_niter_1x"])
 def test_other_values_are_answered_with_the_known_ones(value):
     with pytest.raises(ValueError, match=r"^expected true, false, gaussian, .* and a number$"):
-        known_initialization(value)
+        check_initialization(value)
 
 
 def test_settings_belong_to_some_initializations_alone():

@@ -34,11 +34,11 @@ class Stopped:
 @pytest.fixture
 def endless(monkeypatch):
     """A pattern that reaches the bound on any name."""
-    known = patterns._compiled_pattern
+    known = patterns._compile_pattern
     stopped = patterns._Pattern("any")
     stopped.compiled = Stopped()
     monkeypatch.setattr(
-        patterns, "_compiled_pattern", lambda p: stopped if "endless" in p else known(p)
+        patterns, "_compile_pattern", lambda p: stopped if "endless" in p else known(p)
     )
     return "endless"
 

@@ -2,7 +2,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lorakit.data import Place
-from lorakit.data.labels import label_names, label_notes, ordered_label_names
+from lorakit.data.labels import label_names, label_notes, sort_label_names
 from lorakit.errors import DataError
 
 
@@ -26,7 +26,7 @@ def test_texts_are_labels_as_written(names):
     rows = labels([*names[::-1], *names])
 
     assert label_names(rows, "label", "x") == [*names[::-1], *names]
-    assert ordered_label_names(rows, "label", "x") == names
+    assert sort_label_names(rows, "label", "x") == names
 
 
 @pytest.mark.parametrize("one", ["spam", "é", "1"])

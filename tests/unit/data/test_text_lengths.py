@@ -5,10 +5,10 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from lorakit.data.text_lengths import (
-    joined_texts,
+    join_texts,
     longest_conversation,
     longest_text,
-    rounded_up,
+    round_up_length,
 )
 
 TALKS = [
@@ -24,9 +24,9 @@ def llama(tiny_llama_dir):
 
 def test_all_texts_of_an_example_are_joined_with_room_for_a_template():
     examples = Dataset.from_dict({"a": ["x", "y"], "b": [["p", "q"], []], "n": [1, 2]})
-    assert joined_texts(examples, ["a", "b", "n"]) == ["x p q ", "y  "]
+    assert join_texts(examples, ["a", "b", "n"]) == ["x p q ", "y  "]
     talks = Dataset.from_dict({"messages": [TALKS[0]]})
-    (text,) = joined_texts(talks, ["messages"])
+    (text,) = join_texts(talks, ["messages"])
     assert text.split() == [
         *["x"] * 8,
         *("user", "the", "sky?"),
@@ -43,7 +43,7 @@ def test_the_longest_is_counted_with_its_end_or_estimated_from_its_bytes(llama):
 
 def test_a_conversation_has_the_tokens_of_its_template(llama):
     examples = Dataset.from_dict({"messages": TALKS})
-    texts = joined_texts(examples, ["messages"])
+    texts = join_texts(examples, ["messages"])
     expected = llama.apply_chat_template(TALKS[1], return_dict=True)["input_ids"]
 
     assert longest_conversation(examples, ["messages"], texts, llama) == len(expected)
@@ -52,4 +52,4 @@ def test_a_conversation_has_the_tokens_of_its_template(llama):
 
 
 def test_a_truncation_length_keeps_the_tokens():
-    assert [rounded_up(n) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
+    assert [round_up_length(n) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]

@@ -1,7 +1,7 @@
 import torch
 
 from lorakit.initialization import FreshUpdate, initialization_of
-from lorakit.initialization.eva import redistributed_ranks
+from lorakit.initialization.eva import redistribute_ranks
 from lorakit.layers import LowRankUpdate
 
 
@@ -13,10 +13,10 @@ def test_ranks_go_to_what_explains_most():
     }
     leaders = {"a": "a", "b": "c", "c": "c"}
     ranks, most = dict.fromkeys(shares, 2), dict.fromkeys(shares, 3)
-    given = redistributed_ranks(shares, leaders, ranks, most)
+    given = redistribute_ranks(shares, leaders, ranks, most)
     # 0.9, 0.9, 0.6, 0.3, 0.05 and one 0.02: b's in order, which its leader c gets.
     assert given == {"a": 3, "b": 1, "c": 2}
-    capped = redistributed_ranks(shares, leaders, ranks, most | {"a": 2})
+    capped = redistribute_ranks(shares, leaders, ranks, most | {"a": 2})
     assert capped == {"a": 2, "b": 2, "c": 2}
 
 

@@ -13,7 +13,7 @@ from lorakit.layers.bitsandbytes_storage import (
     dequantize_model,
     keep_odd_layouts,
     parameter_count,
-    quantized_like,
+    quantize_like,
     quantized_weight,
     storage_bytes,
 )
@@ -28,7 +28,7 @@ def test_a_layer_is_read_and_quantised_again_to_the_same_codes(options, bits):
     assert bits_of(layer) == bits and weight.shape == (32, 64)
     assert parameter_count(layer.weight) == 64 * 32
     exact = dense_copy(weight, torch.float32)
-    again = quantized_like(layer, exact)
+    again = quantize_like(layer, exact)
     assert again.shape == layer.weight.shape and again.dtype == layer.weight.dtype
     assert (again.data == layer.weight.data).float().mean() > 0.99
 

@@ -61,5 +61,5 @@ def test_trained_tokens_of_an_embedding_keep_its_class_and_padding():
     assert isinstance(made, TrainedTokens) and made.rows is rows
     assert type(made.table) is Scaled and made.table.padding_idx == 0
     ids = torch.tensor([[1, 0, 4]])
-    got = made.corrected(table(ids), table, ids)
+    got = made.correct(table(ids), table, ids)
     assert torch.equal(got, torch.stack([2 * rows[1], table(ids)[0, 1], 2 * rows[0]])[None])

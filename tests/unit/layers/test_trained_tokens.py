@@ -20,7 +20,7 @@ def test_an_embedding_returns_the_trained_vectors(indices):
     table, rows = nn.Embedding(6, 3), nn.Parameter(torch.randn(len(indices), 3))
     tokens = copy_with_trained_tokens(table, indices, rows, is_named=True)
     ids = torch.arange(6).view(2, 3)
-    got = tokens.corrected(table(ids), table, ids)
+    got = tokens.correct(table(ids), table, ids)
     assert torch.equal(got, replaced_rows(table.weight, indices, rows)[ids])
 
 
@@ -29,7 +29,7 @@ def test_an_output_layer_returns_the_trained_logits(dtype):
     layer, rows = nn.Linear(4, 6).to(dtype), nn.Parameter(torch.randn(2, 4))
     tokens = copy_with_trained_tokens(layer, [5, 1], rows, is_named=False)
     x = torch.randn(2, 3, 4, dtype=dtype)
-    got = tokens.corrected(layer(x), layer, x)
+    got = tokens.correct(layer(x), layer, x)
     expected = F.linear(x, replaced_rows(layer.weight, [5, 1], rows), layer.bias)
     assert got.dtype == dtype and largest_error(got, expected) <= 2 * TOLERANCE[dtype]
 
@@ -39,7 +39,7 @@ def test_rows_that_are_not_trained_yet_change_no_bit():
     rows = nn.Parameter(layer.weight.detach()[[2, 0]].clone())
     tokens = copy_with_trained_tokens(layer, [2, 0], rows, is_named=True)
     x = torch.randn(3, 4)
-    assert torch.equal(tokens.corrected(layer(x), layer, x), layer(x))
+    assert torch.equal(tokens.correct(layer(x), layer, x), layer(x))
 
 
 def test_state_dicts_hold_the_rows_and_nothing_else():
@@ -49,4 +49,4 @@ def test_state_dicts_hold_the_rows_and_nothing_else():
     ]
     assert "rows=1" in repr(copy_with_trained_tokens(nn.Linear(3, 6), [2], rows, is_named=True))
     with pytest.raises(TypeError, match="does not say how it acts"):
-        TrainedTokens([1], torch.device("cpu"), is_named=True).corrected(rows, table, rows)
+        TrainedTokens([1], torch.device("cpu"), is_named=True).correct(rows, table, rows)

@@ -24,7 +24,7 @@ def value_of(text):
     model = nn.ModuleDict({"a": Block(), "b": Block()})
     names = {"self": frozenset({"a"}), "either": frozenset({"a", "b"})}
     here = Conditions(dict(model.named_modules()), names, {"x", "len"}, {"LIMIT": 3, "nn": nn})
-    return here.known(ast.parse(text, mode="eval").body)
+    return here.evaluate(ast.parse(text, mode="eval").body)
 
 
 KNOWN = {

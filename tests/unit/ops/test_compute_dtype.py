@@ -8,7 +8,7 @@ from lorakit.ops.compute_dtype import (
     autocast_dtype,
     autocast_off,
     compute_dtype_of,
-    flattened,
+    flatten_tokens,
     output_dtype_of,
 )
 from lorakit.ops.quantized import Layout, QuantizedWeight
@@ -48,6 +48,6 @@ def test_autocast_decides_for_all_but_double():
 
 
 def test_flattening():
-    assert flattened(None, HALF) is None
-    got = flattened(torch.randn(2, 3, 6), HALF)
+    assert flatten_tokens(None, HALF) is None
+    got = flatten_tokens(torch.randn(2, 3, 6), HALF)
     assert got.shape == (6, 6) and got.dtype == HALF

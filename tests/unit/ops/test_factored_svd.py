@@ -6,8 +6,8 @@ import torch
 from lorakit.ops.factored_svd import (
     product_singular_values,
     product_svd,
-    truncated_dense,
-    truncated_product,
+    truncate_dense,
+    truncate_product,
 )
 from tiny_models.adapters import factors_with, random_factors
 from tolerances import largest_error
@@ -16,7 +16,7 @@ from tolerances import largest_error
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30), (8, 8)])
 def test_a_product_is_cut_to_its_best_approximation(shape):
     A, B = random_factors(6, *shape)
-    new_A, new_B, values = truncated_product(A, B, 4, -1.5)
+    new_A, new_B, values = truncate_product(A, B, 4, -1.5)
     u, s, vh = torch.linalg.svd(-1.5 * B.double() @ A.double())
     assert largest_error(new_B @ new_A, u[:, :4] * s[:4] @ vh[:4]) < 1e-12
     assert largest_error(values, s[:6]) < 1e-12
@@ -37,8 +37,8 @@ def test_singular_values_alone_are_those_of_the_decomposition(shape):
 def test_random_projection_keeps_nearly_what_the_best_approximation_keeps(shape):
     torch.manual_seed(1)
     matrix = torch.randn(shape, dtype=torch.float64)  # a flat spectrum, the hardest case
-    best_A, best_B = truncated_dense(matrix, 5, exact=True)
-    A, B = truncated_dense(matrix, 5, exact=False)
+    best_A, best_B = truncate_dense(matrix, 5, exact=True)
+    A, B = truncate_dense(matrix, 5, exact=False)
     best, kept = (best_B @ best_A).norm() ** 2, (B @ A).norm() ** 2
     assert 0.97 * best < kept <= best * (1 + 1e-12)
     residual = matrix - B @ A
@@ -48,6 +48,6 @@ def test_random_projection_keeps_nearly_what_the_best_approximation_keeps(shape)
 
 def test_random_projection_finds_a_low_rank_matrix_exactly_and_always_the_same():
     (A, B), _, _ = factors_with([5.0, 3.0, 1.0, 0.1], 50, 70)
-    first, again = (truncated_dense(B @ A, 4, exact=False) for _ in range(2))
+    first, again = (truncate_dense(B @ A, 4, exact=False) for _ in range(2))
     assert largest_error(first[1] @ first[0], B @ A) < 1e-12
     assert torch.equal(first[1], again[1])

@@ -12,7 +12,7 @@ from lorakit.ops import (
 )
 from lorakit.ops.quantized import dense
 from lorakit.ops.reference import dora_linear_reference
-from lorakit.ops.row_scale import factors, row_norms, summed, up_scaled
+from lorakit.ops.row_scale import add_changes, factors, row_norms, up_scaled
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 HALF = [torch.float16, torch.bfloat16]
@@ -119,11 +119,11 @@ def test_gradcheck_of_one_and_of_several_terms():
     plain = LowRankTerm(torch.empty(0), torch.empty(0), 1.0)
 
     def of_one(h, one, lengths, bias):
-        return summed(h, [one], [term_with(lengths, norms)], bias)
+        return add_changes(h, [one], [term_with(lengths, norms)], bias)
 
     def of_three(h, one, two, lengths, bias):
         terms = [term_with(lengths, norms), plain, term_with(2 * lengths, norms)]
-        return summed(h, [one, two, one], terms, bias)
+        return add_changes(h, [one, two, one], terms, bias)
 
     assert torch.autograd.gradcheck(of_one, (h, one, lengths, bias))
     assert torch.autograd.gradcheck(of_three, (h, one, two, lengths, bias))
@@ -133,7 +133,7 @@ def test_several_terms_each_scale_their_sum():
     base, one, two = torch.randn(3, 2, 4).unbind()
     lengths, norms, bias = torch.rand(4) + 0.5, torch.rand(4) + 0.5, torch.randn(4)
     plain = LowRankTerm(torch.empty(0), torch.empty(0), 1.0)
-    got = summed(base, [one, two], [term_with(lengths, norms), plain], bias)
+    got = add_changes(base, [one, two], [term_with(lengths, norms), plain], bias)
     expected = base + bias + two + (lengths / norms) * (base + one) - base
     assert largest_error(got, expected) <= TOLERANCE[torch.float32]
 

@@ -180,7 +180,7 @@ def test_drop(kernels, dtype, p):
             x = strided(tokens, width, dtype)
             got = kernels.drop(x, kernel_mask(p, SEED))
             assert got.dtype == dtype and got.is_contiguous()
-            assert_rounded_once(got, skinny.dropped(x.double(), p, SEED))
+            assert_rounded_once(got, skinny.drop_elements(x.double(), p, SEED))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62 + 12345, 2**63 - 2])

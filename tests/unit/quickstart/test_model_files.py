@@ -5,7 +5,13 @@ import json
 import pytest
 
 from lorakit.errors import MissingFileError
-from lorakit.quickstart.model_files import MODEL_FILES, base_model_path, require_model_files
+from lorakit.quickstart.model_files import (
+    MODEL_FILES,
+    base_model_path,
+    base_name,
+    require_model_files,
+    short_base_name,
+)
 
 TEXTS = [
     "def add(a, b):\n    return a + b\n",
@@ -153,3 +159,17 @@ def test_the_files_say_nothing_of_the_machine_that_made_them(folder):
         if path.suffix in {".json", ".md", ".csv", ".jinja"}:
             text = path.read_text(encoding="utf-8")
             assert not any(word in text for word in ("/root", "/home", "/tmp", "/work")), path
+
+
+def test_the_base_that_comes_along_has_a_short_name():
+    packaged = str(base_model_path())
+    assert (base_name(packaged), base_name("/a/b"), base_name("a/b")) == (
+        "quickstart",
+        "/a/b",
+        "a/b",
+    )
+    assert (short_base_name(packaged), short_base_name("/a/b/"), short_base_name("a/b")) == (
+        "quickstart",
+        "b",
+        "a/b",
+    )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorakit.ops.native import compiled_library
-from lorakit.recipes.numerics import KEY, changed_numerics, cpu_notes, numerics_facts
+from lorakit.recipes.numerics import KEY, cpu_notes, note_changed_numerics, numerics_facts
 
 CPU = torch.device("cpu")
 
@@ -23,14 +23,14 @@ def test_the_facts_are_those_of_this_process():
 
 
 def test_nothing_is_said_where_nothing_has_changed(environment_file):
-    assert changed_numerics(environment_file) is None
+    assert note_changed_numerics(environment_file) is None
 
 
 def test_other_threads_and_missing_products_are_said(environment_file, monkeypatch):
     before = numerics_facts()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     monkeypatch.setattr(compiled_library, "unavailable", lambda: "there is no gcc")
-    said = changed_numerics(environment_file)
+    said = note_changed_numerics(environment_file)
     assert "will differ in its last bits" in said
     assert f"threads 64 (was {before['threads']})" in said
     assert f"compiled products off: there is no gcc (was {before['compiled products']})" in said
@@ -40,7 +40,7 @@ def test_other_threads_and_missing_products_are_said(environment_file, monkeypat
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"numerics": 3}', '{"numerics": {}}'])
 def test_a_record_that_says_nothing_is_passed_over(environment_file, text):
     environment_file.write_text(text, encoding="utf-8")
-    assert changed_numerics(environment_file) is None
+    assert note_changed_numerics(environment_file) is None
 
 
 def test_notes_are_about_cpus(monkeypatch):

@@ -11,13 +11,15 @@ from lorakit.recipes.yaml_edits import UNSET
 from lorakit.runs.new_recipe import (
     config_file_of,
     free_name,
+    free_output,
     positions_in,
     positions_of,
     recipe_like,
+    recipe_path,
     with_settings,
     write_recipe_for,
 )
-from lorakit.runs.recipe_form import check_text, shown_fields, with_field
+from lorakit.runs.recipe_form import check_text, list_fields, with_field
 
 
 def test_a_recipe_is_written_for_a_file_with_its_columns_and_task(tmp_path):
@@ -78,7 +80,7 @@ def test_a_recipe_with_every_feature_is_cloned_whole_and_shown_in_the_form(featu
     text = recipe_like(recipe, "runs/b")
     checked = check_text(text, "r")
     assert checked.recipe == recipe.model_copy(update={"output": "runs/b"})
-    for field in shown_fields(checked):  # a field changes itself alone
+    for field in list_fields(checked):  # a field changes itself alone
         if field.kind == "integer":
             changed = check_text(with_field(text, field, 5), "r")
             assert changed.value(field.key) == 5
@@ -146,3 +148,17 @@ def test_settings_of_another_recipe_are_taken_but_not_its_data():
     assert (values["model"], values["data"]) == ("m", check_text(text, "r").values["data"])
     assert (values["lora"], values["quantization"]) == (lora, {"bits": 4})
     assert "training" not in values and "# rank of the update" in made
+
+
+def test_a_run_goes_into_runs_unless_the_folder_is_that(tmp_path):
+    assert free_output(tmp_path, "data/My tickets.csv") == "runs/my-tickets"
+    (tmp_path / "runs" / "my-tickets").mkdir(parents=True)
+    assert free_output(tmp_path, "data/My tickets.csv") == "runs/my-tickets-2"
+    assert free_output(tmp_path / "runs", "My tickets.csv") == "my-tickets-2"
+
+
+def test_a_recipe_has_the_name_of_its_run(tmp_path):
+    assert recipe_path(tmp_path, "runs/a") == "recipes/a.yaml"
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "a.yaml").touch()
+    assert recipe_path(tmp_path, "runs/a") == "recipes/a-2.yaml"

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from lorakit.runs.metric_log import Series
-from lorakit.runs.thinning import ThinnedSeries, thinned, zoomed
+from lorakit.runs.thinning import ThinnedSeries, thin, zoom
 
 
 def series_of(values):
@@ -98,21 +98,21 @@ def test_an_empty_series_draws_nothing():
     page = Page()
     page.update(Series())
     assert page.points == []
-    assert thinned(Series()) == []
+    assert thin(Series()) == []
 
 
 def test_a_range_has_all_its_points_and_one_on_each_side():
     series = series_of(noisy(20_000))
-    points = thinned(series, 5_000, 5_100)
+    points = thin(series, 5_000, 5_100)
     assert [step for step, _ in points] == list(range(4_999, 5_102))
-    assert len(thinned(series)) <= 2_002
+    assert len(thin(series)) <= 2_002
 
 
 def test_a_zoomed_run_still_has_its_ends():
     series = series_of(noisy(20_000))
-    points = zoomed(series, 5_000, 5_100)
+    points = zoom(series, 5_000, 5_100)
     steps = [step for step, _ in points]
     assert (steps[0], steps[-1]) == (1, 20_000)
     assert steps == sorted(set(steps))
     assert set(range(5_000, 5_101)) <= set(steps)
-    assert zoomed(Series(), 1, 2) == []
+    assert zoom(Series(), 1, 2) == []

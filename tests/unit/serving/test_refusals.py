@@ -1,4 +1,4 @@
-from lorakit.serving.refusals import overloaded, stopping, unknown_model
+from lorakit.serving.refusals import overload_error, stopping, unknown_model
 
 
 def test_an_unknown_model_is_told_with_the_nearest_names():
@@ -10,5 +10,5 @@ def test_an_unknown_model_is_told_with_the_nearest_names():
 
 
 def test_what_can_succeed_later_says_when():
-    assert (overloaded("Full.").status, overloaded("Full.").retry_after_s) == (429, 1)
+    assert (overload_error("Full.").status, overload_error("Full.").retry_after_s) == (429, 1)
     assert (stopping().status, stopping().retry_after_s) == (503, 5)

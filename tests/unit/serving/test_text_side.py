@@ -84,12 +84,12 @@ def test_an_input_of_the_other_kind_is_refused():
 
 def test_texts_to_embed_are_not_truncated():
     side = text_side(max_length=2)
-    assert len(side.embedded_columns("the sky is blue", 100)["input_ids"]) == 5
-    assert side.embedded_columns([1, 2], None)["attention_mask"] == [1, 1]
+    assert len(side.columns_to_embed("the sky is blue", 100)["input_ids"]) == 5
+    assert side.columns_to_embed([1, 2], None)["attention_mask"] == [1, 1]
     with pytest.raises(RequestError, match="got 5 tokens, expected 1 to 3"):
-        side.embedded_columns("the sky is blue", 3)
+        side.columns_to_embed("the sky is blue", 3)
     with pytest.raises(RequestError, match="got 0 tokens, expected 1 to any number"):
-        side.embedded_columns([], None)
+        side.columns_to_embed([], None)
 
 
 def test_words_keep_their_place():

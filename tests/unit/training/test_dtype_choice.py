@@ -126,7 +126,7 @@ def test_autocast_is_named_by_what_it_does():
 
 
 def test_a_choice_is_recorded_in_the_recipe(recipe):
-    recorded = AUTOCAST.applied_to(recipe(dtype="auto"))
+    recorded = AUTOCAST.apply_to(recipe(dtype="auto"))
     assert (recorded.dtype, recorded.training["bf16"]) == ("float32", True)
-    recorded = FLOAT32.applied_to(recipe(dtype="auto"))
+    recorded = FLOAT32.apply_to(recipe(dtype="auto"))
     assert (recorded.dtype, recorded.training.get("bf16", False)) == ("float32", False)

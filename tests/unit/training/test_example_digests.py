@@ -6,7 +6,12 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from lorakit.training.example_digests import KEY, changed_examples, dataset_digest, example_digests
+from lorakit.training.example_digests import (
+    KEY,
+    dataset_digest,
+    example_digests,
+    note_changed_examples,
+)
 from lorakit.training.tasks import Encoded
 
 ROWS = {"input_ids": [[1, 2], [3], []], "labels": [0, 1, 2]}
@@ -48,13 +53,13 @@ def test_what_has_changed_is_said(tmp_path):
     file = tmp_path / "environment.json"
     now = {"training": "a", "validation": None}
     file.write_text(json.dumps({KEY: now}))
-    assert changed_examples(file, now) is None
-    said = changed_examples(file, {"training": "b", "validation": "c"})
+    assert note_changed_examples(file, now) is None
+    said = note_changed_examples(file, {"training": "b", "validation": "c"})
     assert said is not None
     assert said.startswith("The training and validation examples have changed since the run")
     for text in ("", "{}", "[]", "null", '{"examples": 3}', '{"examples": {}}'):
         file.write_text(text)
-        assert changed_examples(file, {"training": "b", "validation": None}) is None
+        assert note_changed_examples(file, {"training": "b", "validation": None}) is None
 
 
 def test_other_examples_have_another_digest():

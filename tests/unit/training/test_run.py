@@ -1,6 +1,7 @@
 """One road from a recipe to a run directory, and what stands in the way where it fails."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -251,3 +252,26 @@ def test_a_note_of_the_trainer_is_an_event_and_printed_and_in_the_report(
     RunView()("notes", {"notes": (note,)})
     assert " ".join(capsys.readouterr().out.split()) == note
     assert note in (result.run_dir / "report.md").read_text(encoding="utf-8")
+
+
+class Host:
+    def __init__(self):
+        self.asked = []
+
+    def load_base(self, recipe, task, tokenizer, labels):
+        self.asked.append("base")
+        return task.load_base(recipe, tokenizer, labels)
+
+    @contextmanager
+    def training(self, setup, trainer, frozen):
+        self.asked.append("training")
+        assert frozen.blocks is None
+        yield ("A note of the host.",)
+        self.asked.append("trained")
+
+
+def test_a_run_asks_its_host(recipe):
+    host = Host()
+    result = train(recipe(), host=host)
+    assert host.asked == ["base", "training", "trained"]
+    assert "A note of the host." in (result.run_dir / "report.md").read_text()

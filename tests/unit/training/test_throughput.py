@@ -66,7 +66,7 @@ def test_the_logged_names():
     total = meter.total()
     assert total is not None
     expected = {"train_tokens": 60, "train_padding_share": 0.25, "train_tokens_per_s": 15.0}
-    assert total.logged() == pytest.approx(expected)
+    assert total.to_log() == pytest.approx(expected)
 
 
 def test_the_speed_since_the_last_question():

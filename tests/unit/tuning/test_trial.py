@@ -8,7 +8,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig
 from lorakit.tuning import trial
-from lorakit.tuning.trial import MetricError, epochs_of, require_shared_output, saved_evaluations
+from lorakit.tuning.trial import MetricError, epochs_of, read_evaluations, require_shared_output
 
 
 def recipe_of(task="SEQ_CLS", **training):
@@ -84,11 +84,11 @@ def test_evaluations_after_the_newest_checkpoint_are_repeated(tmp_path, monkeypa
     run = RunDirectory(tmp_path)
     for step in (0, 2, 4):
         run.append_metrics({"event": "evaluation", "step": step, "epoch": step / 2})
-    assert saved_evaluations(run) == []
+    assert read_evaluations(run) == []
     monkeypatch.setattr(trial.checkpoints, "newest_complete", lambda path: path / "checkpoint-2")
-    assert [row["step"] for row in saved_evaluations(run)] == [2]
+    assert [row["step"] for row in read_evaluations(run)] == [2]
     monkeypatch.setattr(RunDirectory, "is_finished", True)
-    assert [row["step"] for row in saved_evaluations(run)] == [2, 4]
+    assert [row["step"] for row in read_evaluations(run)] == [2, 4]
 
 
 def test_a_machine_without_the_output_is_named(tmp_path):

@@ -59,15 +59,15 @@ def test_a_trial_that_fails_raises_its_error_and_ends_its_reports(plan):
 
 def test_auto_asks_for_a_measurement_and_a_number_for_room(plan, monkeypatch):
     group = trial_group.TrialGroup(plan, threads=1)
-    assert group.measured_size(8, 2) == (2, "2 in one process")
-    assert group.measured_size(1, 1)[0] == 1
+    assert group.measure_size(8, 2) == (2, "2 in one process")
+    assert group.measure_size(1, 1)[0] == 1
     asked = []
     monkeypatch.setattr(
         trial_group, "quickest_size", lambda *given: asked.append(given) or GroupSize(4, "why")
     )
     auto = plan.settings.model_copy(update={"together": "auto"})
     object.__setattr__(plan, "settings", auto)
-    assert group.measured_size(8, 2) == (4, "why")
+    assert group.measure_size(8, 2) == (4, "why")
     assert asked == [(group._group, plan.recipe, 8, 1, 2)]
 
 
@@ -75,4 +75,4 @@ def test_more_trials_than_fit_are_refused(plan, monkeypatch):
     planned = replace(plan_memory(plan.recipe), memory_bytes=1000)
     monkeypatch.setattr(group_size, "_plan_or_none", lambda run: planned)
     with pytest.raises(PlanError, match=r"2 trials do not fit together: they need .* or to auto"):
-        trial_group.TrialGroup(plan, threads=1).measured_size(8, 1)
+        trial_group.TrialGroup(plan, threads=1).measure_size(8, 1)

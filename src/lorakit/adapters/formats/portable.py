@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.operations.requirements import named_targets, require_low_rank
+from lorakit.adapters.operations.requirements import list_whole_paths, require_low_rank
 from lorakit.adapters.ranks import with_unit_scaling
 from lorakit.errors import AdapterFileError, first_few
 
@@ -57,6 +57,6 @@ def portable_adapter(adapter: Adapter, *, keep_embeddings: bool = False) -> Adap
     names = config.target_modules
     selection = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
     if not isinstance(names, tuple) or any(getattr(config, key) for key in selection):
-        names = named_targets(factors, config.model_copy(update={"target_modules": None}))
+        names = list_whole_paths(factors, config.model_copy(update={"target_modules": None}))
     config = config.model_copy(update={"target_modules": names, "bias": "none", **selection})
     return replace(adapter, config=config, factors=factors, base_weights={})

@@ -74,7 +74,7 @@ def input_components(
             seen.append((weakref.ref(x), path))
         if counts and leaders[path] == path:
             components_of_input = sums.setdefault(path, StreamedComponents(wanted[path]))
-            components_of_input.add(_counted_positions(x, masks))
+            components_of_input.add(_select_positions(x, masks))
 
     batches = _Repeatable(batches)
     with _base_in_evaluation(model), _observing_inputs(layers, observe):
@@ -146,7 +146,7 @@ def _masks(batch: Any) -> list[Tensor]:
     return masks
 
 
-def _counted_positions(x: Tensor, masks: list[Tensor]) -> Tensor:
+def _select_positions(x: Tensor, masks: list[Tensor]) -> Tensor:
     """Return an activation (*, in) as (n, in), only positions that count if a mask fits it."""
     mask = next((mask for mask in masks if x.ndim > 2 and mask.shape == x.shape[:-1]), None)
     return x.reshape(-1, x.shape[-1]) if mask is None else x[mask.to(x.device)]

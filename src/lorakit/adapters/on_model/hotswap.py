@@ -17,7 +17,7 @@ from lorakit.errors import AdapterMismatchError, first_few
 from lorakit.injection.state import (
     require_adapter,
     require_unmerged,
-    unwrapped,
+    unwrap,
     updates_named,
 )
 from lorakit.layers import AdaptedLayer, LowRankUpdate
@@ -60,7 +60,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     require_unmerged(model, "exchange an adapter's weights")
     state = require_adapter(model, name)
     new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
-    new = in_names_of(unwrapped(model), new)
+    new = in_names_of(unwrap(model), new)
     require_base_independent(new, "exchange", "the new adapter")
     place = view_of(model, name)
     updates = {path: update for path, _, update in updates_named(model, name)}

@@ -12,7 +12,7 @@ from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import ConfigError
 from lorakit.initialization import INITIALIZATIONS, FreshUpdate, initialization_of
-from lorakit.initialization.eva import redistributed_ranks
+from lorakit.initialization.eva import redistribute_ranks
 from lorakit.injection.change_ranks import change_ranks
 from lorakit.injection.selection.parameters import WEIGHT, is_by_parameter
 from lorakit.injection.selection.targets import compact_targets
@@ -20,7 +20,7 @@ from lorakit.injection.state import (
     base_modules,
     require_adapter,
     require_unmerged,
-    unwrapped,
+    unwrap,
     updates_named,
 )
 from lorakit.layers import AdaptedLayer, LowRankUpdate
@@ -94,7 +94,7 @@ def initialize_from_data(
             f"{config.init_lora_weights!r}, expected {' or '.join(names)}. Adapters with another "
             "one are initialised when they are added."
         )
-    model = unwrapped(model)
+    model = unwrap(model)
     layers = {path: layer for path, layer, _ in updates_named(model, name)}
     ranks = {path: update.r for path, _, update in updates_named(model, name)}
     if initialization.source == "gradient":
@@ -134,7 +134,7 @@ def _redistribute(
     found = {path: stream.result() for path, stream in streams.items() if not stream.is_empty}
     reached = [path for path in layers if leaders.get(path) in found]
     shares = {path: found[leaders[path]][1] for path in reached}
-    ranks = {**before, **redistributed_ranks(shares, leaders, before, max_ranks)}
+    ranks = {**before, **redistribute_ranks(shares, leaders, before, max_ranks)}
     change_ranks(model, name, _with_new_ranks(model, config, before, ranks), ranks)
     return {path: found[leaders[path]][0] for path in reached}, ranks
 

@@ -18,7 +18,7 @@ from lorakit.injection.state import (
     replaced_modules,
     require_state,
     require_unmerged,
-    unwrapped,
+    unwrap,
 )
 from lorakit.layers import ReplacedModule, TrainedTokens
 from lorakit.layers.adapted import READ_FLAG
@@ -121,7 +121,7 @@ def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None
         )
 
 
-def _merged_as(model: nn.Module) -> QuantizedBase | None:
+def _find_merge_form(model: nn.Module) -> QuantizedBase | None:
     """Return how the quantised weights of a merged model were merged; None if it has none."""
     merged = [
         layer for _, layer in adapted_layers(model) if layer.kept_parameters and bits_of(layer)
@@ -214,13 +214,13 @@ def merge_and_unload(
             f"Adapters {list(state.active)} are merged already, but {list(_as_tuple(names))} were "
             "requested. Call unmerge_adapters first."
         )
-    merged_as = _merged_as(model)
+    merged_as = _find_merge_form(model)
     if quantized_base not in (None, merged_as) and merged_as is not None:
         raise AdapterStateError(
             f"The adapters are merged already, with quantized_base={merged_as!r}, but "
             f"{quantized_base!r} was requested. Call unmerge_adapters first."
         )
-    model = unwrapped(model)
+    model = unwrap(model)
     tied = _tied_parameters(model)
     untied = write_trained_tokens(model)
     for _, layer in adapted_layers(model):

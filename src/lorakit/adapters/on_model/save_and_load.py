@@ -26,7 +26,7 @@ from lorakit.injection import Injection, adapter_names, add_adapter
 from lorakit.injection.selection.peft_names import unread_by_peft
 from lorakit.injection.state import (
     require_unmerged,
-    unwrapped,
+    unwrap,
     updates_named,
     valid_name,
 )
@@ -62,7 +62,7 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
             f"Cannot save adapter {name!r} to {path}: this process has only a shard of it. Call "
             "Adapter.from_model(model) in every process, and save the result in one of them."
         )
-    note = unread_by_peft(unwrapped(model), view.config, view.factors)
+    note = unread_by_peft(unwrap(model), view.config, view.factors)
     if note is not None:
         warnings.warn(note, LorakitWarning, stacklevel=2)
     return [*view.save(path), *save_class_names(model, view.config, path)]

@@ -25,7 +25,7 @@ from lorakit.adapters.ranks import with_unit_scaling
 from lorakit.errors import AdapterMismatchError, ConfigError, did_you_mean
 from lorakit.injection import Injection, add_adapter
 from lorakit.injection.state import check_new_name, require_adapter, require_unmerged
-from lorakit.ops.factored_svd import truncated_dense, truncated_product
+from lorakit.ops.factored_svd import truncate_dense, truncate_product
 
 CombinationMethod = Literal[
     "linear",
@@ -196,7 +196,7 @@ def combine(
     generator = torch.Generator().manual_seed(seed)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for path in paths:
-        updates, dtype = _weighted_updates(path, adapters, weights)
+        updates, dtype = _weigh_updates(path, adapters, weights)
         if method == "cat":
             pair = _concatenate(updates)
         elif method.endswith("svd"):
@@ -284,7 +284,7 @@ def _misfits(path: str, adapters: Mapping[str, Adapter], needs_one_rank: bool) -
     return []
 
 
-def _weighted_updates(
+def _weigh_updates(
     path: str, adapters: Mapping[str, Adapter], weights: Mapping[str, float]
 ) -> tuple[Weighted, torch.dtype]:
     """Return weights, scalings and factors of one module, and the dtype of the result."""
@@ -308,7 +308,7 @@ def _concatenate(updates: Weighted) -> tuple[Tensor, Tensor]:
     A, B = _sum_of_updates(updates)
     side = min(A.shape[-1], B.shape[-2])
     if A.shape[-2] > side and len(updates) > 1:
-        return truncated_product(A, B, side)[:2]
+        return truncate_product(A, B, side)[:2]
     return A, B
 
 
@@ -341,11 +341,11 @@ def _combine_by_svd(
     r = min(r, first_A.shape[-1], first_B.shape[-2])
     if method == "svd":
         A, B = _sum_of_updates(updates)
-        return truncated_product(A, B, min(r, A.shape[-2]))[:2]
+        return truncate_product(A, B, min(r, A.shape[-2]))[:2]
     deltas = [s * (B @ A) for _, s, A, B in updates]
     how = (method.removesuffix("_svd"), density, majority_sign, generator)
     dense = _combine_vectors(deltas, [w for w, _, _, _ in updates], *how)
-    return truncated_dense(dense, r)
+    return truncate_dense(dense, r)
 
 
 def _combine_vectors(

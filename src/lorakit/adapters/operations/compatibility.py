@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.operations.requirements import named_targets
-from lorakit.adapters.peft_files.parameter_keys import named_by_weight
+from lorakit.adapters.operations.requirements import list_whole_paths
+from lorakit.adapters.peft_files.parameter_keys import find_named_by_weight
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection.selection.parameters import WEIGHT
@@ -37,7 +37,7 @@ def _normal(base: str) -> str:
 
 def common_base_weights(adapters: Mapping[str, Adapter], problems: list[str]) -> dict[str, Tensor]:
     """Return the base weights that the adapters repeat; different ones are a problem."""
-    found, differing = _united({name: one.base_weights for name, one in adapters.items()})
+    found, differing = _unite_tensors({name: one.base_weights for name, one in adapters.items()})
     problems += [
         f"the base's {key}.weight differs between {first} and {name}."
         for key, (first, name) in differing.items()
@@ -56,7 +56,7 @@ def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dic
         AdapterMismatchError: Two adapters differ, and `heads_from` is None.
     """
     names: list[str] = [*adapters] if heads_from is None else [heads_from, *adapters]
-    found, differing = _united({name: adapters[name].replaced for name in names})
+    found, differing = _unite_tensors({name: adapters[name].replaced for name in names})
     if differing and heads_from is None:
         key, (first, name) = next(iter(differing.items()))
         more = f" ({len(differing) - 1} more such tensors)" if len(differing) > 1 else ""
@@ -69,7 +69,7 @@ def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dic
     return found
 
 
-def _united(
+def _unite_tensors(
     tensors: Mapping[str, Mapping[str, Tensor]],
 ) -> tuple[dict[str, Tensor], dict[str, tuple[str, str]]]:
     """Return the first tensor of each key, and the first two adapters whose tensors differ."""
@@ -113,10 +113,10 @@ def common_settings(
         update |= dict.fromkeys(_SELECTION)
         stacked = frozenset[str]().union(*(one.stacked for one in adapters.values()))
         by_weight = frozenset[str]().union(
-            *(named_by_weight(one.factors, one.config) for one in adapters.values())
+            *(find_named_by_weight(one.factors, one.config) for one in adapters.values())
         )
         modules = dict.fromkeys(path for path in paths if path not in stacked | by_weight)
-        update["target_modules"] = named_targets(modules, regexes[0] if regexes else first)
+        update["target_modules"] = list_whole_paths(modules, regexes[0] if regexes else first)
         weights = {f"{path}.{WEIGHT}" for path in by_weight}
         update[_PARAMETERS] = tuple(sorted(stacked | weights))
     return first.model_copy(update=update)

@@ -23,7 +23,7 @@ from lorakit.injection.state import base_modules, state_of
 from lorakit.layers import LoraConv1D, LoraEmbedding
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.kinds.parameter import AdaptedParameter
-from lorakit.ops.factored_svd import truncated_dense
+from lorakit.ops.factored_svd import truncate_dense
 
 Source = str | Path | nn.Module
 
@@ -84,7 +84,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
 
     Memory: one weight of each checkpoint at a time, and ΔW in float32.
     Source: Eckart and Young 1936; large matrices by randomised SVD, see
-        `lorakit.ops.factored_svd.truncated_dense`.
+        `lorakit.ops.factored_svd.truncate_dense`.
     """
     require_low_rank(Adapter(config, {}), "extract", "an adapter", "Leave such settings out.")
     before, after = _weights_of(base), _weights_of(tuned)
@@ -96,13 +96,13 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
     kept: dict[str, float] = {}
     norms: dict[str, float] = {}
     for site in plan.sites:
-        delta = _oriented(site, pair.difference(_weight_of(site)))
-        A, B = truncated_dense(delta, site.r)
+        delta = _orient(site, pair.difference(_weight_of(site)))
+        A, B = truncate_dense(delta, site.r)
         norm = norms[site.path] = _norm(delta)
         # The rest is orthogonal to B A, whose A has orthonormal rows: ‖BA‖ = ‖B‖.
         kept[site.path] = min(1.0, _norm(B) ** 2 / norm**2) if norm else 1.0
         factors[site.path] = (A.contiguous(), (B / site.scaling).contiguous())
-    replaced = {name: pair.tuned(name) for name in _replaced_names(plan)}
+    replaced = {name: pair.read_tuned(name) for name in _list_replaced(plan)}
     adapter = Adapter(
         recorded_config(model, plan).model_copy(update=default_initialization_settings()),
         factors,
@@ -160,7 +160,7 @@ class _Pair:
             )
         return stored
 
-    def tuned(self, name: str) -> Tensor:
+    def read_tuned(self, name: str) -> Tensor:
         """Return a tensor of the fine-tuned model."""
         stored = self._find(self._after, name)
         self._used.add(stored)
@@ -169,7 +169,7 @@ class _Pair:
     def difference(self, name: str) -> Tensor:
         """Return W - W0 in float32 (float64 for float64 weights)."""
         W0 = self._before.read(self._find(self._before, name))
-        W = self.tuned(name)
+        W = self.read_tuned(name)
         if W.shape != W0.shape:
             raise AdapterMismatchError(
                 f"{name} has shape {tuple(W.shape)} in {self._after.where}, expected "
@@ -198,7 +198,7 @@ def _weight_of(site: Site) -> str:
     return site.path if is_parameter else f"{site.path}.{site.adapted_class.weight_name}"
 
 
-def _oriented(site: Site, delta: Tensor) -> Tensor:
+def _orient(site: Site, delta: Tensor) -> Tensor:
     """Return a difference as (out, in), or (dim, vocabulary) for an embedding."""
     shape = site.adapted_class.kernel_shape(site.module)
     if site.slices is not None and shape is None:
@@ -214,7 +214,7 @@ def _oriented(site: Site, delta: Tensor) -> Tensor:
     if shape is not None:
         return delta.flatten(1)
     if isinstance(site.module, AdaptedParameter):
-        return site.module.oriented(delta)
+        return site.module.orient(delta)
     if delta.ndim != 2:
         raise AdapterMismatchError(
             f"{_weight_of(site)} has shape {tuple(delta.shape)}, expected a matrix. Leave that "
@@ -224,7 +224,7 @@ def _oriented(site: Site, delta: Tensor) -> Tensor:
     return delta.t() if is_transposed else delta
 
 
-def _replaced_names(plan: InjectionPlan) -> list[str]:
+def _list_replaced(plan: InjectionPlan) -> list[str]:
     heads = [f"{p}.{name}" for p, module in plan.heads.items() for name in saved_tensors(module)]
     biases = [f"{path}.bias" for path in (*sorted(plan.site_biases), *plan.other_biases)]
     return heads + biases

@@ -37,7 +37,7 @@ def reparametrize_adapter(adapter: Adapter, config: LoraConfig) -> Resize:
     factors = dict(adapter.factors)
     scalings = {path: adapter.config.scaling_for(path) for path in factors}
     errors = dict.fromkeys(factors, 0.0)
-    resized = _resized(adapter, config)
+    resized = _group_by_new_rank(adapter, config)
     if resized:
         require_low_rank(
             without_trained_tokens(adapter), "resize", "the adapter", takes_stacked=True
@@ -74,7 +74,7 @@ def _energy(A: Tensor, B: Tensor) -> float:
     return float(((wide_B.mT @ wide_B) * (wide_A @ wide_A.mT)).sum())
 
 
-def _resized(adapter: Adapter, config: LoraConfig) -> Mapping[int, list[str]]:
+def _group_by_new_rank(adapter: Adapter, config: LoraConfig) -> Mapping[int, list[str]]:
     """Return the modules whose rank changes, by their new rank."""
     found: dict[int, list[str]] = {}
     for path in adapter.factors:

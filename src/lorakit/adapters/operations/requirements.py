@@ -112,7 +112,7 @@ def require_base_independent(adapter: Adapter, action: str, name: str) -> None:
         )
 
 
-def named_targets(paths: Mapping[str, object], like: LoraConfig) -> str | tuple[str, ...]:
+def list_whole_paths(paths: Mapping[str, object], like: LoraConfig) -> str | tuple[str, ...]:
     """Return target_modules that select these modules by their whole paths.
 
     The path of an attention also selects its output projection.

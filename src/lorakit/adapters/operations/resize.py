@@ -11,7 +11,7 @@ from lorakit.adapters.operations.requirements import require_low_rank, without_t
 from lorakit.adapters.ranks import with_unit_scaling
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import ConfigError, ShapeError, first_few
-from lorakit.ops.factored_svd import truncated_product
+from lorakit.ops.factored_svd import truncate_product
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ def resize_adapter(adapter: Adapter, r: int) -> Resize:
     for path, (A, B) in adapter.factors.items():
         scaling = adapter.config.scaling_for(path)
         dtype = torch.promote_types(torch.promote_types(A.dtype, B.dtype), torch.float32)
-        new_A, new_B, values = truncated_product(
-            A, B, min(r, *A.shape[-2:], *B.shape[-2:]), scaling
-        )
+        new_A, new_B, values = truncate_product(A, B, min(r, *A.shape[-2:], *B.shape[-2:]), scaling)
         energy = values.square()
         cut = energy[..., r:].sum().item()
         lost, whole = lost + cut, whole + energy.sum().item()

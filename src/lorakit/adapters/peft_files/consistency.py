@@ -28,7 +28,7 @@ def differences(values: Mapping[str, Any], metadata: Mapping[str, str]) -> list[
     """Return the keys in which a configuration differs from the record in the tensors file."""
     if CONFIG_RECORD not in metadata:
         return []
-    recorded = _recorded(metadata)
+    recorded = _read_record(metadata)
     keys = dict.fromkeys([*recorded, *values])
     return [key for key in keys if not _equal(values.get(key), recorded.get(key))]
 
@@ -46,12 +46,12 @@ def disagreement(
 
     Returns: None if only settings differ that may be edited.
     """
-    recorded = _recorded(metadata)
+    recorded = _read_record(metadata)
     differing = [key for key in differences(values, metadata) if key not in _EDITABLE]
     if not differing:
         return None
-    found = first_few(f"{key}={_shown(values.get(key))}" for key in differing)
-    saved = first_few(f"{key}={_shown(recorded.get(key))}" for key in differing)
+    found = first_few(f"{key}={_short_json(values.get(key))}" for key in differing)
+    saved = first_few(f"{key}={_short_json(recorded.get(key))}" for key in differing)
     return (
         f"The two files of an adapter do not belong together in {config.parent}: {config.name} has "
         f"{found}, and {weights.name} was saved with {saved}. A save was interrupted, or the file "
@@ -61,7 +61,7 @@ def disagreement(
     )
 
 
-def _recorded(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _read_record(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         return parse_json_object(metadata[CONFIG_RECORD].encode("utf-8", "replace"))
     except ValueError:
@@ -72,6 +72,6 @@ def _equal(one: Any, other: Any) -> bool:
     return one == other or (one in _OFF and other in _OFF)
 
 
-def _shown(value: Any) -> str:
+def _short_json(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

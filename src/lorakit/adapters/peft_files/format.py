@@ -253,7 +253,7 @@ def _is_trained(key: str, modules_to_save: tuple[str, ...]) -> bool:
 
 def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:
     """Return the fields of adapter_config.json."""
-    values = config.model_dump(mode="json", include=_recorded_settings())
+    values = config.model_dump(mode="json", include=_list_recorded_settings())
     alpha = config.lora_alpha
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
     if not (
@@ -297,7 +297,7 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
             f"Wrong base_model_name_or_path in {where}: got {short_repr(base)}, expected a hub "
             "id or a directory. Write the name of the base into the file."
         )
-    recorded = _recorded_settings()
+    recorded = _list_recorded_settings()
     known = {key: values[key] for key in recorded if values.get(key) is not None}
     unsupported = [
         f"{cut_short(key)}={short_repr(value)}"
@@ -324,7 +324,7 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     return LoraConfig.parse(known, where)
 
 
-def _recorded_settings() -> set[str]:
+def _list_recorded_settings() -> set[str]:
     """Return the settings that files hold."""
     unsaved = {variant.setting for variant in VARIANTS if not variant.is_recorded}
     return LoraConfig.model_fields.keys() - _UNSAVED - unsaved

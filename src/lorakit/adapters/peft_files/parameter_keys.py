@@ -79,7 +79,7 @@ class NamedFactors(NamedTuple):
     """Configuration that gives every path its rank and alpha."""
 
 
-def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFactors:
+def find_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFactors:
     """Find the parameter that each wrapper of a file adapts, and convert factors to our layout.
 
     Args:
@@ -118,7 +118,9 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
                 weights.append(owner)
                 found[owner] = factors[path]
             else:
-                found[f"{owner}.{name}"] = _stacked(f"{owner}.{name}", factors[path], config, where)
+                found[f"{owner}.{name}"] = _stack_factors(
+                    f"{owner}.{name}", factors[path], config, where
+                )
     config = _with_lookups(config, {owner: f"{owner}.{WEIGHT}" for owner in weights})
     return NamedFactors(found, with_output_patterns(config, _outputs(found)))
 
@@ -147,7 +149,7 @@ def _is_qualified(owner: str, name: str, config: LoraConfig) -> bool:
     return name_matches(longer, f"{owner}.{name}")
 
 
-def named_by_weight(factors: Factors, config: LoraConfig) -> frozenset[str]:
+def find_named_by_weight(factors: Factors, config: LoraConfig) -> frozenset[str]:
     """Return the modules that are targeted by the name of their weight only."""
     return frozenset(
         path for path, (A, _) in factors.items() if A.ndim == 2 and is_by_parameter(config, path)
@@ -159,7 +161,7 @@ def with_patterns_of_files(factors: Factors, config: LoraConfig) -> LoraConfig:
 
     PEFT looks up the rank and alpha of a parameter by the parameter's path.
     """
-    by_weight = named_by_weight(factors, config)
+    by_weight = find_named_by_weight(factors, config)
     return _with_lookups(config, {f"{path}.{WEIGHT}": path for path in by_weight})
 
 
@@ -256,7 +258,7 @@ def _parameters_of(owner: str, config: LoraConfig) -> list[str]:
     return [name for name in known if name_matches(names, f"{owner}.{name}")]
 
 
-def _stacked(
+def _stack_factors(
     path: str, pair: tuple[Tensor, Tensor], config: LoraConfig, where: str
 ) -> tuple[Tensor, Tensor]:
     (A, B), r = pair, config.rank_for(path)

@@ -113,7 +113,7 @@ class _Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         if self.labels:
-            return [(self.place(label), _wrapped(label)) for label in self.labels]
+            return [(self.place(label), _wrap_label(label)) for label in self.labels]
         places = [self.place(value) for value in self.few]
         if self.few and all(high - low >= _MIN_TICK_GAP for low, high in pairwise(places)):
             return [(at, _number(value)) for at, value in zip(places, self.few, strict=True)]
@@ -253,7 +253,7 @@ def _by_parameter(
                 zorder=3,
             )
         if axis.labels:
-            axes.set_xticks(range(len(axis.labels)), [_wrapped(label) for label in axis.labels])
+            axes.set_xticks(range(len(axis.labels)), [_wrap_label(label) for label in axis.labels])
             axes.tick_params(axis="x", labelsize=7)
             axes.set_xlim(-0.6, len(axis.labels) - 0.4)
         elif axis.is_log:
@@ -331,7 +331,7 @@ def _short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _wrapped(label: str) -> str:
+def _wrap_label(label: str) -> str:
     return textwrap.shorten(label, 60, placeholder=" …").replace(", ", ",\n", 6)
 
 

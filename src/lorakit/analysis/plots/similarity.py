@@ -31,7 +31,7 @@ def plot_similarity(comparison: AdapterComparison, path: Path) -> None:
         comparison: Comparison of two adapters.
         path: File to write.
     """
-    modules = shown_modules(comparison)
+    modules = choose_modules(comparison)
     figure = new_figure(1.1 + 2.35 * len(modules))
     grid = figure.subplots(len(modules), 4, squeeze=False)
     image = None
@@ -125,7 +125,7 @@ def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, pat
     panels = (("measured", found.phi), ("random control", found.random))
     for axes, (name, phi) in zip(grid, panels, strict=True):
         image = axes.imshow(
-            _ordered(phi, order),
+            _reorder(phi, order),
             cmap=_MAP,
             norm=PowerNorm(0.5, vmin=0, vmax=found.largest or 1),
             interpolation="nearest",
@@ -144,7 +144,7 @@ def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, pat
     save_png(figure, path)
 
 
-def shown_modules(comparison: AdapterComparison) -> list[ModuleSimilarity]:
+def choose_modules(comparison: AdapterComparison) -> list[ModuleSimilarity]:
     """Return the modules to show: a middle layer of each of the three kinds that changed most.
 
     The change of a kind is the largest ‖ΔW‖_F of the first adapter among its modules.
@@ -186,7 +186,7 @@ def _place_key(analysis: AdapterAnalysis, place: Place) -> tuple[int, int]:
     return list(analysis.kinds).index(place.kind), layer
 
 
-def _ordered(matrix: Tensor, order: Sequence[int]) -> list[list[float]]:
+def _reorder(matrix: Tensor, order: Sequence[int]) -> list[list[float]]:
     """Return the matrix with reordered rows and columns, and NaN on the diagonal."""
     return matrix[list(order)][:, list(order)].fill_diagonal_(math.nan).tolist()
 

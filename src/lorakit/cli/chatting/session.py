@@ -192,7 +192,7 @@ class Session:
             self.choose(name)
             remark(f"Talking to {name}. The conversation goes on; /clear begins a new one.")
             return
-        self.listed = self.loop.run(self.models.listed())
+        self.listed = self.loop.run(self.models.list_models())
         for each in self.listed:
             marks = [*(["the base"] if each.is_base else []), *([each.task] if each.task else [])]
             marks += [f"cannot be used: {each.problem}"] if each.problem else []

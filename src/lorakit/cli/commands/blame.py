@@ -122,7 +122,7 @@ def example_rows(found: Blame, top: int) -> tuple[tuple[str, ...], list[tuple[st
         (
             f"{row.share:+.2%}",
             found.place(row),
-            *(_shortened(row.values[column]) for column in columns),
+            *(_shorten(row.values[column]) for column in columns),
         )
         for row in found.rows[:top]
     ]
@@ -148,7 +148,7 @@ def show_retrained(compared: Retrained, drop: int) -> None:
     table(("on the validation examples", "before", "without them", "difference"), rows)
 
 
-def _shortened(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     text = " ".join(text.split())
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"

@@ -81,7 +81,7 @@ def chat(
         )
         try:
             session = Session(models, loop, options, Conversation(system), ())
-            session.listed = loop.run(models.listed())
+            session.listed = loop.run(models.list_models())
             session.shows_base = base
             session.choose(adapter)
             talk(session)

@@ -99,7 +99,7 @@ def convert(
             f"{adapter}, expected a file ending in {', '.join(_STATE_DICTS)}. Remove them."
         )
     refuse_output(output, to)
-    location = adapter if is_state_dict else pickled_location(adapter, allow_pickle)
+    location = adapter if is_state_dict else locate_adapter(adapter, allow_pickle)
     say(f"Reading {location} ...")
     if is_state_dict:
         loaded = from_state_dict(
@@ -189,7 +189,7 @@ def refuse_output(output: Path, to: str) -> None:
         )
 
 
-def pickled_location(name: str, allow_pickle: bool) -> str | Path:
+def locate_adapter(name: str, allow_pickle: bool) -> str | Path:
     """Return the location of an adapter, also of one whose file is a pickle."""
     return (
         name

@@ -215,14 +215,14 @@ def show_classes(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> Non
     from lorakit.inference import classify
 
     texts = pairs_of(prompts) if loaded.settings.text_pair else list(prompts)
-    found = [list(map(shown_label, classify(loaded, texts)))]
+    found = [list(map(format_label, classify(loaded, texts)))]
     if base:
-        found.append(list(map(shown_label, classify(loaded, texts, use_base=True))))
+        found.append(list(map(format_label, classify(loaded, texts, use_base=True))))
         remark("The base alone has the untrained head from before training.")
     print_labels(prompts, found)
 
 
-def shown_label(found: TextOutput) -> ShownLabel:
+def format_label(found: TextOutput) -> ShownLabel:
     """Return a class, several labels or numbers as a table shows them."""
     from lorakit.inference import LabelSet, Numbers
 

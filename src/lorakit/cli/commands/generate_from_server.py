@@ -50,7 +50,7 @@ def generate_from_server(
     models = RemoteModels(url, key)
     with closing(LoopThread()) as loop:
         try:
-            listed = loop.run(models.listed())
+            listed = loop.run(models.list_models())
             name = _served_name(adapter, [each.name for each in listed])
             task = find_listed(listed, name).task or "CAUSAL_LM"
             names = {"adapter": name}
@@ -67,9 +67,9 @@ def generate_from_server(
             if task == "SEQ_CLS":
                 is_pair = loop.run(models.takes_pairs(name))
                 texts = pairs_of(prompts) if is_pair else list(prompts)
-                print_labels(prompts, [loop.run(models.classified(name, texts))])
+                print_labels(prompts, [loop.run(models.classify(name, texts))])
             elif task == "TOKEN_CLS":
-                print_tags({name: loop.run(models.tagged(name, prompts))})
+                print_tags({name: loop.run(models.tag(name, prompts))})
             else:
                 answers = {
                     shown: loop.run(_texts(models, each, name, task, prompts, options))
@@ -106,7 +106,7 @@ async def _texts(
     async def answer(prompt: str) -> str:
         async with free:
             if task == "SEQ_2_SEQ_LM":
-                return await models.written(name, prompt, options)
+                return await models.write(name, prompt, options)
             limited = replace(options, max_new_tokens=most)
             return await models.whole_answer(name, prompt, limited, form_like=like)
 

@@ -75,8 +75,8 @@ def init(
     """
     from lorakit.recipes.template import OBJECTIVES, TASKS, recipe_text, task_template
 
-    name = None if task is None else known_task(task)
-    learns = None if objective is None else _known_objective(objective, name)
+    name = None if task is None else parse_task(task)
+    learns = None if objective is None else _parse_objective(objective, name)
     name = name if learns is None else OBJECTIVES[learns]
     if not output.parent.is_dir():
         raise MissingFileError(
@@ -85,7 +85,7 @@ def init(
         )
     if start_from is not None:
         name, model = _of_adapter(start_from, name, model)
-    found = None if train is None else _found(train, name, model, learns)
+    found = None if train is None else _recognize_data(train, name, model, learns)
     if found is not None:
         name, learns = cast("TaskName", str(found.task)), cast("ObjectiveName", found.objective)
     if name is None:
@@ -126,7 +126,7 @@ def init(
     closing([output], purposes)
 
 
-def known_task(given: str) -> TaskName:
+def parse_task(given: str) -> TaskName:
     """Return the task that --task names."""
     from lorakit.recipes.template import TASKS
 
@@ -139,7 +139,7 @@ def known_task(given: str) -> TaskName:
     return name
 
 
-def _known_objective(given: str, task: TaskName | None) -> ObjectiveName:
+def _parse_objective(given: str, task: TaskName | None) -> ObjectiveName:
     """Return the objective that --objective names, which must be one of the task."""
     from lorakit.recipes.template import OBJECTIVES
 
@@ -184,7 +184,7 @@ def _of_adapter(start_from: str, task: TaskName | None, model: str | None) -> tu
     return cast("TaskName", str(known)), base
 
 
-def _found(
+def _recognize_data(
     train: str, task: TaskName | None, model: str | None, objective: ObjectiveName | None
 ) -> Recognized | None:
     """Return what the data contains, or None for data that would have to be downloaded."""

@@ -173,7 +173,7 @@ def serve(
     Raises:
         ConfigError: An option is wrong.
     """
-    named = named_paths(adapter or [])
+    named = parse_named_paths(adapter or [])
     require_fitting(
         ray,
         measure,
@@ -253,7 +253,9 @@ def serve(
     with ExitStack() as at_end, server, ending.raising_interrupt():
         try:
             overview = server.overview()
-            show_models(overview, measured(server, MEASURED if measure is None else measure))
+            show_models(
+                overview, measure_adapters(server, MEASURED if measure is None else measure)
+            )
             show_calls(server.url, overview, bool(keys))
             server.wait()
         except KeyboardInterrupt:
@@ -285,7 +287,7 @@ def require_fitting(ray: bool, measure: int | None, of_ray: dict[str, Any]) -> N
         )
 
 
-def named_paths(words: list[str]) -> dict[str, str]:
+def parse_named_paths(words: list[str]) -> dict[str, str]:
     """Return the paths of NAME=PATH by name.
 
     Raises:
@@ -308,7 +310,7 @@ def named_paths(words: list[str]) -> dict[str, str]:
     return named
 
 
-def measured(server: Server | RayServer, most: int) -> dict[str, Speed]:
+def measure_adapters(server: Server | RayServer, most: int) -> dict[str, Speed]:
     """Return the speeds of the first adapters of each kind, `most` in all; none on Ray."""
     from lorakit.serving.http.server import Server
     from lorakit.serving.speed import measure_speeds

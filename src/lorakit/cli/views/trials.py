@@ -84,7 +84,7 @@ class TrialsView:
                 self._live = Live(console=self._console, refresh_per_second=2)
                 self._live.start()
             room = max(5, self._console.height - _LINES_AROUND)
-            self._live.update(self._table(shown_records(records, room), len(records)))
+            self._live.update(self._table(select_records(records, room), len(records)))
             return
         state = (changed.status, changed.epochs)
         if self._shown_states.get(changed.name) != state:
@@ -116,7 +116,7 @@ class TrialsView:
         return grid
 
 
-def shown_records(records: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
+def select_records(records: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
     """Return the records that fit the screen: running and waiting ones, then the newest."""
     if len(records) <= most:
         return list(records)

@@ -142,7 +142,7 @@ def _parts(
             elif not reads_on:
                 break
         if ragged:
-            raise DataError(_ragged(ragged, len(header), delimiter, where))
+            raise DataError(_ragged_message(ragged, len(header), delimiter, where))
 
     return written, parts()
 
@@ -157,12 +157,12 @@ def _records(stream: TextIO, delimiter: str, where: str) -> Iterator[tuple[int, 
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(_malformed(error, line, reader.line_num, where)) from error
+            raise DataError(_malformed_message(error, line, reader.line_num, where)) from error
         if len(record) > 1 or (record and record[0].strip()):
             yield line, record
 
 
-def _malformed(error: csv.Error, line: int, last: int, where: str) -> str:
+def _malformed_message(error: csv.Error, line: int, last: int, where: str) -> str:
     if "unexpected end of data" in str(error):
         problem = f"in which a quote opened in the record of line {line} is never closed"
     elif "expected after" in str(error):
@@ -188,7 +188,7 @@ def _column_names(written: Sequence[str], where: str) -> list[str]:
     return names
 
 
-def _ragged(ragged: dict[int, list[int]], width: int, delimiter: str, where: str) -> str:
+def _ragged_message(ragged: dict[int, list[int]], width: int, delimiter: str, where: str) -> str:
     problems = [
         f"{'line' if len(lines) == 1 else 'lines'} {first_few(map(str, lines), 5)} "
         f"{'has' if len(lines) == 1 else 'have'} {cells} cell{'' if cells == 1 else 's'}"

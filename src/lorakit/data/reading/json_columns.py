@@ -90,7 +90,7 @@ def columns_from_objects(
         given = [line for line, _ in chunk]
         if lines is not None:
             lines = None if None in given else [*lines, np.array(given, dtype=np.int64)]
-    table = pa.table({name: _joined(chunks) for name, chunks in columns.items()})
+    table = pa.table({name: _join_chunks(chunks) for name, chunks in columns.items()})
     numbers = None if lines is None else np.concatenate([np.array([], dtype=np.int64), *lines])
     return FileExamples(
         in_memory_dataset(table, written_features(table)),
@@ -132,7 +132,7 @@ def _type_of(values: list[Any]) -> pa.DataType:
     return _WRITTEN if plain is None else plain
 
 
-def _joined(chunks: list[pa.Array]) -> pa.ChunkedArray:
+def _join_chunks(chunks: list[pa.Array]) -> pa.ChunkedArray:
     """Return the chunks as one column, of a type that fits all of them."""
     kind = pa.null()
     for chunk in chunks:

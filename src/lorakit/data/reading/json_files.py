@@ -35,7 +35,7 @@ def read_json(path: Path, key: str, keep: Keep = keep_in_memory) -> FileExamples
     with open_text(path, key) as stream:
         try:
             if _is_one_document(stream):
-                document = _parsed(stream.read(), where, None)
+                document = _parse(stream.read(), where, None)
                 is_lines = path.suffix.lower() == ".jsonl"  # an object there is one example
                 records, note = _examples_of(document, where, may_be_columns=not is_lines)
                 numbered = ((None, record) for record in records)
@@ -86,7 +86,7 @@ def _is_one_document(stream: TextIO) -> bool:
 def _lines(stream: TextIO, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(stream, start=1):
         if line.strip():
-            value = _parsed(line, where, number)
+            value = _parse(line, where, number)
             if not isinstance(value, dict):
                 raise DataError(
                     f"Could not read {where}, whose line {number} is {_kind(value)}, {_SHOWN}. "
@@ -95,7 +95,7 @@ def _lines(stream: TextIO, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, value
 
 
-def _parsed(text: str, where: str, line: int | None) -> Any:
+def _parse(text: str, where: str, line: int | None) -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -150,10 +150,10 @@ def _examples_of(
             f"({first_few(map(escaped, tables))}), expected one. Write each to a file, and name "
             "them in data.train and data.validation."
         )
-    return _transposed(document, where) if may_be_columns else ([document], None)
+    return _transpose(document, where) if may_be_columns else ([document], None)
 
 
-def _transposed(document: dict[str, Any], where: str) -> tuple[list[dict[str, Any]], str | None]:
+def _transpose(document: dict[str, Any], where: str) -> tuple[list[dict[str, Any]], str | None]:
     """Return the examples of columns: lists, or mappings by index as pandas writes them."""
     columns = document
     if document and all(isinstance(value, dict) for value in document.values()):

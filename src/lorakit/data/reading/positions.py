@@ -62,10 +62,10 @@ def describe_examples(examples: Sequence[int], where: Place | str = "", most: in
     numbers = examples if place.numbers is None else place.numbers[list(examples)]
     if place.file_of is not None and len(examples):
         return _in_files(list(examples), numbers, place, most)
-    described = _counted("example", [number + 1 for number in numbers], most)
+    described = _list_numbers("example", [number + 1 for number in numbers], most)
     if place.lines is None:
         return described
-    return f"{described} ({_counted('line', place.lines[list(examples)[:most]], most)})"
+    return f"{described} ({_list_numbers('line', place.lines[list(examples)[:most]], most)})"
 
 
 def _in_files(
@@ -83,6 +83,6 @@ def _in_files(
     return f"{noun} {', '.join(said)}" + (f" and {rest} more" if rest > 0 else "")
 
 
-def _counted(noun: str, numbers: Sequence[int] | np.ndarray, most: int) -> str:
+def _list_numbers(noun: str, numbers: Sequence[int] | np.ndarray, most: int) -> str:
     plural = "" if len(numbers) == 1 else "s"
     return f"{noun}{plural} {first_few((str(number) for number in numbers), most)}"

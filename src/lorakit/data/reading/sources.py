@@ -72,7 +72,7 @@ def read_source(
     except OSError as error:  # no permission, a name that is too long, a disk that fails
         reason = error.strerror or type(error).__name__
         raise DataError(
-            f"Could not read {key}: got '{_shortened(name)}', expected data that can be read "
+            f"Could not read {key}: got '{_shorten(name)}', expected data that can be read "
             f"({reason}). Check the path and its permissions."
         ) from error
     return source if isinstance(source, DatasetDict) else FileExamples(source)
@@ -132,7 +132,7 @@ def _with_columns(
     return replace(found, dataset=taken.rename_columns({old: new for new, old in columns.items()}))
 
 
-def _shortened(name: str, most: int = 200) -> str:
+def _shorten(name: str, most: int = 200) -> str:
     return name if len(name) <= most else f"{name[:most]}..."
 
 

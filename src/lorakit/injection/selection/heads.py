@@ -129,7 +129,7 @@ def choose_heads(
         task = None  # PEFT expects the whole head in a file that names the task
     missing = [path for path in chosen if path in unread and not (has_task_head and path in heads)]
     unsaved = [p for p in unread if not is_inside(p, (*chosen, *config.modules_to_save))]
-    notes = [] if kind is None else [_inferred(kind, task, [p for p in chosen if p in heads])]
+    notes = [] if kind is None else [_inference_note(kind, task, [p for p in chosen if p in heads])]
     for paths, text in (
         (missing, "Not in the checkpoint, so trained in full and saved: "),
         (excluded, "Not trained, as exclude_modules names it: "),
@@ -140,7 +140,7 @@ def choose_heads(
     return HeadChoice(task, tuple(chosen), (*excluded, *adapted), tuple(notes))
 
 
-def _inferred(kind: str, task: TaskType | None, heads: Sequence[str]) -> str:
+def _inference_note(kind: str, task: TaskType | None, heads: Sequence[str]) -> str:
     what = f"task_type={task} inferred" if task else "A task's head inferred"
     if heads:
         return f"{what} from {kind}; trains head {', '.join(heads)}"

@@ -19,7 +19,7 @@ from lorakit.injection.selection.variants import obstacle_of_parameters
 from lorakit.injection.state import base_modules
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.kinds.experts import expert_parameters, experts_class, is_known_experts
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, adapted_parameter_of
+from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, get_adapted_parameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight, read_weight_class
 from lorakit.layers.replaced import plain_class_of
 
@@ -39,7 +39,7 @@ def adaptable_parameter(owner: nn.Module | None, name: str) -> AdaptedParameter 
     """Return the `AdaptedParameter` of a module's parameter, or None if it cannot be adapted."""
     if owner is None or not _is_adaptable(owner, name):
         return None
-    return adapted_parameter_of(owner, name, bool(owner.is_transposed))
+    return get_adapted_parameter(owner, name, bool(owner.is_transposed))
 
 
 def parameter_at(modules: Mapping[str, nn.Module], path: str) -> AdaptedParameter | None:
@@ -70,7 +70,7 @@ def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
 
 
 def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
-    """Return the class that adapts what `selected_parameters` selected, except layers."""
+    """Return the class that adapts what `select_parameters` selected, except layers."""
     is_parameter = isinstance(module, AdaptedParameter)
     found = AdaptedParameter if is_parameter else weight_class_of(module)
     if found is None:
@@ -85,7 +85,7 @@ def is_by_parameter(config: LoraConfig, path: str) -> bool:
     return not by_module and name_matches(config.target_parameters, f"{path}.{WEIGHT}")
 
 
-def selected_parameters(
+def select_parameters(
     config: LoraConfig, free: Mapping[str, nn.Module], problems: list[str]
 ) -> dict[str, nn.Module]:
     """Select the parameters that `target_parameters` names, as PEFT matches them.

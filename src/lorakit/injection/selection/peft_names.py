@@ -82,7 +82,7 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
             f"{kind}, expected other modules. Leave them out with exclude_modules, or merge the "
             "adapter, where it is to be read by PEFT."
         )
-    renamed = _renamed(model, paths)
+    renamed = _find_renamed(model, paths)
     if renamed:
         return (
             f"PEFT does not read this adapter: in {kind} it changes the keys of "
@@ -90,7 +90,7 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
             "factors. Leave them out with exclude_modules, or merge the adapter, where it is to be "
             "read by PEFT."
         )
-    mistaken = _taken_for_saved(model, config)
+    mistaken = _find_taken_for_saved(model, config)
     if mistaken:
         return (
             f"PEFT does not read this adapter: it takes {first_few(mistaken, 2)} for "
@@ -127,7 +127,7 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
     return None
 
 
-def _taken_for_saved(model: nn.Module, config: LoraConfig) -> list[str]:
+def _find_taken_for_saved(model: nn.Module, config: LoraConfig) -> list[str]:
     """Return the modules that PEFT takes for trained in full because of the end of their name."""
     names = tuple(config.modules_to_save)
     if not names:
@@ -146,7 +146,7 @@ def _heads_left_out(model: nn.Module, config: LoraConfig) -> list[str]:
     return [path for path in heads if not name_matches(config.modules_to_save, path)]
 
 
-def _renamed(model: nn.Module, paths: Iterable[str]) -> list[str]:
+def _find_renamed(model: nn.Module, paths: Iterable[str]) -> list[str]:
     """Return the modules whose keys PEFT changes when it reads a file."""
     is_converted = get_checkpoint_conversion_mapping(model_type_of(model)) is not None
     if not isinstance(model, PreTrainedModel) or not is_converted:

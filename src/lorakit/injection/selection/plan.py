@@ -28,7 +28,7 @@ from lorakit.injection.selection.heads import choose_heads, output_layers
 from lorakit.injection.selection.parameters import (
     modules_by_path,
     parameter_class_of,
-    selected_parameters,
+    select_parameters,
 )
 from lorakit.injection.selection.sites import Site
 from lorakit.injection.selection.targets import is_inside, match_targets, name_matches, selects_all
@@ -86,12 +86,12 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         for path, kind in adaptable.items()
         if kind.is_linear and id(modules[path]) not in heads and path not in left_out
     ]
-    parameters = selected_parameters(config, free, problems)
+    parameters = select_parameters(config, free, problems)
     selected, target_problems = match_targets(
         config, list(adaptable), default, list(parameters), choice.excluded
     )
     adapted = with_outputs(selected, outputs)
-    problems += _blocked(config, free, plan, adapted) + target_problems
+    problems += _find_blocked(config, free, plan, adapted) + target_problems
     if everything and not problems:
         config, plan.lowered = with_lower_ranks(config, {p: modules[p] for p in adapted})
     if problems:
@@ -130,7 +130,7 @@ def _site(
     return Site(path, module, adapted_class, r, scaling, config.slices_for(path))
 
 
-def _blocked(
+def _find_blocked(
     config: LoraConfig, free: dict[str, nn.Module], plan: InjectionPlan, adapted: Collection[str]
 ) -> list[str]:
     """Return a problem for each named module that looks like a layer but cannot be adapted."""

@@ -17,7 +17,7 @@ from lorakit.injection.selection.parameters import (
     is_by_parameter,
     modules_by_path,
     parameter_at,
-    selected_parameters,
+    select_parameters,
     weight_class_of,
 )
 from lorakit.injection.selection.plan import (
@@ -130,7 +130,7 @@ def _check_complete(
     free: dict[str, nn.Module], adapter: AdapterTensors, problems: list[str]
 ) -> None:
     """Find modules that the configuration selects but the adapter has no tensors for."""
-    selected = dict.fromkeys(selected_parameters(adapter.config, free, []), "target_parameters")
+    selected = dict.fromkeys(select_parameters(adapter.config, free, []), "target_parameters")
     if not selects_all(adapter.config):
         outputs = attention_outputs(free)
         adaptable = [

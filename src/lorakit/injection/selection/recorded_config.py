@@ -26,7 +26,7 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
     """
     modules = {path: m for path, m in modules_by_path(model).items() if path}
     stacked = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
-    by_weight = _named_by_weight(model, plan)
+    by_weight = _find_named_by_weight(model, plan)
     parameters = [*stacked, *(f"{path}.{WEIGHT}" for path in by_weight)]
     adapted = {site.path for site in plan.sites}
     # An attention's name includes its output projection.
@@ -39,7 +39,7 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
     }
 
 
-def _named_by_weight(model: nn.Module, plan: InjectionPlan) -> set[str]:
+def _find_named_by_weight(model: nn.Module, plan: InjectionPlan) -> set[str]:
     """Return the modules that must be selected by their weight's name, in lorakit or in PEFT."""
     config = plan.config
     taken = {

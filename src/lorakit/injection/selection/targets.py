@@ -123,7 +123,7 @@ def _without_excluded(
         problems.append(no_match_message("exclude_modules", idle, selected))
     kept = [path for path in selected if not name_matches(excluded, path)]
     if not kept:
-        problems.append(f"exclude_modules={_shown(excluded)} excludes every selected module.")
+        problems.append(f"exclude_modules={_show_names(excluded)} excludes every selected module.")
     return kept
 
 
@@ -157,14 +157,15 @@ def no_match_message(field: str, names: str | Iterable[str], paths: Sequence[str
     candidates = last_parts + list(paths)
     hint = next((h for n in listed if (h := did_you_mean(n, candidates))), "")
     available = ", ".join(last_parts[:20]) + (", …" if len(last_parts) > 20 else "")
-    return f"No module matched {field}={_shown(names)}. Modules here: {available or 'none'}.{hint}"
+    shown = f"{field}={_show_names(names)}"
+    return f"No module matched {shown}. Modules here: {available or 'none'}.{hint}"
 
 
 def _as_list(patterns: str | Iterable[str] | None) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns or ())
 
 
-def _shown(names: str | Iterable[str]) -> str:
+def _show_names(names: str | Iterable[str]) -> str:
     return repr(names) if isinstance(names, str) else repr(list(names))
 
 

@@ -68,7 +68,7 @@ def find_token_sites(
     for path in list(sites):
         if path not in sites or (found is not None and path != found[0]):
             continue  # its rows are those of an earlier one, or it is not an input embedding
-        tied = _tied(modules, modules[path])
+        tied = _find_tied(modules, modules[path])
         repeated = {p for p in tied if p != path and p in sites}
         if any(set(sites[p].indices) != set(sites[path].indices) for p in repeated):
             continue
@@ -135,7 +135,7 @@ def _beyond(path: str, weight: Tensor, beyond: list[int], largest: int) -> str:
     )
 
 
-def _tied(modules: Mapping[str, nn.Module], module: nn.Module) -> dict[str, nn.Module]:
+def _find_tied(modules: Mapping[str, nn.Module], module: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that share a module's weight, including itself."""
     weight = module._parameters["weight"]
     return {p: m for p, m in modules.items() if m._parameters.get("weight") is weight}

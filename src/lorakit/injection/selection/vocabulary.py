@@ -14,17 +14,17 @@ def input_embedding(
     model: nn.Module, modules: Mapping[str, nn.Module]
 ) -> tuple[str, nn.Module] | None:
     """Return path and module of a model's input embedding; None if the model does not say."""
-    return _found(model, "get_input_embeddings", modules)
+    return _find_layer(model, "get_input_embeddings", modules)
 
 
 def output_layer(
     model: nn.Module, modules: Mapping[str, nn.Module]
 ) -> tuple[str, nn.Module] | None:
     """Return path and module of a language model's output layer; None if there is none."""
-    return _found(model, "get_output_embeddings", modules)
+    return _find_layer(model, "get_output_embeddings", modules)
 
 
-def _found(
+def _find_layer(
     model: nn.Module, method: str, modules: Mapping[str, nn.Module]
 ) -> tuple[str, nn.Module] | None:
     try:

@@ -104,13 +104,13 @@ class KnownTerms:
                 or not (each.stays or each.has_values_of(update, block))
             ):
                 slot = None if each is None else each.slot
-                each = known[name] = self._made(layer, update, seeds(update), block, slot)
+                each = known[name] = self._make_term(layer, update, seeds(update), block, slot)
             if each.stays and each.changed >= 0:
                 current[name] = each
             found.append(each)
         return found
 
-    def _made(
+    def _make_term(
         self,
         layer: DescribedLayer,
         update: LowRankUpdate,

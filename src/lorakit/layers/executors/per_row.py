@@ -111,8 +111,8 @@ class PerRowAdapters:
         if x.ndim and (batch := self._for_rows(len(x))) is not self:
             return batch(layer, x)
         if not layer.is_matrix_product:
-            return self._updated_row_by_row(layer, x)
-        prepared = self._prepared_before(layer) or self._prepare(layer, x)
+            return self._update_row_by_row(layer, x)
+        prepared = self._find_prepared(layer) or self._prepare(layer, x)
         if prepared.rows is None:
             return layer.base_output(x)
         if prepared.call is not None and not torch.compiler.is_compiling():
@@ -121,7 +121,7 @@ class PerRowAdapters:
                 return output
         return low_rank_linear_per_row(x, layer.base_weight(), layer.bias, prepared.rows)  # type: ignore[arg-type]  # a plain weight here
 
-    def _updated_row_by_row(self, layer: DescribedLayer, x: Tensor) -> Tensor:
+    def _update_row_by_row(self, layer: DescribedLayer, x: Tensor) -> Tensor:
         """Run an embedding or a convolution: the base once, then one adapter after the other."""
         h = layer.base_output(x)
         having = [number for number, name in enumerate(self.distinct) if name in layer.updates]
@@ -133,11 +133,11 @@ class PerRowAdapters:
             update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]  # an item of a ModuleDict
             seed = None if self.batches is None else self.batches.seeds(layer, {name: update}, x)[0]
             operands = layer.operands([update], seed)
-            updated = layer.updated(x[place], h[place], operands)
+            updated = layer.update_output(x[place], h[place], operands)
             h = h.index_put(place, updated.to(h.dtype))
         return h
 
-    def replaced(
+    def run_replaced(
         self,
         module: nn.Module,
         run: Callable[..., Any],
@@ -158,7 +158,7 @@ class PerRowAdapters:
         having = [number for number, name in enumerate(self.distinct) if name in copies]
         first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         if first is not None and first.ndim and (batch := self._for_rows(len(first))) is not self:
-            return batch.replaced(module, run, run_copy, args, kwargs)
+            return batch.run_replaced(module, run, run_copy, args, kwargs)
         if first is not None and having:
             self._check_rows(first, type(module).__name__)
         # The base runs on all rows, as layers inside it may have adapters for some.
@@ -223,7 +223,7 @@ class PerRowAdapters:
         place = {self.distinct.index(name): n for n, name in enumerate(names)}
         return names, tuple(place.get(number, -1) for number in self.index)
 
-    def _prepared_before(self, layer: DescribedLayer) -> _Prepared | None:
+    def _find_prepared(self, layer: DescribedLayer) -> _Prepared | None:
         """Return what a layer has prepared for these rows, if it is still valid."""
         known = layer.known_terms
         if known is None or torch.is_grad_enabled() or torch.compiler.is_compiling():

@@ -68,7 +68,7 @@ class PreparedUpdates:
         self._dtype = weight.dtype
         operands = layer.operands(self._updates)
         self._adds = [
-            add for term in operands.terms if (add := skinny.prepared_add(weight, term)) is not None
+            add for term in operands.terms if (add := skinny.prepare_add(weight, term)) is not None
         ]
         if len(self._adds) == len(operands.terms):
             self._most_tokens = linear_group.most_tokens_apart(operands, weight.dtype)

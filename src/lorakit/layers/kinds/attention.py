@@ -100,13 +100,13 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             )
         is_batched = query.dim() == 3
         batch_first = self.batch_first and is_batched
-        q, k, v = self._projected(query, key, value, updates, acts_per_row, batch_first)
+        q, k, v = self._project(query, key, value, updates, acts_per_row, batch_first)
         heads = _Heads(*(self._by_head(x, is_batched, batch_first) for x in (q, k, v)))
         if not is_batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
         is_causal = is_causal and key_padding_mask is None and not need_weights
-        mask = None if is_causal else _checked(attn_mask, heads)
-        heads, mask = self._extended(heads, _with_padding(mask, key_padding_mask, heads.q.dtype))
+        mask = None if is_causal else _check_mask(attn_mask, heads)
+        heads, mask = self._extend(heads, _with_padding(mask, key_padding_mask, heads.q.dtype))
         probability = self.dropout if self.training else 0.0
         if need_weights:
             attended, weights = _explicit_attention(heads, mask, probability)
@@ -123,7 +123,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             return output.squeeze(0), weights
         return output if batch_first else output.transpose(0, 1), weights
 
-    def _projected(
+    def _project(
         self,
         query: Tensor,
         key: Tensor,
@@ -135,7 +135,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         """Return query, key and value projected, in the layout they came in."""
         embed = self.embed_dim
         if acts_per_row:
-            return self._projected_per_row(query, key, value, batch_first)
+            return self._project_per_row(query, key, value, batch_first)
         W0, bias, terms = self.operands(updates)
         if query is key and key is value:
             return low_rank_linear(query, W0, bias, terms).chunk(3, dim=-1)  # type: ignore[return-value]  # three chunks
@@ -155,7 +155,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             return q, k, v
         return q, part(key, slice(embed, 2 * embed)), part(value, slice(2 * embed, None))
 
-    def _projected_per_row(
+    def _project_per_row(
         self, query: Tensor, key: Tensor, value: Tensor, batch_first: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project batch rows with different adapters; each distinct input once, for all slices."""
@@ -178,7 +178,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             x = x.transpose(0, 1)
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
-    def _extended(self, heads: _Heads, mask: Tensor | None) -> tuple[_Heads, Tensor | None]:
+    def _extend(self, heads: _Heads, mask: Tensor | None) -> tuple[_Heads, Tensor | None]:
         """Append what add_bias_kv and add_zero_attn add to the keys and values."""
         q, k, v = heads
         size = (len(k), self.num_heads, 1, self.head_dim)
@@ -227,7 +227,7 @@ def _explicit_attention(
     return weights @ v, weights
 
 
-def _checked(mask: Tensor | None, heads: _Heads) -> Tensor | None:
+def _check_mask(mask: Tensor | None, heads: _Heads) -> Tensor | None:
     """Return an attention mask as (1 or N, 1 or H, L, S)."""
     if mask is None:
         return None

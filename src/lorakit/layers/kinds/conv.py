@@ -28,7 +28,7 @@ from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.described import KernelShape
 from lorakit.ops import LinearOperands, LowRankTerm
 from lorakit.ops.dropout import drop
-from lorakit.ops.row_scale import summed
+from lorakit.ops.row_scale import add_changes
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -67,7 +67,7 @@ class AdaptedConv(AdaptedLayer):
         blocks = [block.flatten(1) for block in self.weight.chunk(self.groups)]
         return torch.block_diag(*blocks)
 
-    def oriented(self, delta_weight: Tensor) -> Tensor:
+    def orient(self, delta_weight: Tensor) -> Tensor:
         """Reshape (out, in k) to the stored shape (out, in, *kernel), and back."""
         if delta_weight.ndim == 2:
             return delta_weight.reshape(self.weight.shape)
@@ -90,7 +90,7 @@ class AdaptedConv(AdaptedLayer):
         h: Tensor = self._conv_forward(x, self.weight, None if is_scaled else bias)  # type: ignore[operator]  # an attribute of a module
         return self._with_changes(x, h, operands.terms, bias if is_scaled else None)
 
-    def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
+    def update_output(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
         """Return outputs (rows, out, …), given the base's, which have its bias."""
         if self.bias is None:
             return self._with_changes(x, base, operands.terms, operands.bias)
@@ -107,7 +107,7 @@ class AdaptedConv(AdaptedLayer):
             return sum(changes, h)
         channel = -1 - self.dimensions
         last = [change.movedim(channel, -1) for change in changes]
-        return summed(h.movedim(channel, -1), last, terms, bias).movedim(-1, channel)
+        return add_changes(h.movedim(channel, -1), last, terms, bias).movedim(-1, channel)
 
     def _change(self, term: LowRankTerm, x: Tensor) -> Tensor:
         """Return s B A at every patch of an input, dropout included, (*, out, …)."""

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.ops import LinearOperands, LowRankTerm
-from lorakit.ops.row_scale import summed
+from lorakit.ops.row_scale import add_changes
 
 
 class LoraEmbedding(AdaptedLayer, nn.Embedding):
@@ -26,7 +26,7 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
         """Return (num_embeddings, embedding_dim)."""
         return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr,return-value]  # an embedding
 
-    def oriented(self, delta_weight: Tensor) -> Tensor:
+    def orient(self, delta_weight: Tensor) -> Tensor:
         """Transpose (dim, vocabulary) to the stored (vocabulary, dim)."""
         return delta_weight.t()
 
@@ -34,10 +34,10 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
         """Return the weight as (dim, vocabulary)."""
         return self.weight.t()
 
-    def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
+    def update_output(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
         """Return the vectors of indices (*), given the base's, (*, dim)."""
         changes = [self._vectors(term, x).to(base.dtype) for term in operands.terms]
-        return summed(base, changes, operands.terms, None)
+        return add_changes(base, changes, operands.terms, None)
 
     def _vectors(self, term: LowRankTerm, indices: Tensor) -> Tensor:
         """Return s B A of indices (*), (*, dim)."""

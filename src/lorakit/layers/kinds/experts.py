@@ -54,7 +54,7 @@ class LoraExperts(ParameterOwner):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (tokens, hidden), given (tokens, top_k) experts and weights, to (tokens, hidden)."""
-        parameters = self.bound_parameters()
+        parameters = self.bind_parameters()
         for parameter in parameters:
             reason = "experts, which see tokens, not rows"
             parameter.refuse_rows(parameter.parameter_name, reason)
@@ -65,9 +65,9 @@ class LoraExperts(ParameterOwner):
             bound = inspect.signature(super().forward).bind(*args, **kwargs)
             args = tuple(bound.arguments.values())
         hidden, top_k_index, top_k_weights = args
-        return self._routed(hidden, top_k_index, top_k_weights)
+        return self._route(hidden, top_k_index, top_k_weights)
 
-    def _routed(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    def _route(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         first = _Projection(self, "gate_up_proj" if self.has_gate else "up_proj")
         last = _Projection(self, "down_proj")
         route = Route(top_k_index, self.num_experts)

@@ -53,7 +53,7 @@ class LoraConv1D(MatrixProduct, Conv1D):
         """Return the weight as (out, in)."""
         return self.weight.t()
 
-    def oriented(self, delta_weight: Tensor) -> Tensor:
+    def orient(self, delta_weight: Tensor) -> Tensor:
         """Transpose (out, in) to the stored (in, out)."""
         return delta_weight.t()
 

@@ -57,19 +57,19 @@ def _computes_the_same(
     """Compare a class with torch.nn.Linear in float64, so a cast to fewer bits shows as well."""
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(*shape: int) -> Tensor:
+    def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
     probe = kind.__new__(kind)
     plain = nn.Linear(_IN, _OUT, bias=has_bias, device="meta", dtype=torch.float64)
     probe.__dict__ |= {**vars(plain), **dict(settings)}
-    probe.weight = nn.Parameter(drawn(_OUT, _IN))
-    probe.register_parameter("bias", nn.Parameter(drawn(_OUT)) if has_bias else None)
+    probe.weight = nn.Parameter(draw(_OUT, _IN))
+    probe.register_parameter("bias", nn.Parameter(draw(_OUT)) if has_bias else None)
     for is_training in (True, False):
         probe.train(is_training)
         for shape in _SHAPES:
             for size in _SIZES:
-                x = drawn(*shape) * size
+                x = draw(*shape) * size
                 if not _is_same(probe, x, size):
                     return False
     return True

@@ -83,9 +83,9 @@ class AdaptedParameter(AdaptedLayer):
 
     def base_weight(self) -> Tensor:
         """Return the weight as (experts, out, in)."""
-        return self.oriented(self.weight)
+        return self.orient(self.weight)
 
-    def oriented(self, delta_weight: Tensor) -> Tensor:
+    def orient(self, delta_weight: Tensor) -> Tensor:
         """Transpose (experts, out, in) to (experts, in, out) if it is stored that way."""
         return delta_weight.transpose(-2, -1) if self.is_transposed else delta_weight
 
@@ -128,7 +128,7 @@ class ParameterOwner(nn.Module):
         """Return the class that owners had before they were adapted."""
         return cls.mixed_of[1]
 
-    def bound_parameters(self) -> list[AdaptedParameter]:
+    def bind_parameters(self) -> list[AdaptedParameter]:
         """Return the adapted parameters, each bound to this owner."""
         return [parameter.bind(self) for parameter in self.adapted_parameters.values()]  # type: ignore[operator]  # an attribute of a module
 
@@ -139,7 +139,7 @@ class ParameterOwner(nn.Module):
         swap_plain_class(self, plain)
 
 
-def adapted_parameter_of(owner: nn.Module, name: str, is_transposed: bool) -> AdaptedParameter:
+def get_adapted_parameter(owner: nn.Module, name: str, is_transposed: bool) -> AdaptedParameter:
     """Return the `AdaptedParameter` of a parameter: the attached one, or a new one."""
     if isinstance(owner, ParameterOwner) and name in owner.adapted_parameters:
         return owner.adapted_parameters[name].bind(owner)  # type: ignore[operator,return-value]  # an item of a ModuleDict

@@ -15,7 +15,7 @@ from lorakit.layers.bitsandbytes_storage import (
     free_layout,
     keep_layout,
     make_dense_in_place,
-    quantized_like,
+    quantize_like,
     quantized_weight,
 )
 from lorakit.layers.class_swap import swap_class
@@ -116,7 +116,7 @@ class QuantizedLinear(AdaptedLinear):
             merged = exact.to(dense_dtype)
             self._put_aside("weight", nn.Parameter(merged, requires_grad=False))
             return (merged.to(exact.dtype) - exact).abs().max().item()
-        self._put_aside("weight", quantized_like(self, exact))
+        self._put_aside("weight", quantize_like(self, exact))
         return (dense_copy(quantized_weight(self), torch.float32) - exact).abs().max().item()  # type: ignore[arg-type]  # quantised here
 
 

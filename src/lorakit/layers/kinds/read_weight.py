@@ -39,7 +39,7 @@ class LoraReadWeight(AdaptedLayer):
         if not updates:
             return super(AdaptedLayer, self).forward(*args, **kwargs)
         operands = self.operands(updates)
-        parameters = {**self._parameters, "weight": self._updated(operands.terms)}
+        parameters = {**self._parameters, "weight": self._add_to_weight(operands.terms)}
         if operands.bias is not None and self.bias is not None:
             parameters["bias"] = operands.bias.to(self.bias.dtype)
         # A shallow copy with other parameters: nothing that another thread reads changes.
@@ -49,7 +49,7 @@ class LoraReadWeight(AdaptedLayer):
         vars(view)["_parameters"] = parameters
         return plain.forward(view, *args, **kwargs)
 
-    def _updated(self, terms: Sequence[LowRankTerm]) -> Tensor:
+    def _add_to_weight(self, terms: Sequence[LowRankTerm]) -> Tensor:
         wide = torch.promote_types(self.weight.dtype, terms[0].A.dtype)
         deltas = [term.scaling * (term.B @ term.A) for term in terms]
         return (self.weight.to(wide) + sum(delta.to(wide) for delta in deltas)).to(

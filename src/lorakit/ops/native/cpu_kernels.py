@@ -121,7 +121,7 @@ class Groups:
         return groups
 
     @classmethod
-    def described(cls, count: int, address: int, kept: object) -> Groups:
+    def describe(cls, count: int, address: int, kept: object) -> Groups:
         """Return groups that lie at an address, as long as an object is kept."""
         groups = cls.__new__(cls)
         groups.count, groups.address, groups.array, groups.tensors = count, address, kept, []
@@ -154,7 +154,7 @@ class GroupTable:
         """Let go of what a slot points to."""
         self._kept.pop(slot, None)
 
-    def taken(
+    def take(
         self, slots: np.ndarray, begins: np.ndarray, ends: np.ndarray
     ) -> tuple[Groups, Groups]:
         """Return the groups of some slots with their rows of an activation."""
@@ -163,7 +163,7 @@ class GroupTable:
         count, kept = len(slots), (rows, [self._kept[slot] for slot in slots.tolist()])
         first: int = rows.__array_interface__["data"][0]
         second = first + count * ctypes.sizeof(_Group)
-        return Groups.described(count, first, kept), Groups.described(count, second, kept)
+        return Groups.describe(count, first, kept), Groups.describe(count, second, kept)
 
 
 def backward_groups(groups: Sequence[Group]) -> Groups:
@@ -267,7 +267,7 @@ class CpuKernels:
         down = Groups([Group(0, tokens, A, r, mask=mask)])
         self.add_groups_(h, x, down, Groups([Group(0, tokens, B, r, scaling)]))
 
-    def prepared_add(self, A: Tensor, B: Tensor, scaling: float, dtype: torch.dtype) -> PreparedAdd:
+    def prepare_add(self, A: Tensor, B: Tensor, scaling: float, dtype: torch.dtype) -> PreparedAdd:
         """Return `add_` without dropout for factors that stay where they are."""
         return PreparedAdd(self._library.lorakit_add, A, B, scaling, dtype == torch.bfloat16)
 

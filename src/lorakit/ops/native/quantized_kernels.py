@@ -49,7 +49,7 @@ class Stored(NamedTuple):
     nested_block_size: int
     """Scales that share a second-level scale."""
 
-    def described(self) -> _Quantized:
+    def describe(self) -> _Quantized:
         """Return what the C reads; it is valid as long as the tensors live."""
         *tensors, shape, block_size, nested_block_size = self
         addresses = [None if tensor is None else address(tensor) for tensor in tensors]
@@ -81,7 +81,7 @@ class QuantizedKernels:
         """
         y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype, device="cpu")
         add = None if bias is None else address(bias)
-        if self._linear(matrix(x), weight.described(), add, matrix(y)):
+        if self._linear(matrix(x), weight.describe(), add, matrix(y)):
             raise MemoryError("The product with a quantised weight could not allocate its buffers.")
         return y
 
@@ -92,7 +92,7 @@ class QuantizedKernels:
             weight: W as it is stored.
             out: (out, in), float32 or bfloat16, with adjacent columns.
         """
-        if self._dequantize(weight.described(), matrix(out)):
+        if self._dequantize(weight.describe(), matrix(out)):
             raise MemoryError("Dequantising a weight could not allocate its buffers.")
         return out
 

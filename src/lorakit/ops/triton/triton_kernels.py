@@ -107,7 +107,7 @@ def _lanes_of_words(words):
 
 
 @triton.jit
-def _kept(
+def _keep_mask(
     rows, first_column, width, seed, threshold, COLUMNS: tl.constexpr, SHARES_WORDS: tl.constexpr
 ):
     """Return which elements of a tile are kept, (rows, COLUMNS); positions count along the rows."""
@@ -149,7 +149,7 @@ def _down(
             mask=is_rank[None, :] & is_column[:, None],
             other=0.0,
         )
-        keep = _kept(rows, start, width, seed, threshold, COLUMNS, SHARES_WORDS)
+        keep = _keep_mask(rows, start, width, seed, threshold, COLUMNS, SHARES_WORDS)
         dropped = tl.where(keep, tile.to(OPERAND), 0.0)
         total = tl.dot(dropped, factor.to(OPERAND), total, input_precision="ieee")
     starts = u + (split.to(tl.int64) * tokens + rows)[:, None] * r
@@ -184,7 +184,7 @@ def _down_backward(
             mask=is_token[:, None] & is_rank[None, :],
             other=0.0,
         ).to(OPERAND)
-        keep = _kept(rows, start, width, seed, threshold, COLUMNS, SHARES_WORDS)
+        keep = _keep_mask(rows, start, width, seed, threshold, COLUMNS, SHARES_WORDS)
         if NEEDS_A:
             tile = tl.load(x + far_rows * x_stride + columns[None, :], mask=in_tile, other=0.0)
             dropped = tl.where(keep, tile.to(OPERAND), 0.0)

@@ -81,7 +81,7 @@ class InProcessModels:
             self._service.stop(finish_running=False)
             raise
 
-    async def listed(self) -> Sequence[Listed]:
+    async def list_models(self) -> Sequence[Listed]:
         """Return the base and its adapter."""
         adapters = [
             Listed(known.name, False, str(kind.task), known.problem)
@@ -191,7 +191,7 @@ def _new_tokens(prompt_tokens: int, wanted: int | None, limit: int | None) -> in
     return min(most, limit - prompt_tokens)
 
 
-async def written_by(
+async def stream_output(
     service: Service, name: str, text: str, options: AnswerOptions
 ) -> AsyncIterator[str | End]:
     """Yield what a sequence-to-sequence model of a service writes for a text, and the end.

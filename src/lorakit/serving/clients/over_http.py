@@ -50,7 +50,7 @@ class Tagged(NamedTuple):
     probability: float
 
 
-def classified_answer(answer: Mapping[str, Any]) -> Classified:
+def parse_classes(answer: Mapping[str, Any]) -> Classified:
     """Return a label, several labels or numbers from the answer of a server for one text."""
     if "values" in answer:
         return Classified(", ".join(f"{number:.6g}" for number in answer["values"].values()), None)
@@ -120,7 +120,7 @@ class RemoteModels:
 
     # ---- what there is ----
 
-    async def listed(self) -> Sequence[Listed]:
+    async def list_models(self) -> Sequence[Listed]:
         """Return the bases and adapters, the bases first.
 
         Raises:
@@ -150,7 +150,7 @@ class RemoteModels:
             ServerError: The server cannot be reached.
         """
         if name not in self._forms:
-            self._forms[name] = form_of((await self._described(name)).get("format"))
+            self._forms[name] = form_of((await self._describe(name)).get("format"))
         return self._forms[name]
 
     async def takes_pairs(self, name: str) -> bool:
@@ -159,9 +159,9 @@ class RemoteModels:
         Raises:
             ServerError: The server cannot be reached.
         """
-        return bool((await self._described(name)).get("text_pair"))
+        return bool((await self._describe(name)).get("text_pair"))
 
-    async def _described(self, name: str) -> dict[str, Any]:
+    async def _describe(self, name: str) -> dict[str, Any]:
         try:
             return await self._get(f"/v1/models/{quote(name)}")
         except ServerError as error:
@@ -206,20 +206,20 @@ class RemoteModels:
         answer = self.answer(name, messages, options, form_like=form_like)
         return "".join([part async for part in answer if isinstance(part, str)])
 
-    async def written(self, name: str, text: str, options: AnswerOptions) -> str:
+    async def write(self, name: str, text: str, options: AnswerOptions) -> str:
         """Return what a sequence-to-sequence model writes about a text."""
         body = {"model": name, "prompt": text, **_sampling(options)}
         return (await self._post("/v1/completions", body))["choices"][0]["text"]
 
-    async def classified(
+    async def classify(
         self, name: str, inputs: Sequence[str | tuple[str, str]]
     ) -> list[Classified]:
         """Return the labels of texts, or of pairs of texts."""
         given = [each if isinstance(each, str) else list(each) for each in inputs]
         data = (await self._post("/v1/classify", {"model": name, "input": given}))["data"]
-        return [classified_answer(each) for each in data]
+        return [parse_classes(each) for each in data]
 
-    async def tagged(self, name: str, texts: Sequence[str]) -> list[list[Tagged]]:
+    async def tag(self, name: str, texts: Sequence[str]) -> list[list[Tagged]]:
         """Return the tagged words of texts."""
         body = {"model": name, "input": list(texts)}
         data = (await self._post("/v1/classify", body))["data"]
@@ -243,11 +243,11 @@ class RemoteModels:
             raise self._unreachable(error) from error
         if response.status_code != httpx2.codes.OK:
             raise self._refusal(response)
-        found = _parsed(response.content)
+        found = _parse(response.content)
         if not isinstance(found, dict):
             raise ServerError(
                 f"The server at {self.url} answered {path} with something else than a JSON object: "
-                f"got {_shortened(response.text)!r}. Check the address."
+                f"got {_shorten(response.text)!r}. Check the address."
             )
         return found
 
@@ -275,11 +275,11 @@ class RemoteModels:
 
     def _parts(self, data: str) -> list[str | End]:
         """Return what an event of a stream adds to the answer."""
-        event = _parsed(data.encode()) if data else {}
+        event = _parse(data.encode()) if data else {}
         if not isinstance(event, dict):
             raise ServerError(
                 f"The server at {self.url} sent an event that is not a JSON object: got "
-                f"{_shortened(data)!r}. Check that it speaks OpenAI's protocol."
+                f"{_shorten(data)!r}. Check that it speaks OpenAI's protocol."
             )
         if event.get("error"):
             raise ServerError(f"The server at {self.url} failed: {_reason(event['error'])}")
@@ -291,11 +291,11 @@ class RemoteModels:
         return parts
 
     def _refusal(self, response: httpx2.Response) -> ServerError:
-        found = _parsed(response.content)
+        found = _parse(response.content)
         error = found.get("error", found) if isinstance(found, dict) else None
         code = error.get("code") if isinstance(error, dict) else None
         status = response.status_code
-        reason = _reason(error or _shortened(response.text) or response.reason_phrase)
+        reason = _reason(error or _shorten(response.text) or response.reason_phrase)
         if status == httpx2.codes.UNAUTHORIZED:
             reason += " The key is read from LORAKIT_API_KEY, or from --api-key-file."
         if code == _TOO_LONG:
@@ -324,7 +324,7 @@ def _sampling(options: AnswerOptions) -> dict[str, Any]:
     return values | ({"top_p": options.top_p} if options.top_p < 1 else {})
 
 
-def _parsed(data: bytes) -> Any:
+def _parse(data: bytes) -> Any:
     try:
         return json.loads(data)
     except ValueError:
@@ -333,9 +333,9 @@ def _parsed(data: bytes) -> Any:
 
 def _reason(error: Any) -> str:
     message = error.get("message") if isinstance(error, dict) else error
-    return _shortened(str(message or error))
+    return _shorten(str(message or error))
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."

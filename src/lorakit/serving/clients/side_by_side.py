@@ -26,7 +26,7 @@ from lorakit.serving.clients.candidates import (
     Wanted,
     Words,
 )
-from lorakit.serving.clients.in_process import answer_from, form_in, written_by
+from lorakit.serving.clients.in_process import answer_from, form_in, stream_output
 from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.engine import EngineSettings
 from lorakit.serving.http.app import build_calls
@@ -237,7 +237,7 @@ class SideBySide:
                 yield piece
             return
         if candidate.task is TaskType.SEQ_2_SEQ_LM:
-            async for piece in written_by(service, candidate.name, question.text, options):
+            async for piece in stream_output(service, candidate.name, question.text, options):
                 yield piece
             return
         found = await service.find(candidate.name, [candidate.task], "classify")

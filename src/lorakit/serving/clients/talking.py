@@ -89,7 +89,7 @@ class Listed:
 class TalkingModels(Protocol):
     """Models that answer conversations."""
 
-    async def listed(self) -> Sequence[Listed]:
+    async def list_models(self) -> Sequence[Listed]:
         """Return the base and all adapters."""
         ...
 

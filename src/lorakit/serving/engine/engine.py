@@ -177,7 +177,7 @@ class Engine:
         future: Future[T] = Future()
         with self._changed:
             if self._is_stopping or self.failure is not None:
-                future.set_exception(self._stopped())
+                future.set_exception(self._stop_error())
             else:
                 self._commands.append((future, function))
                 self._changed.notify()
@@ -258,24 +258,24 @@ class Engine:
                 self._steps.add(self._arrived.popleft())
             commands, self._commands = self._commands, deque()
         self._steps.runner.close()
-        self._steps.fail_all(self._unfinished())
+        self._steps.fail_all(self._unfinished_error())
         for future, _ in commands:
             if future.set_running_or_notify_cancel():
-                future.set_exception(self._stopped())
+                future.set_exception(self._stop_error())
 
     def _require_open(self) -> None:
         if self._is_stopping or self.failure is not None:
-            raise self._stopped()
+            raise self._stop_error()
 
-    def _unfinished(self) -> EngineStoppedError:
+    def _unfinished_error(self) -> EngineStoppedError:
         if self.failure is not None:
-            return self._stopped()
+            return self._stop_error()
         return EngineStoppedError(
             "The answer is not finished: the server is stopping, and its time for finishing "
             "requests is over. Send the request to another one."
         )
 
-    def _stopped(self) -> EngineStoppedError:
+    def _stop_error(self) -> EngineStoppedError:
         if self.failure is None:
             return EngineStoppedError(
                 "The server takes no requests: it is stopping. Send them to another one."

@@ -41,11 +41,11 @@ class PrefixCache:
 
     def known_tokens(self, cache_key: str, tokens: Sequence[int]) -> int:
         """Return how many of the first tokens are known; at least one is always left to read."""
-        return BLOCK_TOKENS * len(self._known(cache_key, tokens))
+        return BLOCK_TOKENS * len(self._known_keys(cache_key, tokens))
 
     def find(self, cache_key: str, tokens: Sequence[int]) -> list[KeysValues | None]:
         """Return keys and values of the known first tokens, (1, heads, tokens, width) by layer."""
-        keys = self._known(cache_key, tokens)
+        keys = self._known_keys(cache_key, tokens)
         if not keys:
             return []
         for key in reversed(keys):  # the end of a chain is of no use without its beginning
@@ -80,7 +80,7 @@ class PrefixCache:
             _, block = self._blocks.popitem(last=False)
             self.used_bytes -= block.nbytes
 
-    def _known(self, cache_key: str, tokens: Sequence[int]) -> list[bytes]:
+    def _known_keys(self, cache_key: str, tokens: Sequence[int]) -> list[bytes]:
         known: list[bytes] = []
         if self._blocks:
             for key in _block_keys(cache_key, tokens[:-1]):

@@ -34,31 +34,31 @@ class TextStream:
         """Whether a stop text has come."""
         self._tokenizer = tokenizer
         self._window = list(prompt[-_CONTEXT:])
-        self._seen = self._decoded()
+        self._seen = self._decode()
         self._stop = tuple(stop)
         self._held = ""
 
     def add(self, token: int) -> str:
         """Add a token; return the text that is certain now."""
         self._window.append(token)
-        text = self._decoded()
+        text = self._decode()
         unfinished = len(text) - len(text.rstrip(_UNKNOWN))
         certain = text[: len(text) - min(unfinished, _LONGEST_CHARACTER - 1)]
         new, self._seen = certain[len(self._seen) :], max(certain, self._seen, key=len)
         if len(self._window) > (4 if unfinished else 1) * _LONGEST_WINDOW:
             self._window = self._window[-_CONTEXT:]
-            self._seen = self._decoded()
+            self._seen = self._decode()
         return self._until_stop(new)
 
     def end(self) -> str:
         """Return the text that was held back, as no token follows."""
-        rest = self._until_stop(self._decoded()[len(self._seen) :])
+        rest = self._until_stop(self._decode()[len(self._seen) :])
         if self.is_stopped:
             return rest
         rest, self._held = rest + self._held, ""
         return rest
 
-    def _decoded(self) -> str:
+    def _decode(self) -> str:
         return decode(
             self._tokenizer,
             self._window,

@@ -164,7 +164,7 @@ def read_for_vllm(
     of_recipe: Recipe | None = recipe if base_model is None else None
     base = base if is_hub_id(base, is_base=True) else str(Path(base).absolute())
     return VllmAdapter(
-        name=_checked_name(name or _name_of(directory)),
+        name=_check_name(name or _name_of(directory)),
         adapter=replace(portable_adapter(adapter), base_model=base),
         companions=companions,
         base=base,
@@ -226,7 +226,7 @@ def _name_of(directory: Path) -> str:
     return path.parent.name if path.name == "adapter" else path.name
 
 
-def _checked_name(name: str) -> str:
+def _check_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise ConfigError(
             f"The adapter cannot be served as {name!r}: expected letters, digits, '.', '_' and "

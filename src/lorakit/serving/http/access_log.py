@@ -44,7 +44,7 @@ class AccessLog:
         self.with_prompts = with_prompts
         self._place = place
         self._lines: queue.Queue[str | None] = queue.Queue(_WAITING_LINES)
-        self._file = None if place is None else _opened(place)
+        self._file = None if place is None else _open(place)
         self._has_complained = False
         self._writer = threading.Thread(target=self._write, name="access-log", daemon=True)
         if self._file is not None:
@@ -79,22 +79,22 @@ class AccessLog:
                 if not self._has_complained:
                     self._has_complained = True
                     _log.warning("The access log in %s loses lines: %s.", self._place, error)
-                file = self._reopened(file)
+                file = self._reopen(file)
         if file is not None and file is not sys.stderr:
             _close(file)
 
-    def _reopened(self, file: TextIO) -> TextIO:
+    def _reopen(self, file: TextIO) -> TextIO:
         """Return a file without the line that failed, which Python would write again."""
         if self._place is None or file is sys.stderr:
             return file
         _close(file)
         try:
-            return _opened(self._place)
+            return _open(self._place)
         except DiskError:
             return file
 
 
-def _opened(place: Path) -> TextIO:
+def _open(place: Path) -> TextIO:
     if str(place) == "-":
         return sys.stderr
     try:

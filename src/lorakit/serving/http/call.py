@@ -91,7 +91,7 @@ class Call:
         """Keep the time of the first token for the log."""
         self.noted.setdefault("first_token_s", round(time.perf_counter() - self.began_s, 4))
 
-    def ended(self, status: int, error: str | None = None) -> None:
+    def end(self, status: int, error: str | None = None) -> None:
         """Count the call and write its line."""
         duration_s = time.perf_counter() - self.began_s
         path = self.request.scope["route"].path
@@ -145,11 +145,11 @@ def answering(
                     held.enter_context(_counting(context))
                 result = await _unless_client_leaves(call, handler(call))
             except ClientDisconnect:
-                call.ended(CLIENT_GONE)
+                call.end(CLIENT_GONE)
                 return Response(status_code=CLIENT_GONE)
             except Exception as error:
                 refused = as_request_error(error)
-                call.ended(refused.status, str(refused))
+                call.end(refused.status, str(refused))
                 response = error_response(refused)
             else:
                 if isinstance(result, AsyncGenerator):
@@ -157,7 +157,7 @@ def answering(
                     return EventStream(call, result)
                 is_ready = isinstance(result, Response)
                 response = result if is_ready else JSONResponse(result)
-                call.ended(response.status_code)
+                call.end(response.status_code)
             response.headers["x-request-id"] = call.id
             return response
 
@@ -187,10 +187,10 @@ async def _unless_client_leaves(call: Call, work: Awaitable[T]) -> T:
             raise ClientDisconnect
         return working.result()
     finally:
-        await _cancelled(working, leaving)
+        await _cancel(working, leaving)
 
 
-async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -225,10 +225,10 @@ class EventStream(Response):
         except OSError:  # sending failed: the client went away
             status = CLIENT_GONE
         finally:
-            await _cancelled(sending, leaving)
+            await _cancel(sending, leaving)
             await self._events.aclose()
             self._call.at_end.close()
-            self._call.ended(status, error)
+            self._call.end(status, error)
 
     async def _send_all(self, send: Send) -> str | None:
         """Send everything; return the text of what went wrong, which the client is told too."""

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from lorakit.errors import ConfigError
 from lorakit.serving.http.keys import ANONYMOUS, Caller
-from lorakit.serving.refusals import RequestError, overloaded
+from lorakit.serving.refusals import RequestError, overload_error
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class RequestsPerKey:
             yield
             return
         if self._running[caller.name] >= self._limit:
-            raise overloaded(
+            raise overload_error(
                 f"Too many requests at once with this key: got {self._limit + 1}, expected at "
                 f"most {self._limit}. Wait for one of them to end."
             )

@@ -15,7 +15,7 @@ Columns = Mapping[str, Sequence[int]]
 """What a tokenizer returns for one text: input_ids, attention_mask and so on."""
 
 
-def padded(model: PreTrainedModel, rows: Sequence[Columns]) -> dict[str, Tensor]:
+def pad_rows(model: PreTrainedModel, rows: Sequence[Columns]) -> dict[str, Tensor]:
     """Return the columns of rows as tensors (rows, tokens), padded on the right."""
     length = max(len(row["input_ids"]) for row in rows)
     pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0

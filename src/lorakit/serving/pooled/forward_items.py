@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lorakit.serving.pooled.batch_rows import Columns, padded, running_rows
+from lorakit.serving.pooled.batch_rows import Columns, pad_rows, running_rows
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def run_forward(model: PreTrainedModel, items: Sequence[ForwardItem]) -> list[Te
     Logits are (labels,) for a text, (tokens, labels) for the tokens of a text; a vector is
     (hidden,), of length 1.
     """
-    batch = padded(model, [item.columns for item in items])
+    batch = pad_rows(model, [item.columns for item in items])
     with running_rows(model, [item.adapter for item in items]):
         if items[0].wants == "logits":
             untyped: Any = model

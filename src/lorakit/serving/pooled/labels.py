@@ -87,7 +87,7 @@ def text_label(logits: Tensor, labels: Sequence[str], settings: InferenceSetting
     return TextLabel(best, probabilities, chosen)
 
 
-def labelled_words(
+def label_words(
     logits: Tensor, word_of: Sequence[int | None], words: Sequence[Word], labels: Sequence[str]
 ) -> list[LabelledWord]:
     """Return the label of each word, which is that of its first token.

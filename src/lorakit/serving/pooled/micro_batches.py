@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from lorakit.errors import EngineStoppedError
 from lorakit.ops.native import openmp
-from lorakit.serving.refusals import overloaded
+from lorakit.serving.refusals import overload_error
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class MicroBatches:
         added = [_Waiting(item) for item in items]
         with self._lock:
             if len(self._waiting) + len(added) > self._most_waiting:
-                raise overloaded(
+                raise overload_error(
                     f"Too many texts wait for this model: got {len(self._waiting)} and "
                     f"{len(added)} more, expected at most {self._most_waiting}. Wait a moment."
                 )
@@ -106,12 +106,12 @@ class MicroBatches:
         try:
             turn = self._between_steps(self._run_next)
         except RuntimeError:  # the thread has ended
-            self._fail_all(_stopped())
+            self._fail_all(_stop_error())
             return
         turn.add_done_callback(self._after)
 
     def _after(self, turn: Future[None]) -> None:
-        error = _stopped() if turn.cancelled() else turn.exception()
+        error = _stop_error() if turn.cancelled() else turn.exception()
         if error is not None:
             self._fail_all(error)
 
@@ -177,7 +177,7 @@ def _run_and_wait(function: Callable[[], T]) -> T:
         openmp.end_waiting_threads()
 
 
-def _stopped() -> EngineStoppedError:
+def _stop_error() -> EngineStoppedError:
     return EngineStoppedError(
         "The server takes no requests: it is stopping. Send them to another one."
     )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StoppingCriteria
 
-from lorakit.serving.pooled.batch_rows import Columns, padded, running_rows
+from lorakit.serving.pooled.batch_rows import Columns, pad_rows, running_rows
 from lorakit.serving.requests import FinishReason, Sampling
 
 
@@ -52,7 +52,7 @@ class Written:
 
 def run_written(model: PreTrainedModel, items: Sequence[WrittenItem]) -> list[Written]:
     """Return the answer of each item."""
-    batch = padded(model, [item.columns for item in items])
+    batch = pad_rows(model, [item.columns for item in items])
     sampling = items[0].sampling
     options: dict[str, Any] = {"do_sample": sampling.temperature > 0, "num_beams": 1}
     if options["do_sample"]:

@@ -119,10 +119,10 @@ class Entrance:
             body = await read_body(request, self._limits)
         elif request.method == "GET" and request.url.path == "/metrics":
             self._keys.caller(authorization)
-            return PlainTextResponse(merged_text(dict(await self._ask_all("metrics"))))
+            return PlainTextResponse(merge_texts(dict(await self._ask_all("metrics"))))
         carried = CarriedRequest.of(request.scope, body)
         if request.method == "POST" and request.url.path in (_LOAD, _UNLOAD):
-            return await self._changed(carried)
+            return await self._change(carried)
         return Relayed(self._replicas, carried, await self._known_changes(), self._base_name)
 
     async def _ask_all(self, method: str) -> list[Any]:
@@ -148,7 +148,7 @@ class Entrance:
         self._changes = self._changes or latest
         return self._changes
 
-    async def _changed(self, request: CarriedRequest) -> Response:
+    async def _change(self, request: CarriedRequest) -> Response:
         """Have one replica make a change; the others follow before their next answer."""
         path = request.text("lora_path") if request.scope["path"] == _LOAD else None
         async with self._changing:
@@ -258,7 +258,7 @@ def _replica_ended() -> RequestError:
     )
 
 
-def merged_text(texts: Mapping[str, bytes]) -> bytes:
+def merge_texts(texts: Mapping[str, bytes]) -> bytes:
     """Return the figures of several servers as one text, each with a label `replica`.
 
     Args:

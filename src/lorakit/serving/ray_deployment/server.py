@@ -177,7 +177,7 @@ def _run(
     try:
         serve.run(application, name=APPLICATION)
     except RuntimeError as error:
-        raise LorakitError(f"The replicas cannot start: {_reason(_told(error))}") from error
+        raise LorakitError(f"The replicas cannot start: {_reason(_failure_text(error))}") from error
 
 
 def _finish(within_s: float) -> None:
@@ -242,7 +242,7 @@ def _require_answer(host: str, port: int, url: str) -> None:
         )
 
 
-def _told(error: RuntimeError) -> str:
+def _failure_text(error: RuntimeError) -> str:
     """Return what Ray says about a failed start, with the tracebacks of the processes."""
     application = serve.status().applications.get(APPLICATION)
     deployments = {} if application is None else application.deployments

@@ -10,7 +10,7 @@ from nicegui import ui
 from lorakit.errors import LorakitError, escaped
 from lorakit.runs import compare as comparison
 from lorakit.runs.compare import ComparedRun
-from lorakit.runs.paths import joined, split_paths
+from lorakit.runs.paths import join_paths, split_paths
 from lorakit.studio.blocks import card, empty, note, problem, table
 from lorakit.studio.chart_options import scatter_option
 from lorakit.studio.charts import Chart, LineChart
@@ -80,7 +80,7 @@ def _show_choice(names: list[str], all_names: list[str]) -> None:
 
 
 def _query(names: list[str]) -> str:
-    return urlencode({"runs": joined(names)})
+    return urlencode({"runs": join_paths(names)})
 
 
 def _run_names() -> list[str]:

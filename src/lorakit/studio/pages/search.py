@@ -108,7 +108,7 @@ class _View:
                 for name in numbers:
                     Text("th", name).props("scope=col").classes("number")
             with ui.element("tbody"):
-                for one in _ordered(table):
+                for one in _sort_trials(table):
                     with ui.element("tr"):
                         self._show_row(one, table)
 
@@ -156,7 +156,7 @@ def _state(table: TrialTable) -> object:
     return rows, table.best_recipe, table.problem
 
 
-def _ordered(table: TrialTable) -> list[TrialRow]:
+def _sort_trials(table: TrialTable) -> list[TrialRow]:
     """Return the trials, the best first and those without a value last."""
     sign = 1 if table.is_minimized else -1
     known = [one for one in table.trials if one.best is not None]

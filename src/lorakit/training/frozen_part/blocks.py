@@ -1,4 +1,4 @@
-"""The blocks of a model below the first adapted one, and the form of what blocks return."""
+"""The blocks of a model: those below the first adapted one, its upper ones, what blocks return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
+from lorakit.errors import ConfigError
 from lorakit.recipes.numerics import numerics_facts
+from lorakit.recipes.search_sections import Depth
+
+SHARES: dict[Depth, int] = {"all": 1, "upper half": 2, "upper quarter": 4}
+"""The share of the layers that is adapted, by its inverse."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,33 @@ def has_dropout(model: nn.Module, blocks: FrozenBlocks) -> bool:
     ) or any(
         isinstance(module, _DropoutNd) and module.p > 0 for module in modules_below(model, blocks)
     )
+
+
+def layers_at(depth: Depth, layers: int) -> tuple[int, ...]:
+    """Return the indices of the adapted layers.
+
+    >>> layers_at("upper quarter", 12)
+    (9, 10, 11)
+    >>> layers_at("upper half", 1)
+    (0,)
+    """
+    return tuple(range(layers - max(1, layers // SHARES[depth]), layers))
+
+
+def count_layers(model: nn.Module) -> int:
+    """Return the number of layers of a model with one list of layers.
+
+    Raises:
+        ConfigError: The model has none or several, such as an encoder and a decoder.
+    """
+    lists = block_lists(model)
+    if len(lists) != 1:
+        paths = ", ".join(path for path, _ in lists) or "none"
+        raise ConfigError(
+            f"The upper layers of this {type(model).__name__} are not known: got lists of layers "
+            f"{paths}, expected one. Leave study.layers out."
+        )
+    return len(lists[0][1])
 
 
 @contextmanager
@@ -172,7 +204,7 @@ class BlockOutput:
         """Return the hidden states of an output of this form."""
         return output if self.others is None else output[0]
 
-    def made_of(self, hidden_states: Tensor) -> Any:
+    def build(self, hidden_states: Tensor) -> Any:
         """Return an output of this form; the other values are None."""
         if self.others is None:
             return hidden_states

@@ -135,7 +135,7 @@ class CachedForward:
         self._known = {**self._known, **new}
         self.unknown = [number for number in self.unknown if number not in states]
 
-    def kept(self, tokens: int, device: torch.device) -> Tensor:
+    def read_states(self, tokens: int, device: torch.device) -> Tensor:
         """Return the hidden states of the batch, all known; zero where padded.
 
         Args:
@@ -164,7 +164,7 @@ class CachedForward:
 
         def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self.rows is not None and not self.unknown:
-                return self.output.made_of(hidden_states)
+                return self.output.build(hidden_states)
             with torch.no_grad():
                 return forward(hidden_states, *args, **kwargs)
 
@@ -182,6 +182,6 @@ class CachedForward:
                     return output
                 found = self.output.hidden_states(output)
                 self.keep({k: found[k, rows[k].begin : rows[k].end] for k in unknown})
-            return self.output.made_of(self.kept(hidden_states.shape[1], hidden_states.device))
+            return self.output.build(self.read_states(hidden_states.shape[1], hidden_states.device))
 
         return run

@@ -18,7 +18,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
 from lorakit.training.arguments import without_schedule
 from lorakit.training.callbacks import ignore_event
-from lorakit.training.example_digests import changed_examples, example_digests
+from lorakit.training.example_digests import example_digests, note_changed_examples
 from lorakit.training.influence.example_gradients import (
     ExampleGradients,
     ExampleLosses,
@@ -154,12 +154,12 @@ def blame(
         gradients = ExampleGradients(losses, setup.encoded.train, on_share=on_share)
         influence = data_influence(gradients, query)
     scores = influence if answer is not None else -influence
-    changed = changed_examples(
+    changed = note_changed_examples(
         RunDirectory(adapter.parent).environment_file, example_digests(setup.encoded)
     )
     note = "The data or the tokenizer have changed since the run; the rows are those of today."
     return Blame(
-        rows=_ranked(scores, setup),
+        rows=_rank_examples(scores, setup),
         source=recipe.data.train_name,
         about=about,
         notes=() if changed is None else (note,),
@@ -218,7 +218,7 @@ def require_one_each(setup: Setup) -> None:
         )
 
 
-def _ranked(scores: torch.Tensor, setup: Setup) -> tuple[Blamed, ...]:
+def _rank_examples(scores: torch.Tensor, setup: Setup) -> tuple[Blamed, ...]:
     place = setup.splits.training_place(setup.recipe.data)
     whole = float(scores.abs().sum()) or 1.0
     examples = setup.splits.train

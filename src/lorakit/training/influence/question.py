@@ -67,11 +67,11 @@ def _row(setup: Setup, answer: str, prompt: str | None, label: str | None) -> di
             )
         return {data.text: answer, data.label: _label(setup, answer, label)}
     if task == TaskType.SEQ_2_SEQ_LM:
-        return {data.source: _required(prompt, "its input text"), data.target: answer}
+        return {data.source: _require_prompt(prompt, "its input text"), data.target: answer}
     layout = find_layout(setup.splits.train, data, setup.splits.training_place(data))
     if layout.name == "text":
         return {layout.data.text: (prompt or "") + answer}
-    question = _required(prompt, f"what it answers, because the examples are '{layout.name}'")
+    question = _require_prompt(prompt, f"what it answers, because the examples are '{layout.name}'")
     if layout.name == "alpaca":
         return {"instruction": question, "input": "", "output": answer}
     turns = [{"role": "user", "content": question}], [{"role": "assistant", "content": answer}]
@@ -82,7 +82,7 @@ def _row(setup: Setup, answer: str, prompt: str | None, label: str | None) -> di
     return {layout.data.prompt: question, layout.data.completion: answer}
 
 
-def _required(prompt: str | None, what: str) -> str:
+def _require_prompt(prompt: str | None, what: str) -> str:
     if prompt is None:
         raise ConfigError(
             f"The answer needs a prompt: got no --prompt, expected {what}. Give it with --prompt."

@@ -26,7 +26,7 @@ class ExampleLoss(ABC):
                 outputs) or (batch,), NaN where one does not count.
         """
 
-    def measured(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def sum_in_evaluation(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the summed loss in an evaluation; the arguments are those of `sum`."""
         return self.sum(logits, labels)
 
@@ -54,7 +54,7 @@ class WeightedClasses(ExampleLoss):
         )  # 0 where a label does not count
         return (losses * self.weights.to(logits)[labels.clamp(min=0)]).sum()
 
-    def measured(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def sum_in_evaluation(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy without weights, comparable between runs."""
         options: dict[str, Any] = {"reduction": "sum", "label_smoothing": self.label_smoothing}
         return F.cross_entropy(logits, labels, ignore_index=NOT_COUNTED, **options)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorakit.training.losses.logit_form import candidate_forms, named_form
+from lorakit.training.losses.logit_form import candidate_forms, read_logit_form
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
 
@@ -56,7 +56,7 @@ def find_output_loss(
     return (None, reason) if reason else (loss, "")
 
 
-def assumed_output_loss(model: Any) -> OutputLoss | None:
+def read_output_loss(model: Any) -> OutputLoss | None:
     """Return the loss that a model's configuration describes, without running the model.
 
     Args:
@@ -68,7 +68,7 @@ def assumed_output_loss(model: Any) -> OutputLoss | None:
     if not isinstance(head, nn.Module):
         return None
     loss = OutputLoss(head, shifts=not model.config.is_encoder_decoder)
-    loss.form = named_form(model)
+    loss.form = read_logit_form(model)
     return loss
 
 
@@ -115,7 +115,7 @@ def _difference(
     outputs, hidden = loss.run(model, inputs)
     if hidden.shape[:-1] != labels.shape:
         return "its output layer does not read one vector for each token"
-    x2d, targets = loss.counted(hidden, labels)
+    x2d, targets = loss.select_counted(hidden, labels)
     mean = loss.sum(x2d, targets, TokenLoss()) / len(targets)
     if auxiliary_weight:
         mean = mean + auxiliary_weight * outputs.aux_loss

@@ -50,7 +50,7 @@ def candidate_forms(model: Any, vocabulary: int) -> Iterator[LogitForm]:
         yield LogitForm(scale, cap, add)
 
 
-def named_form(model: Any) -> LogitForm:
+def read_logit_form(model: Any) -> LogitForm:
     """Return the transformation with all settings of a model's configuration applied."""
     scales, caps = _scales_and_caps(model)
     return LogitForm(scales[-1], caps[-1])

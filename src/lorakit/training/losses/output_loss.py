@@ -100,7 +100,7 @@ class OutputLoss:
 
     # ---- the loss ----
 
-    def counted(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def select_counted(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Select the tokens that count; reads the labels.
 
         Args:

@@ -24,13 +24,13 @@ class TokenLoss:
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the sum over tokens: (tokens, vocabulary) and (tokens,) to a scalar."""
-        return self._reduced(logits, targets, "sum")
+        return self._reduce(logits, targets, "sum")
 
     def of_each(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each token: (tokens, vocabulary) and (tokens,) to (tokens,)."""
-        return self._reduced(logits, targets, "none")
+        return self._reduce(logits, targets, "none")
 
-    def _reduced(self, logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    def _reduce(self, logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
         if self.weighs_by_probability:
             losses = F.cross_entropy(logits, targets, reduction="none")
             losses = losses * (-losses).exp().detach()

@@ -16,7 +16,7 @@ from lorakit.training.objectives.objective import (
     Compared,
     Objective,
     chosen_nll,
-    compared_pairs,
+    compare_pairs,
 )
 
 
@@ -30,12 +30,12 @@ class PairObjective(Objective):
 
     def compare(self, policy: Answers, reference: Tensor | None) -> Compared:
         """Return the loss of each pair."""
-        ratios = policy.sums - required(reference)
+        ratios = policy.sums - require_reference(reference)
         losses = self.losses(ratios, policy)
         if self.sft_weight:
             losses = losses + self.sft_weight * chosen_nll(policy)
         rewards = self.beta * ratios
-        return compared_pairs(losses, policy, rewards, counts_tokens=self.counts_tokens)
+        return compare_pairs(losses, policy, rewards, counts_tokens=self.counts_tokens)
 
     @property
     @abstractmethod
@@ -95,7 +95,7 @@ class IPO(PairObjective):
         return (ratios[:, 0] - ratios[:, 1] - 1 / (2 * self.beta)) ** 2
 
 
-def required(reference: Tensor | None) -> Tensor:
+def require_reference(reference: Tensor | None) -> Tensor:
     """Return the reference's log-probabilities."""
     if reference is None:
         raise TrainingError(

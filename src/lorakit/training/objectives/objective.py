@@ -75,7 +75,7 @@ class Objective(ABC):
         """
 
 
-def compared_pairs(
+def compare_pairs(
     losses: Tensor, policy: Answers, rewards: Tensor, *, counts_tokens: bool
 ) -> Compared:
     """Return the result for pairs, with what is reported of them.

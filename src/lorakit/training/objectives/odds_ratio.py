@@ -15,7 +15,7 @@ from lorakit.training.objectives.objective import (
     Compared,
     Objective,
     chosen_nll,
-    compared_pairs,
+    compare_pairs,
 )
 
 
@@ -42,7 +42,7 @@ class ORPO(Objective):
         log_odds = means - _log_1_minus_exp(means)
         gain = F.logsigmoid(log_odds[:, 0] - log_odds[:, 1])
         losses = chosen_nll(policy, with_prompts=True) - self.beta * gain
-        return compared_pairs(losses, policy, self.beta * policy.means, counts_tokens=True)
+        return compare_pairs(losses, policy, self.beta * policy.means, counts_tokens=True)
 
 
 def _log_1_minus_exp(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lorakit.analysis.example_scores import Metric
 from lorakit.data.preferences import REFERENCE_KEY, VOTES_KEY
-from lorakit.injection.state import unwrapped
+from lorakit.injection.state import unwrap
 from lorakit.training.losses.counted_answers import CountedAnswers, count_answers
 from lorakit.training.losses.counted_labels import split_batch
 from lorakit.training.losses.output_loss import OutputLoss
@@ -113,13 +113,13 @@ class PreferenceStep(Step):
     # ---- parts of a step ----
 
     def _acting(self, model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
-        return partial(reference_acts, model, reference_of(unwrapped(model)))
+        return partial(reference_acts, model, reference_of(unwrap(model)))
 
     def _hidden(
         self, model: nn.Module, parts: Mapping[str, Any], counted: CountedAnswers
     ) -> tuple[Any, Tensor]:
         """Run the model; return outputs, and inputs of the output layer, (tokens, in)."""
-        inputs = {**attention_inputs(unwrapped(model), parts), **self.options}
+        inputs = {**attention_inputs(unwrap(model), parts), **self.options}
         outputs, hidden = self.output.run(model, inputs)
         return outputs, counted.select(hidden)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lorakit.injection import active_adapters, adapter_names, disable_adapters, set_adapter
-from lorakit.injection.state import unwrapped
+from lorakit.injection.state import unwrap
 from lorakit.layers import LowRankUpdate
 
 REFERENCE = "reference"
@@ -31,7 +31,7 @@ def reference_acts(model: nn.Module, name: str | None) -> Iterator[None]:
         model: The model, possibly wrapped.
         name: The adapter that is the reference, None for the base alone.
     """
-    inner = unwrapped(model)
+    inner = unwrap(model)
     if name is None:
         with disable_adapters(inner):
             yield

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorakit.analysis.example_scores import Metric
 from lorakit.distributed.processes import sum_over_processes
-from lorakit.training.objectives.direct import required
+from lorakit.training.objectives.direct import require_reference
 from lorakit.training.objectives.objective import Answers, Compared, Objective, sum_and_count
 
 
@@ -36,7 +36,7 @@ class KTO(Objective):
 
     def compare(self, policy: Answers, reference: Tensor | None) -> Compared:
         """Return the loss of each answer."""
-        ratios = policy.sums - required(reference)
+        ratios = policy.sums - require_reference(reference)
         total, count = sum_over_processes(sum_and_count(ratios[:, 1], policy.examples))
         z = (total / count.clamp(min=1)).clamp(min=0)
         is_good = policy.votes.to(torch.bool)

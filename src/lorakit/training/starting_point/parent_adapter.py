@@ -125,7 +125,7 @@ class StartingPoint:
     @property
     def lineage(self) -> tuple[Ancestor, ...]:
         """The parent and its parents, as far as they are recorded."""
-        return (self.settings.lineage or Lineage()).followed_by(self.name, self.sha256)
+        return (self.settings.lineage or Lineage()).add_parent(self.name, self.sha256)
 
     @cached_property
     def fitted(self) -> Resize:
@@ -158,7 +158,7 @@ class StartingPoint:
             first += " Its scaling is changed, and lora_B makes up for it."
         return (first, *self.about)
 
-    def resolved(self, recipe: Recipe) -> Recipe:
+    def resolve(self, recipe: Recipe) -> Recipe:
         """Return a recipe whose `lora:` section is the one that is trained, in full."""
         return recipe.model_copy(update={"lora": LoraConfig(**self.config.model_dump())})
 

@@ -38,7 +38,7 @@ def lineage_of(recipe: Recipe, start: StartingPoint | None) -> Lineage:
     )
 
 
-def recorded_lineage(environment_file: Path) -> Lineage | None:
+def read_lineage(environment_file: Path) -> Lineage | None:
     """Return the lineage in a run's environment.json; None if it has none that can be read."""
     try:
         values = json.loads(environment_file.read_text(encoding="utf-8"))[KEY]

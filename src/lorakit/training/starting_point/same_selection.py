@@ -34,9 +34,9 @@ def require_same_selection(
     if not selection:
         return
     wanted = adapter.config.model_copy(update={"init_lora_weights": True, **selection})
-    recipe_has = _selected(plan_from_config(model, wanted))
+    recipe_has = _list_selected(plan_from_config(model, wanted))
     bare = replace(in_names_of(model, adapter), base_weights={})
-    adapter_has = _selected(plan_from_tensors(model, bare))
+    adapter_has = _list_selected(plan_from_tensors(model, bare))
     if recipe_has == adapter_has:
         return
     only_recipe = sorted(recipe_has - adapter_has)
@@ -50,7 +50,7 @@ def require_same_selection(
     )
 
 
-def _selected(plan: InjectionPlan) -> set[str]:
+def _list_selected(plan: InjectionPlan) -> set[str]:
     """Return what a plan adapts and trains, one text for each."""
     biases = {f"{path}.bias" for path in (*plan.site_biases, *plan.other_biases)}
     tokens = {f"token {index} of {site.path}" for site in plan.tokens for index in site.indices}

@@ -21,7 +21,7 @@ from lorakit.data.labels import label_notes, require_seen, sort_labels
 from lorakit.data.targets import known_labels, label_sets
 from lorakit.errors import DataError
 from lorakit.training.losses.example_losses import ExampleLoss, SeveralLabels
-from lorakit.training.predicted import Evaluated, Predicted, predicted_label_sets
+from lorakit.training.predicted import Evaluated, Predicted, predict_label_sets
 from lorakit.training.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class MultiLabelClassification(TextTask):
         self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Evaluated], Predicted]:
         """Return what reads labels and their probabilities, and chooses thresholds."""
-        return lambda found: predicted_label_sets(
+        return lambda found: predict_label_sets(
             found, labels or (), self._thresholds(found.label_ids, found.scores)
         )
 

@@ -16,7 +16,7 @@ from lorakit.data import Place
 from lorakit.data.targets import numbers_of, size_note
 from lorakit.errors import DataError
 from lorakit.training.losses.example_losses import ExampleLoss, SquaredError
-from lorakit.training.predicted import Evaluated, Predicted, predicted_numbers
+from lorakit.training.predicted import Evaluated, Predicted, predict_numbers
 from lorakit.training.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class TextRegression(TextTask):
         self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Evaluated], Predicted]:
         """Return what reads the predicted numbers."""
-        return lambda found: predicted_numbers(found, labels or ())
+        return lambda found: predict_numbers(found, labels or ())
 
     def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
         """Return the mean of the numbers."""

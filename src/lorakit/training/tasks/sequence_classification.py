@@ -15,11 +15,11 @@ from lorakit.analysis.metric_text import classification_metric_names
 from lorakit.analysis.metrics import classification_metrics
 from lorakit.config import SINGLE_LABEL, ProblemType
 from lorakit.data import Place
-from lorakit.data.labels import label_names, label_notes, ordered_label_names, require_seen
+from lorakit.data.labels import label_names, label_notes, require_seen, sort_label_names
 from lorakit.data.targets import class_weights_of
 from lorakit.errors import DataError
 from lorakit.training.losses.example_losses import WeightedClasses
-from lorakit.training.predicted import Evaluated, Predicted, predicted_classes
+from lorakit.training.predicted import Evaluated, Predicted, predict_classes
 from lorakit.training.step import LogitsStep
 from lorakit.training.tasks.base import Encoded
 from lorakit.training.tasks.text_task import TextTask
@@ -40,7 +40,7 @@ class SequenceClassification(TextTask):
         """Return the class names: those of a ClassLabel feature, else those found, sorted."""
         data = recipe.data
         where = splits.labelled_place(data)
-        names = ordered_label_names(splits.labelled, data.label, where)
+        names = sort_label_names(splits.labelled, data.label, where)
         if len(names) < 2 and not splits.only_validation:
             raise DataError(
                 f"Nothing to classify in {where}, column '{data.label}': got only the label "
@@ -120,7 +120,7 @@ class SequenceClassification(TextTask):
         self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Evaluated], Predicted]:
         """Return what reads classes and their probabilities."""
-        return lambda found: predicted_classes(found, labels or ())
+        return lambda found: predict_classes(found, labels or ())
 
     def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
         """Return the commonest class."""

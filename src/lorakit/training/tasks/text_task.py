@@ -148,7 +148,9 @@ class TextTask(Task):
         data, names = recipe.data, labels or ()
         max_length = resolve_max_length(data.max_length, model, tokenizer)
         parts = splits.with_places(data)
-        targets = {kind: self._checked(examples, data, where) for examples, kind, where in parts}
+        targets = {
+            kind: self._check_targets(examples, data, where) for examples, kind, where in parts
+        }
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
         learnt = names if recipe.start_from is not None or splits.only_validation else ()
@@ -181,7 +183,7 @@ class TextTask(Task):
             class_weights=self.class_weights(targets["training"], names, data),
         )
 
-    def _checked(self, examples: Dataset, data: DataConfig, where: Place) -> list[Any]:
+    def _check_targets(self, examples: Dataset, data: DataConfig, where: Place) -> list[Any]:
         """Check the columns of a split and return its targets."""
         require_columns(examples, _columns(data), where)
         return self.read_targets(examples, data, where)

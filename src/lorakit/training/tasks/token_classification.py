@@ -38,7 +38,7 @@ from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.predicted import (
     Evaluated,
     Predicted,
-    predicted_tags,
+    predict_tags,
     prediction_table,
 )
 from lorakit.training.tasks.base import (
@@ -210,7 +210,7 @@ class TokenClassification(Task):
         self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Evaluated], Predicted]:
         """Return what reads tags and their probabilities."""
-        return lambda found: predicted_tags(found, labels or ())
+        return lambda found: predict_tags(found, labels or ())
 
     def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
         """Return the commonest tag."""

@@ -67,7 +67,7 @@ def require_agreement(recipes: Sequence[Recipe], advice: str = ADVICE) -> None:
                     f"in {_name(recipe)}"
                 )
     for recipe in recipes:
-        problems += [f"{_name(recipe)} has {reason}" for reason in unshared_settings(recipe)]
+        problems += [f"{_name(recipe)} has {reason}" for reason in find_unshared_settings(recipe)]
     outputs = [str(Path(recipe.output).absolute()) for recipe in recipes]
     twice = sorted({output for output in outputs if outputs.count(output) > 1})
     if twice:
@@ -79,7 +79,7 @@ def require_agreement(recipes: Sequence[Recipe], advice: str = ADVICE) -> None:
         raise ConfigError(f"Cannot train these runs together: {'; '.join(problems)}. {advice}")
 
 
-def unshared_settings(recipe: Recipe) -> list[str]:
+def find_unshared_settings(recipe: Recipe) -> list[str]:
     """Return what a recipe has that no runs can share: each setting, and why."""
     reasons = [
         f"{key}: {reason}"
@@ -91,13 +91,13 @@ def unshared_settings(recipe: Recipe) -> list[str]:
     return reasons
 
 
-def fixed_keys_among(keys: Iterable[str]) -> list[str]:
+def find_fixed_keys(keys: Iterable[str]) -> list[str]:
     """Return those of some recipe keys that may not vary between runs that train together."""
     fixed = (*_ALIKE, *_ALONE)
     return [key for key in keys if any(f"{key}.".startswith(f"{one}.") for one in fixed)]
 
 
-def unshared_part(model: Any, arguments: Any) -> str | None:
+def find_unshared_part(model: Any, arguments: Any) -> str | None:
     """Return what keeps a run's model from sharing its passes, or None.
 
     Args:

@@ -128,7 +128,7 @@ def below_of(
         others = {number for number, one in found.items() if not one.is_first}
         forward.keep({number: one.states for number, one in found.items()}, others)
     ids = next(value for value in inputs.values() if isinstance(value, Tensor))
-    states = forward.kept(ids.shape[1], ids.device)
+    states = forward.read_states(ids.shape[1], ids.device)
     return Below(part.blocks, forward.output, states)
 
 
@@ -155,18 +155,18 @@ def standing_below(
     for module in modules:
         if id(module) in inside:
             module.training = False
-    states = [_padded(one.states, stacked.tokens) for one in below if one is not None]
+    states = [_pad(one.states, stacked.tokens) for one in below if one is not None]
     if first.states is None:
         yield
         return
     kept = torch.cat([each for each in states if each is not None])
     blocks = _blocks(model, first.blocks)[: first.blocks.depth]
     passing = [(block, _returning_input(first.output)) for block in blocks[:-1]]
-    with replacing_forwards([*passing, (blocks[-1], lambda *_, **__: first.output.made_of(kept))]):
+    with replacing_forwards([*passing, (blocks[-1], lambda *_, **__: first.output.build(kept))]):
         yield
 
 
-def hidden_states_of(
+def run_frozen_blocks(
     model: nn.Module,
     requests: Sequence[Examples],
     run: Callable[[Stacked], Any],
@@ -221,8 +221,8 @@ def _blocks(model: nn.Module, blocks: FrozenBlocks) -> list[nn.Module]:
 
 
 def _returning_input(output: BlockOutput) -> Callable[..., Any]:
-    return lambda hidden_states, *args, **kwargs: output.made_of(hidden_states)
+    return lambda hidden_states, *args, **kwargs: output.build(hidden_states)
 
 
-def _padded(states: Tensor | None, tokens: int) -> Tensor | None:
+def _pad(states: Tensor | None, tokens: int) -> Tensor | None:
     return None if states is None else F.pad(states, (0, 0, 0, tokens - states.shape[1]))

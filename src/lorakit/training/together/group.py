@@ -11,7 +11,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult, train
 from lorakit.training.stop_request import StopRequest
-from lorakit.training.together.agreement import ADVICE, require_agreement, unshared_part
+from lorakit.training.together.agreement import ADVICE, find_unshared_part, require_agreement
 from lorakit.training.together.base import BaseInProcess
 from lorakit.training.together.meeting_point import meeting
 from lorakit.training.together.shared_passes import Seat, SharedPasses
@@ -175,7 +175,7 @@ class GroupedRun:
         self, setup: Setup, trainer: Trainer, frozen: FrozenPart
     ) -> Iterator[tuple[str, ...]]:
         """Compute with the others in this block, from the first step on."""
-        problem = unshared_part(setup.model, trainer.args)
+        problem = find_unshared_part(setup.model, trainer.args)
         if problem is not None:
             output, advice = setup.recipe.output, self._group.advice
             raise ConfigError(f"Cannot train {output} with others: {problem}. {advice}")

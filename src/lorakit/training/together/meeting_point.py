@@ -54,14 +54,14 @@ def meeting(trainer: Trainer, join: Callable[[], Meeting]) -> Iterator[None]:
         join: Called when training begins; returns those that it meets.
     """
     with ExitStack() as met:
-        callback = _AtBeginning(lambda: met.enter_context(_met(trainer, join())))
+        callback = _AtBeginning(lambda: met.enter_context(_meet(trainer, join())))
         trainer.add_callback(callback)
         met.callback(trainer.remove_callback, callback)
         yield
 
 
 @contextmanager
-def _met(trainer: Any, others: Meeting) -> Iterator[None]:
+def _meet(trainer: Any, others: Meeting) -> Iterator[None]:
     """Replace the trainer's forward, backward and loss by requests inside the block."""
     accelerator: Any = trainer.accelerator
     model: Any = accelerator.unwrap_model(trainer.model)
@@ -91,7 +91,7 @@ def meeting_in_forward(model: Any, others: Meeting) -> Iterator[None]:
     alone, signature = backbone.forward, inspect.signature(type(backbone).forward)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        inputs = _bound(signature, backbone, args, kwargs)
+        inputs = _bind_arguments(signature, backbone, args, kwargs)
         acting = active_adapters(model)
         if acting not in ((), (_ADAPTER,)) or not _is_shared(inputs):
             return alone(*args, **kwargs)
@@ -117,7 +117,7 @@ class _AtBeginning(TrainerCallback):
         self._begin()
 
 
-def _bound(
+def _bind_arguments(
     signature: inspect.Signature, backbone: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the arguments by name."""

@@ -59,7 +59,7 @@ def train_together(
             recipe,
             resume=resume and Path(recipe.output).exists(),
             stop=stop,
-            on_event=_numbered(on_event, number),
+            on_event=_number_events(on_event, number),
         )
         for number, recipe in enumerate(loaded)
     ]
@@ -74,7 +74,7 @@ def train_together(
     return [run.turn.result if run.turn.error is None else run.turn.error for run in runs]
 
 
-def _numbered(
+def _number_events(
     on_event: Callable[[int, str, dict[str, Any]], None] | None, number: int
 ) -> EventHandler | None:
     return None if on_event is None else partial(on_event, number)

@@ -22,7 +22,7 @@ from lorakit.training.together.frozen_below import (
     Below,
     Examples,
     Found,
-    hidden_states_of,
+    run_frozen_blocks,
     standing_below,
 )
 from lorakit.training.together.process_state import ProcessState
@@ -198,7 +198,7 @@ class StackedModel:
 
     @torch.no_grad()
     def hidden_states(self, requests: Sequence[Examples]) -> list[list[Found]]:
-        """Run the blocks below for examples of several runs; see `hidden_states_of`."""
+        """Run the blocks below for examples of several runs; see `run_frozen_blocks`."""
         for module in self._modules:
             module.training = False
 
@@ -210,7 +210,7 @@ class StackedModel:
             ):
                 self._backbone(**stacked.inputs)
 
-        return hidden_states_of(self._model, requests, run)
+        return run_frozen_blocks(self._model, requests, run)
 
 
 def backbone_of(model: Any) -> Any:

@@ -108,13 +108,13 @@ def stack(inputs: Sequence[Inputs]) -> Stacked:
                 for mask, part in zip(values, parts, strict=True)
             ]
         if isinstance(values[0], Tensor):
-            stacked[name] = torch.cat([_padded(each, longest) for each in values])
+            stacked[name] = torch.cat([_pad(each, longest) for each in values])
         elif values[0] is not None:
             stacked[name] = values[0]
     return Stacked(stacked, tuple(parts), first, longest)
 
 
-def _padded(value: Tensor, tokens: int) -> Tensor:
+def _pad(value: Tensor, tokens: int) -> Tensor:
     """Pad (rows, tokens, …), or a mask (rows, 1, tokens, tokens), with zeros."""
     missing = tokens - value.shape[1 if value.ndim < 4 else 2]
     if not missing:

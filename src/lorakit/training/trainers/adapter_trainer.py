@@ -6,6 +6,8 @@ With `process_trainer`, this file overrides the private methods of transformers'
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,6 @@ from lorakit.training.trainers.numerical_checks import (
     require_sound,
 )
 from lorakit.training.trainers.process_trainer import ProcessTrainerMixin
-from lorakit.training.trainers.quantized_base import marking_as_adapted
 from lorakit.training.trainers.run_state import RunState
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 
@@ -64,7 +65,7 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
         self._run_state = RunState(self)
         self._is_initialized = False
         self._has_saved = False
-        with marking_as_adapted(kwargs["model"]):
+        with _mark_as_adapted(kwargs["model"]):
             super().__init__(*args, **kwargs)
         callbacks = self.callback_handler.callbacks
         self._stopping = next((c for c in callbacks if isinstance(c, StopAtCheckpoint)), None)
@@ -76,7 +77,7 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save only the adapter; with sharded parameters all processes gather it."""
-        adapter = trained_adapter(self.accelerator.unwrap_model(self.model), self.adapter_name)
+        adapter = copy_trained_adapter(self.accelerator.unwrap_model(self.model), self.adapter_name)
         require_sound(adapter, self.state.global_step, self.optimizer)
         if self.args.should_save:
             adapter.save(output_dir or str(self.args.output_dir))
@@ -308,7 +309,24 @@ def checkpoints_reentrantly(arguments: TrainingArguments) -> bool:
     return given.get("use_reentrant", bool(given.keys() - _KEYS_NOT_OF_TORCH))
 
 
-def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
+def copy_trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
     """Copy the adapter of a model in training; with sharding, every process must call this."""
     reshard(model)
     return Adapter.from_model(model, name)
+
+
+@contextmanager
+def _mark_as_adapted(model: Any) -> Iterator[None]:
+    """Mark a quantised model as adapted inside the block, else transformers refuses to train it.
+
+    transformers' PEFT integration sets the same attribute. Other code takes it as a sign of PEFT
+    layers, so it is removed afterwards.
+    """
+    is_quantized = getattr(model, "is_quantized", False)
+    if is_quantized:
+        model._hf_peft_config_loaded = True
+    try:
+        yield
+    finally:
+        if is_quantized:
+            del model._hf_peft_config_loaded

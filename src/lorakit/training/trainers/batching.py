@@ -146,7 +146,7 @@ class BatchingMixin(_Base):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log; with the mean training loss also the throughput."""
         if "train_loss" in logs and self.throughput is not None:
-            logs = {**logs, **self.throughput.logged()}
+            logs = {**logs, **self.throughput.to_log()}
         super().log(logs, *args, **kwargs)
 
 

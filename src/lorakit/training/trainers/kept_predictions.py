@@ -61,7 +61,7 @@ class KeptPredictionsMixin(_Base):
             )
         scores: ExampleScores | None = getattr(self, "example_scores", None)
         if scores is not None and len(scores) <= len(order):
-            scores = scores.reordered(order)
+            scores = scores.reorder(order)
         prefix = kwargs.get("metric_key_prefix", "eval")
         divergence = (output.metrics or {}).get(f"{prefix}_kl")
         best = self.state.best_global_step  # of the evaluations before this one

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +17,6 @@ from lorakit.training.losses.find_output_loss import all_logits_note, find_outpu
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.step import MeanStep, NextTokenStep, Step
-from lorakit.training.trainers.quantized_base import hiding_quantization
 from lorakit.training.trainers.step_trainer import StepTrainerMixin
 
 
@@ -33,7 +34,7 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         original_forward = vars(model).get("forward")
-        with hiding_quantization(model):
+        with _hide_quantization(model):
             super().__init__(model, *args, **kwargs)
         # TRL replaces the model's forward for a loss that is not used here.
         vars(model).pop("forward", None)
@@ -115,3 +116,17 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
         """Return loss, perplexity and token accuracy over all counted tokens."""
         metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
         return metrics if accuracy is None else {**metrics, "mean_token_accuracy": accuracy}
+
+
+@contextmanager
+def _hide_quantization(model: Any) -> Iterator[None]:
+    """Prevent TRL from casting the adapter to bfloat16, as it does on any quantised base.
+
+    Small updates are lost in bfloat16, and lorakit chooses the dtype of the factors.
+    """
+    names = ("is_loaded_in_4bit", "is_loaded_in_8bit")
+    hidden = {name: vars(model).pop(name) for name in names if name in vars(model)}
+    try:
+        yield
+    finally:
+        vars(model).update(hidden)

@@ -47,7 +47,7 @@ class MemoryMappedAdamW(torch.optim.AdamW):
     def _place_state(self) -> None:
         """Create the zero state of every parameter in the file, as torch does at the first step."""
         parameters = self._parameters()
-        places = iter(_mapped_zeros([p for p in parameters for _ in _STATES], self._directory))
+        places = iter(_map_zeros([p for p in parameters for _ in _STATES], self._directory))
         for parameter in parameters:
             self.state[parameter] = {"step": torch.zeros((), dtype=torch.float32)}
             for name in _STATES:
@@ -79,7 +79,7 @@ class MemoryMappedAdamW(torch.optim.AdamW):
                     loaded[name] = place[name]
 
 
-def _mapped_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
+def _map_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
     """Return zeros of the same shapes and dtypes, consecutive in one mapped file."""
     tensors = list(like)
     offsets, end = [], 0

@@ -119,11 +119,11 @@ def _examples_table(examples: Sequence[ShownExample]) -> str:
     if any(one.confidence is not None for one in examples):
         shares = [None if one.confidence is None else one.confidence for one in examples]
         columns.append(("probability", ["" if p is None else f"{p:.1%}" for p in shares]))
-    rows = zip(*(map(_shortened, values) for _, values in columns), strict=True)
+    rows = zip(*(map(_shorten, values) for _, values in columns), strict=True)
     return text_table([name for name, _ in columns], list(rows))
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     """Return a text on one line, cut where it is long."""
     line = " ".join(text.split())
     return line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 2] + " …"

@@ -175,7 +175,7 @@ def examples_of_losses(setup: Setup, losses: ExampleScores | None) -> tuple[Show
         setup: Examples and tokenizer.
         losses: The adapter's loss of each validation example; other scores show no examples.
     """
-    examples = _unpacked(setup)
+    examples = _validation_rows(setup)
     if losses is None or losses.metric != "perplexity":
         return ()
     if examples is None or len(losses) != len(examples):
@@ -183,9 +183,9 @@ def examples_of_losses(setup: Setup, losses: ExampleScores | None) -> tuple[Show
     means = losses.points / np.maximum(losses.weights, 1)
     found: dict[tuple[str, str], ShownExample] = {}
     for index in np.argsort(-means, kind="stable").tolist():
-        prompt = _decoded(setup, _prompt_of(examples[index], setup))
+        prompt = _decode(setup, _prompt_of(examples[index], setup))
         counted = [label for label in examples[index]["labels"] if label != NOT_COUNTED]
-        answer = _decoded(setup, counted)
+        answer = _decode(setup, counted)
         share = float(np.exp(-means[index]))
         found.setdefault((prompt, answer), ShownExample("", prompt, answer, None, None, share))
         if len(found) == SHOWN:
@@ -193,12 +193,12 @@ def examples_of_losses(setup: Setup, losses: ExampleScores | None) -> tuple[Show
     return tuple(found.values())
 
 
-def generated_answers(setup: Setup, trainer: AdapterTrainerMixin) -> tuple[ShownExample, ...]:
+def generate_answers(setup: Setup, trainer: AdapterTrainerMixin) -> tuple[ShownExample, ...]:
     """Let base and adapter answer random validation examples of CAUSAL_LM; none if sharded.
 
     Plain texts are continued from their first tokens.
     """
-    examples = _unpacked(setup)
+    examples = _validation_rows(setup)
     if setup.task.task_type is not TaskType.CAUSAL_LM or examples is None:
         return ()
     if trainer.is_fsdp_enabled:
@@ -218,18 +218,18 @@ def generated_answers(setup: Setup, trainer: AdapterTrainerMixin) -> tuple[Shown
     setup.model.eval()
     try:
         texts = [
-            continue_tokens(_loaded(setup), prompts, new_tokens, use_base, use_cache=True)
+            continue_tokens(_to_loaded_model(setup), prompts, new_tokens, use_base, use_cache=True)
             for use_base in (False, True)
         ]
     finally:
         setup.model.train(was_training)
     return tuple(
-        ShownExample("", _decoded(setup, prompt), _decoded(setup, answer), adapter, base, None)
+        ShownExample("", _decode(setup, prompt), _decode(setup, answer), adapter, base, None)
         for prompt, answer, adapter, base in zip(prompts, answers, *texts, strict=True)
     )
 
 
-def _unpacked(setup: Setup) -> Any:
+def _validation_rows(setup: Setup) -> Any:
     """Return the encoded validation examples; None without any, and if they are packed."""
     examples = setup.encoded.validation
     if examples is None or "seq_lengths" in examples.column_names or not len(examples):
@@ -259,11 +259,11 @@ def _answer_of(example: Mapping[str, Any], prompt_tokens: int) -> list[int]:
     return ids[prompt_tokens : prompt_tokens + example[PARTS][1]] if is_good else []
 
 
-def _decoded(setup: Setup, ids: Sequence[int]) -> str:
+def _decode(setup: Setup, ids: Sequence[int]) -> str:
     return decode(setup.tokenizer, list(ids), skip_special_tokens=True)
 
 
-def _loaded(setup: Setup) -> LoadedModel:
+def _to_loaded_model(setup: Setup) -> LoadedModel:
     """Return the model of a run as inference takes it."""
     settings = InferenceSettings(task_type=setup.task.task_type, **setup.encoded.settings)
     return LoadedModel(

@@ -8,7 +8,7 @@ import torch
 from lorakit import Adapter, LoraConfig
 from lorakit.adapters import combine
 from lorakit.adapters.operations.requirements import (
-    named_targets,
+    list_whole_paths,
     require_base_independent,
     require_low_rank,
 )
@@ -77,7 +77,7 @@ def test_groups_of_channels_and_a_base_that_peft_changed_are_refused():
 def test_targets_are_whole_paths_in_the_form_of_the_configuration():
     paths = dict.fromkeys(["b.q", "attn.out_proj", "attn", "other.out_proj"])
     names = ("attn", "b.q", "other.out_proj")
-    assert named_targets(paths, LoraConfig(target_modules=["q"])) == names
-    assert named_targets(paths, LoraConfig(target_modules="all-linear")) == names
-    regex = named_targets(paths, LoraConfig(target_modules=".*q"))
+    assert list_whole_paths(paths, LoraConfig(target_modules=["q"])) == names
+    assert list_whole_paths(paths, LoraConfig(target_modules="all-linear")) == names
+    regex = list_whole_paths(paths, LoraConfig(target_modules=".*q"))
     assert regex == r"b\.q|attn|other\.out_proj"

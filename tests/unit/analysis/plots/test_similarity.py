@@ -18,7 +18,7 @@ def test_similarity_has_a_control_beside_each_side_on_one_scale(saved_figures, t
     panels, bar = saved_figures[0].axes[:-1], saved_figures[0].axes[-1]
     assert len(panels) == 2 * 4 and "φ" in bar.get_ylabel()
     assert all(panel.images[0].get_clim() == (0, 1) for panel in panels)
-    modules = similarity_plots.shown_modules(comparison)
+    modules = similarity_plots.choose_modules(comparison)
     expected = [
         matrix
         for module in modules
@@ -39,7 +39,7 @@ def test_the_kinds_that_changed_most_are_shown_in_full():
             A, B = random_factors(2, 8, 8, seed=10 * number + layer)
             factors[f"layers.{layer}.{kind}"] = (A, scale * B)
     one = analyze_adapter(adapter_of(factors), name="one")
-    modules = similarity_plots.shown_modules(compare_adapters(one, one))
+    modules = similarity_plots.choose_modules(compare_adapters(one, one))
     assert [module.path for module in modules] == ["layers.1.b", "layers.1.d", "layers.1.c"]
 
 

@@ -26,7 +26,7 @@ class Echoes:
         self.asked = []
         self.error = None
 
-    async def listed(self):
+    async def list_models(self):
         return MODELS
 
     async def form(self, name):

@@ -80,7 +80,7 @@ from lorakit.serving.clients.talking import AnswerOptions, Listed
 
 class Endless:
     cancelled = 0
-    async def listed(self):
+    async def list_models(self):
         return [Listed("base", True)]
     async def form(self, name):
         return "conversation"

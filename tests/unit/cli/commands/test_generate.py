@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorakit.cli.commands.generate import read_texts, show_tags, shown_label
+from lorakit.cli.commands.generate import format_label, read_texts, show_tags
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.inference import LabelSet, Numbers, TaggedWord
 
@@ -125,6 +125,6 @@ def test_a_table_is_for_predict(tmp_path):
 
 def test_labels_and_numbers_are_shown_in_one_cell():
     several = LabelSet(("a", "b"), {"a": 0.75, "b": 0.5, "c": 0.1})
-    assert shown_label(several) == ("a 75.0%, b 50.0%", None)
-    assert shown_label(LabelSet((), {"a": 0.1})) == ("(none)", None)
-    assert shown_label(Numbers({"x": 0.25, "y": 1234.5678})) == ("0.25, 1234.57", None)
+    assert format_label(several) == ("a 75.0%, b 50.0%", None)
+    assert format_label(LabelSet((), {"a": 0.1})) == ("(none)", None)
+    assert format_label(Numbers({"x": 0.25, "y": 1234.5678})) == ("0.25, 1234.57", None)

@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.printed import flat
 from lorakit.cli.commands import serve as command
-from lorakit.cli.commands.serve import named_paths
+from lorakit.cli.commands.serve import parse_named_paths
 from lorakit.cli.signals import ending
 from lorakit.errors import ConfigError
 
@@ -81,7 +81,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(cli, words, message):
 
 
 def test_names_and_paths_are_split_at_the_first_equals_sign():
-    assert named_paths(["a=b=c", "d=e"]) == {"a": "b=c", "d": "e"}
+    assert parse_named_paths(["a=b=c", "d=e"]) == {"a": "b=c", "d": "e"}
     for word in ("=path", "name=", "name"):
         with pytest.raises(ConfigError):
-            named_paths([word])
+            parse_named_paths([word])

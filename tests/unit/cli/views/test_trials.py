@@ -4,7 +4,7 @@ from rich.console import Console
 
 from fixtures.printed import flat
 from fixtures.trials import trial_record
-from lorakit.cli.views.trials import TrialsView, shown_records, trial_line, values_text
+from lorakit.cli.views.trials import TrialsView, select_records, trial_line, values_text
 from lorakit.recipes.search_sections import Distribution, SearchConfig
 
 SETTINGS = SearchConfig()
@@ -43,9 +43,9 @@ def test_a_small_screen_shows_the_running_and_the_newest():
         trial_record(8),
         trial_record(9, "waiting"),
     ]
-    names = [r.name for r in shown_records(records, 4)]
+    names = [r.name for r in select_records(records, 4)]
     assert names == ["trial-006", "trial-007", "trial-008", "trial-009"]
-    assert len(shown_records(records, 20)) == 9
+    assert len(select_records(records, 20)) == 9
 
 
 def test_distributions_in_words():

@@ -210,7 +210,7 @@ def test_factors_of_a_weight_stored_transposed():
     assert LoraConv1D.factor_sizes(layer) == (6, 4)
     LoraConv1D.adapt_in_place(layer)
     assert layer.base_weight().shape == (4, 6)
-    assert layer.oriented(torch.zeros(4, 6)).shape == (6, 4)
+    assert layer.orient(torch.zeros(4, 6)).shape == (6, 4)
     layer.updates["a"] = update = LowRankUpdate(torch.randn(2, 6), torch.randn(4, 2), 0.5)
     layer.activate(("a",))
     x = torch.randn(3, 6)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterStateError
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, adapted_parameter_of
+from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, get_adapted_parameter
 
 
 class Stack(nn.Module):
@@ -35,19 +35,19 @@ def test_factors_of_each_matrix(is_transposed, sizes):
 
 def test_attaching_swaps_the_owner_and_leaving_restores_it():
     stack = Stack()
-    parameter = adapted_parameter_of(stack, "weights", False)
+    parameter = get_adapted_parameter(stack, "weights", False)
     parameter.attach(AdaptedStack)
-    assert type(stack) is AdaptedStack and stack.bound_parameters() == [parameter]
-    assert adapted_parameter_of(stack, "weights", False) is parameter
+    assert type(stack) is AdaptedStack and stack.bind_parameters() == [parameter]
+    assert get_adapted_parameter(stack, "weights", False) is parameter
     parameter.restore_in_place()
     assert type(stack) is Stack and "adapted_parameters" not in stack._modules
 
 
 def test_a_copy_belongs_to_its_owner_once_it_is_bound():
     stack = Stack()
-    adapted_parameter_of(stack, "weights", False).attach(AdaptedStack)
+    get_adapted_parameter(stack, "weights", False).attach(AdaptedStack)
     twin = copy.deepcopy(stack)
-    (bound,) = twin.bound_parameters()
+    (bound,) = twin.bind_parameters()
     assert bound.weight is twin.weights
 
 

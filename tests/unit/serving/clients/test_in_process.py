@@ -63,7 +63,7 @@ def test_the_base_is_beside_the_adapter_in_the_adapters_form(adapter_folder, tmp
     loaded = load_for_inference(place)
     expected = generate_text(loaded, [QUESTION], use_base=True, max_new_tokens=8)
     models, loop = opened(place)
-    base, german = loop.run(models.listed())
+    base, german = loop.run(models.list_models())
     assert base.is_base and german == Listed("german", False, "CAUSAL_LM")
     text, _ = answer_of(models, loop, base.name, like="german", max_new_tokens=8)
     assert text == expected[0]
@@ -82,7 +82,7 @@ def test_an_answer_fits_the_context_and_a_long_conversation_is_refused(adapter_f
 
 def test_a_base_alone_can_be_talked_to(tiny_gpt2_dir, opened):
     models, loop = opened(tiny_gpt2_dir)
-    (base,) = loop.run(models.listed())
+    (base,) = loop.run(models.list_models())
     assert loop.run(models.form(base.name)) == "text"
     assert answer_of(models, loop, base.name, max_new_tokens=3)[0]
 

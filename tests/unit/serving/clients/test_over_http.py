@@ -51,7 +51,7 @@ def text_of(items):
 
 
 def test_the_base_is_listed_first_then_adapters_with_their_tasks(loop, models):
-    base, *adapters = loop.run(models.listed())
+    base, *adapters = loop.run(models.list_models())
     assert (base.name, base.is_base) == ("base", True)
     assert {each.name: each.task for each in adapters} == {
         "french": "CAUSAL_LM",
@@ -85,12 +85,12 @@ def test_an_adapter_for_texts_continues_the_text_beside_the_base(loop, models, s
 
 
 def test_classes_and_tags_come_with_probabilities(loop, models):
-    (found,) = loop.run(models.classified("mood", ["a good film"]))
+    (found,) = loop.run(models.classify("mood", ["a good film"]))
     assert found.label in ("bad", "good", "mixed") and 0 < found.probability <= 1
     assert loop.run(models.takes_pairs("pairs")) and not loop.run(models.takes_pairs("mood"))
-    (pair,) = loop.run(models.classified("pairs", [("the sky", "the sun")]))
+    (pair,) = loop.run(models.classify("pairs", [("the sky", "the sun")]))
     assert pair.label in ("other", "same")
-    (words,) = loop.run(models.tagged("tags", ["Anna lives in Oslo"]))
+    (words,) = loop.run(models.tag("tags", ["Anna lives in Oslo"]))
     assert [each.word for each in words] == ["Anna", "lives", "in", "Oslo"]
 
 
@@ -107,9 +107,9 @@ def test_a_refusal_has_the_servers_reason(loop, models):
 def test_a_key_is_sent_and_a_missing_one_is_told(loop, served_with):
     url = served_with(api_keys=["the-right-key"]).server.url
     with models_at(loop, url, "the-right-key") as models:
-        assert loop.run(models.listed())
+        assert loop.run(models.list_models())
     with models_at(loop, url) as models, pytest.raises(ServerError, match="from LORAKIT_API_KEY"):
-        loop.run(models.listed())
+        loop.run(models.list_models())
 
 
 # ---- other servers ----
@@ -189,7 +189,7 @@ def test_what_is_no_answer_is_one_clear_sentence(loop, answer, reason):
 def test_a_page_is_not_a_list_of_models(loop):
     for body in ('{"data": 3}', "[]", "<html>"):
         with answering((200, "text/html", body)) as url, models_at(loop, url) as models:
-            listed = models.listed()
+            listed = models.list_models()
             with pytest.raises(ServerError, match="Check the address"):
                 loop.run(listed)
 
@@ -198,7 +198,7 @@ def test_a_server_that_is_not_there_is_one_sentence(loop):
     with answering(NOT_FOUND) as url:
         pass
     with models_at(loop, url) as models, pytest.raises(ServerError, match="does not answer: "):
-        loop.run(models.listed())
+        loop.run(models.list_models())
 
 
 @pytest.mark.parametrize("text", ["localhost:8000", "http://", "http://host:port", "runs/german"])

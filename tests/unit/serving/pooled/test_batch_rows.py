@@ -1,6 +1,6 @@
 import torch
 
-from lorakit.serving.pooled.batch_rows import padded, running_rows
+from lorakit.serving.pooled.batch_rows import pad_rows, running_rows
 from tiny_models import llama
 from tiny_models.adapted import with_adapter
 
@@ -8,7 +8,7 @@ from tiny_models.adapted import with_adapter
 def test_rows_are_padded_on_the_right_with_the_models_token():
     model = llama()
     model.config.pad_token_id = 7
-    made = padded(
+    made = pad_rows(
         model,
         [
             {"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 1, 1]},

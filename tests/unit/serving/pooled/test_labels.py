@@ -6,7 +6,7 @@ from lorakit.serving.pooled.labels import (
     LabelledWord,
     Span,
     Word,
-    labelled_words,
+    label_words,
     spans,
     text_label,
 )
@@ -36,7 +36,7 @@ def test_a_text_may_have_several_labels_or_numbers():
 def test_a_word_has_the_label_of_its_first_token():
     logits = torch.tensor([[9.0, 0], [0, 9], [9, 0], [9, 0]])
     words = [Word("Anna", 0, 4), Word("saw", 5, 8)]
-    found = labelled_words(logits, [None, 0, 0, 1], words, ("O", "PER"))
+    found = label_words(logits, [None, 0, 0, 1], words, ("O", "PER"))
     assert [(each.word.text, each.label) for each in found] == [("Anna", "PER"), ("saw", "O")]
     assert found[0].probability > 0.99
 

@@ -196,12 +196,12 @@ def test_an_entrance_that_ends_refuses_new_requests():
 
 
 def test_figures_of_several_servers_differ_by_a_label():
-    from lorakit.serving.ray_deployment.entrance import merged_text
+    from lorakit.serving.ray_deployment.entrance import merge_texts
 
     servers = {"a": Metrics(), "b": Metrics()}
     servers["a"].count("german", "/v1/completions", 200, 0.3, 5, 7)
     servers["b"].count("german", "/v1/completions", 200, 0.1, 2, 0)
-    text = merged_text({name: metrics.text() for name, metrics in servers.items()}).decode()
+    text = merge_texts({name: metrics.text() for name, metrics in servers.items()}).decode()
     labels = 'model="german",path="/v1/completions",replica="{}",status="200"'
     for name in servers:
         assert f"lorakit_requests_total{{{labels.format(name)}}} 1.0" in text

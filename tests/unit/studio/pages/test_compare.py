@@ -6,7 +6,7 @@ import pytest
 from nicegui import ui
 
 from fixtures.run_folders import RECIPE, write_run
-from lorakit.runs.paths import joined
+from lorakit.runs.paths import join_paths
 from lorakit.studio.pages.compare import _MOST_RUNS
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +54,7 @@ async def test_a_damaged_run_is_named(user, studio):
 async def test_a_comma_is_part_of_a_path(user, studio):
     write_run(studio.root / "r 4, small")
     write_run(studio.root / "b", recipe=RECIPE.replace("r: 4", "r: 64"))
-    await user.open("/compare?" + urlencode({"runs": joined(["r 4, small", "b"])}))
+    await user.open("/compare?" + urlencode({"runs": join_paths(["r 4, small", "b"])}))
     await user.should_see("r 4, small")
     await user.should_see("A field against a metric")
 

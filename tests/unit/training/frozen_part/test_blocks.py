@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from lorakit import LoraConfig, add_adapter
+from lorakit.errors import ConfigError
 from lorakit.training.frozen_part.blocks import (
     BlockOutput,
+    count_layers,
     find_frozen_blocks,
     has_dropout,
     identity_of,
     keeping_in_evaluation,
+    layers_at,
 )
 from tiny_models.architectures import bert, gpt2, llama, t5
 
@@ -94,7 +97,7 @@ STATES, OTHER = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
 def test_an_output_of_the_same_form_is_made(output, made):
     form = BlockOutput.of(output)
     assert form.hidden_states(output) is STATES
-    got = form.made_of(OTHER)
+    got = form.build(OTHER)
     assert type(got) is type(made)
     assert got is OTHER or (got[0] is OTHER and got[1:] == made[1:])
 
@@ -102,3 +105,23 @@ def test_an_output_of_the_same_form_is_made(output, made):
 @pytest.mark.parametrize("output", [{"hidden_states": STATES}, (), (None, STATES), None])
 def test_what_does_not_begin_with_hidden_states_has_no_form(output):
     assert BlockOutput.of(output) is None
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers", "expected"),
+    [
+        ("all", 3, (0, 1, 2)),
+        ("upper half", 3, (2,)),
+        ("upper half", 4, (2, 3)),
+        ("upper quarter", 3, (2,)),
+        ("upper quarter", 8, (6, 7)),
+    ],
+)
+def test_the_upper_layers_are_at_least_one(depth, layers, expected):
+    assert layers_at(depth, layers) == expected
+
+
+def test_a_model_has_the_layers_of_its_only_list():
+    assert count_layers(llama(num_hidden_layers=3)) == 3
+    with pytest.raises(ConfigError, match="expected one"):
+        count_layers(t5())

@@ -86,8 +86,10 @@ def test_what_runs_blocks_otherwise_is_named(run, changes, reason):
 
 def test_a_model_that_gives_another_loss_from_kept_outputs_keeps_none(run, monkeypatch):
     expected, _ = run("without", {"cache_bytes": 0})
-    kept = cached_forward.CachedForward.kept
-    monkeypatch.setattr(cached_forward.CachedForward, "kept", lambda *args: kept(*args).flip(1))
+    kept = cached_forward.CachedForward.read_states
+    monkeypatch.setattr(
+        cached_forward.CachedForward, "read_states", lambda *args: kept(*args).flip(1)
+    )
     got, notes = run("with")
     assert any("gives another loss with kept outputs" in note for note in notes)
     assert_same(got, expected)

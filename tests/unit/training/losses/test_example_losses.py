@@ -15,7 +15,7 @@ def test_classes_weigh_their_examples():
     loss = WeightedClasses(torch.tensor([1.0, 1.0, 3.0]))
 
     assert loss.sum(LOGITS, labels).item() == pytest.approx((each[0] + 3 * each[1]).item())
-    assert loss.measured(LOGITS, labels).item() == pytest.approx(each.sum().item())
+    assert loss.sum_in_evaluation(LOGITS, labels).item() == pytest.approx(each.sum().item())
     masked = torch.tensor([0, -100])
     assert loss.sum(LOGITS, masked).item() == pytest.approx(each[0].item())
     smoothed = WeightedClasses(torch.ones(3), 0.1).sum(LOGITS, labels)

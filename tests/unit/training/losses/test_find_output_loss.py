@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from fixtures.labelled_batches import batch
 from lorakit.training.losses.find_output_loss import (
     all_logits_note,
-    assumed_output_loss,
     find_output_loss,
+    read_output_loss,
 )
 from tiny_models import VOCABULARY, llama
 
@@ -97,6 +97,6 @@ def test_without_an_output_layer_nothing_is_followed():
 def test_the_loss_that_a_configuration_describes_needs_no_values():
     model = llama()
     model.config.logit_scale = 0.5
-    loss = assumed_output_loss(model)
+    loss = read_output_loss(model)
     assert loss is not None and loss.form.scale == 0.5 and loss.head is model.lm_head
-    assert assumed_output_loss(nn.Linear(2, 2)) is None
+    assert read_output_loss(nn.Linear(2, 2)) is None

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lorakit.training.losses.logit_form import LogitForm, candidate_forms, named_form
+from lorakit.training.losses.logit_form import LogitForm, candidate_forms, read_logit_form
 
 
 def model_of(offset=None, **settings):
@@ -50,8 +50,8 @@ def test_only_an_offset_of_the_vocabulary_that_is_not_zero_counts():
 
 
 def test_the_named_form_applies_all_settings():
-    assert named_form(model_of()) == LogitForm()
+    assert read_logit_form(model_of()) == LogitForm()
     settings = {"logit_scale": 0.5, "final_logit_softcapping": 30.0}
-    assert named_form(model_of(**settings)) == LogitForm(0.5, 30.0)
+    assert read_logit_form(model_of(**settings)) == LogitForm(0.5, 30.0)
     # A setting named as a divisor divides.
-    assert named_form(model_of(logits_scaling=8.0)) == LogitForm(0.125)
+    assert read_logit_form(model_of(logits_scaling=8.0)) == LogitForm(0.125)

@@ -103,7 +103,7 @@ def follow(model):
 def ours(loss, model, token_loss=TokenLoss()):  # noqa: B008 (frozen)
     inputs, labels = batch(model)
     outputs, hidden = loss.run(model, inputs)
-    rows, targets = loss.counted(hidden, labels)
+    rows, targets = loss.select_counted(hidden, labels)
     mean = loss.sum(rows, targets, token_loss) / len(targets)
     return mean + auxiliary_weight(model) * getattr(outputs, "aux_loss", 0.0)
 
@@ -213,7 +213,7 @@ def test_under_autocast_it_runs_in_autocasts_dtype(build, head):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = model(**inputs, labels=labels).loss
         _, hidden = loss.run(model, inputs)
-    rows, targets = loss.counted(hidden, labels)  # the trainer's place: outside autocast
+    rows, targets = loss.select_counted(hidden, labels)  # the trainer's place: outside autocast
     got = loss.sum(rows, targets, TokenLoss()) / len(targets)
     assert largest_error(got, expected) <= TOLERANCE[torch.bfloat16]
     found, wanted = gradients(model, got), gradients(model, expected)
@@ -253,7 +253,7 @@ def test_losses_and_hits():
     targets[1, 2] = logits[1, 2].argmax()  # one hit at least
     hits = ((logits.argmax(-1) == targets) & (targets != -100)).sum()
     _, hidden = loss.run(model, inputs)
-    rows, counted = loss.counted(hidden, labels)
+    rows, counted = loss.select_counted(hidden, labels)
     loss.chunk_tokens = 3
     losses, got = loss.losses_and_hits(rows, counted)
     assert got == hits > 0 and not losses.requires_grad
@@ -276,7 +276,7 @@ def test_no_step_holds_all_logits(build, head):
 
     def step():
         _, hidden = loss.run(model, inputs)
-        loss.sum(*loss.counted(hidden, labels), TokenLoss()).backward()
+        loss.sum(*loss.select_counted(hidden, labels), TokenLoss()).backward()
 
     step()
     model.zero_grad()
@@ -334,7 +334,7 @@ def test_losses_that_are_computed_elsewhere_are_those_of_here(build):
     for losses_elsewhere in (None, elsewhere):
         loss.losses_elsewhere = losses_elsewhere
         hidden = loss.run(model, inputs)[1].detach().requires_grad_()
-        x2d, targets = loss.counted(hidden, labels)
+        x2d, targets = loss.select_counted(hidden, labels)
         total = loss.sum(x2d, targets, TokenLoss(label_smoothing=0.1))
         found.append((total, *torch.autograd.grad(total, x2d)))
     assert len(asked) == 1

@@ -4,7 +4,7 @@ import json
 
 from lorakit.adapters.lineage import Lineage, data_source
 from lorakit.models.base_digest import base_digest
-from lorakit.training.starting_point.run_lineage import KEY, lineage_of, recorded_lineage
+from lorakit.training.starting_point.run_lineage import KEY, lineage_of, read_lineage
 
 
 def test_base_and_data_are_recorded_without_a_parent(recipe):
@@ -15,14 +15,14 @@ def test_base_and_data_are_recorded_without_a_parent(recipe):
 
 
 def test_a_finished_run_has_it_in_both_files(done):
-    found = recorded_lineage(done[0].run_dir / "environment.json")
+    found = read_lineage(done[0].run_dir / "environment.json")
     settings = json.loads((done[0].adapter_path / "lorakit.json").read_text())
     assert Lineage.parse(settings[KEY], "lorakit.json") == found is not None
 
 
 def test_an_environment_without_one_gives_none(tmp_path):
     file = tmp_path / "environment.json"
-    assert recorded_lineage(file) is None
+    assert read_lineage(file) is None
     for text in ("{", "[]", "{}", '{"lineage": {"parents": 3}}'):
         file.write_text(text)
-        assert recorded_lineage(file) is None
+        assert read_lineage(file) is None

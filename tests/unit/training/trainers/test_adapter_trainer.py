@@ -22,7 +22,7 @@ from lorakit.errors import TrainingError
 from lorakit.injection import add_adapter
 from lorakit.recipes import checkpoints
 from lorakit.training.evaluation_metrics import final_metrics, is_speed
-from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, _mark_as_adapted
 from tolerances import largest_error
 
 ROWS = 22
@@ -332,3 +332,12 @@ def test_no_readme_and_no_telemetry(build, monkeypatch):
 
 def test_final_metrics_without_validation():
     assert final_metrics(SimpleNamespace(eval_dataset=None)) == {}
+
+
+@pytest.mark.parametrize("is_quantized", [True, False])
+def test_only_a_quantized_base_is_marked_and_only_for_a_while(is_quantized):
+    model = SimpleNamespace(is_quantized=is_quantized)
+    with pytest.raises(ZeroDivisionError), _mark_as_adapted(model):
+        assert hasattr(model, "_hf_peft_config_loaded") == is_quantized
+        raise ZeroDivisionError
+    assert vars(model) == {"is_quantized": is_quantized}

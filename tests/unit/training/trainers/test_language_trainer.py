@@ -1,12 +1,14 @@
 """Language models: metrics over all counted tokens, and factors that keep their dtype."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lorakit.config import NOT_COUNTED
 from lorakit.injection import add_adapter
+from lorakit.training.trainers.language_trainer import _hide_quantization
 
 TASK = "CAUSAL_LM"
 
@@ -85,3 +87,11 @@ def test_tokens_without_padding_and_without_rows_that_only_pad_are_counted(
         trainer.model, {"input_ids": positions, "labels": positions, "position_ids": positions}
     )
     assert trainer._metrics["train"]["num_tokens"] == [17]
+
+
+def test_trl_does_not_see_that_a_base_is_quantized():
+    model = SimpleNamespace(is_loaded_in_4bit=True, other=1)
+    with pytest.raises(ZeroDivisionError), _hide_quantization(model):
+        assert vars(model) == {"other": 1}
+        raise ZeroDivisionError
+    assert vars(model) == {"is_loaded_in_4bit": True, "other": 1}

@@ -49,7 +49,7 @@ def parse_body(kind: type[B], raw: bytes) -> B:
         ) from None
     if not isinstance(values, dict):
         raise RequestError(
-            f"The body is not a JSON object: got {_shown(values)}, expected {{...}}.",
+            f"The body is not a JSON object: got {_short_value(values)}, expected {{...}}.",
             code="invalid_json",
         )
     for name, harmless in kind.unsupported.items():
@@ -59,7 +59,7 @@ def parse_body(kind: type[B], raw: bytes) -> B:
         if not any(value == one and type(value) is type(one) for one in harmless):
             reason = kind.reasons.get(name, "Leave it out.")
             raise RequestError(
-                f"The parameter '{name}' is not supported: got {_shown(value)}. {reason}",
+                f"The parameter '{name}' is not supported: got {_short_value(value)}. {reason}",
                 param=name,
                 code="unsupported_parameter",
             )
@@ -73,16 +73,16 @@ def _request_error(error: ValidationError, kind: type[Body]) -> RequestError:
     by_place: dict[str, list[ErrorDetails]] = {}
     for problem in error.errors(include_url=False):
         by_place.setdefault(_place(problem), []).append(problem)
-    texts = [_described(place, problems, kind) for place, problems in by_place.items()]
+    texts = [_describe(place, problems, kind) for place, problems in by_place.items()]
     more = f" ({len(texts) - _MOST_PROBLEMS} more)" if len(texts) > _MOST_PROBLEMS else ""
     return RequestError(
         " ".join(texts[:_MOST_PROBLEMS]) + more,
-        param=next(iter(by_place)) or _named_first(texts[0]),
+        param=next(iter(by_place)) or _find_parameter(texts[0]),
         code="invalid_parameter",
     )
 
 
-def _named_first(text: str) -> str | None:
+def _find_parameter(text: str) -> str | None:
     """Return the first parameter that a problem of several parameters names."""
     found = re.match(r"The parameters? '(\w+)'", text)
     return None if found is None else found[1]
@@ -105,7 +105,7 @@ def _place(problem: ErrorDetails) -> str:
 _TYPE_STEPS = {"str", "int", "float", "bool", "list", "dict", "nullable"}
 
 
-def _described(place: str, problems: Sequence[ErrorDetails], kind: type[Body]) -> str:
+def _describe(place: str, problems: Sequence[ErrorDetails], kind: type[Body]) -> str:
     """Describe what is wrong at a place; for a union there is a problem for each alternative."""
     first = problems[0]
     if first["type"] == "extra_forbidden":
@@ -115,11 +115,12 @@ def _described(place: str, problems: Sequence[ErrorDetails], kind: type[Body]) -
     if first["type"] == "value_error":
         text = first["msg"].removeprefix("Value error, ")
         return f"The parameter '{place}' is wrong: {text}" if place else text
-    expected = " or ".join(dict.fromkeys(_expected(problem) for problem in problems))
-    return f"The parameter '{place}' is wrong: got {_shown(first['input'])}, expected {expected}."
+    expected = " or ".join(dict.fromkeys(_expectation(problem) for problem in problems))
+    value = _short_value(first["input"])
+    return f"The parameter '{place}' is wrong: got {value}, expected {expected}."
 
 
-def _expected(problem: ErrorDetails) -> str:
+def _expectation(problem: ErrorDetails) -> str:
     least = problem.get("ctx", {}).get("min_length")
     if least is not None:
         is_text = problem["type"].startswith("string")
@@ -127,7 +128,7 @@ def _expected(problem: ErrorDetails) -> str:
     return problem["msg"].removeprefix("Input should be ")
 
 
-def _shown(value: Any) -> str:
+def _short_value(value: Any) -> str:
     text = repr(value) if not isinstance(value, bool | None) else str(value).lower()
     text = "null" if value is None else text
     if len(text) <= _SHOWN_CHARACTERS:

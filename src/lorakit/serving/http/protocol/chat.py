@@ -39,7 +39,7 @@ class Message(BaseModel):
     audio: None = None
     function_call: None = None
 
-    def rendered(self) -> dict[str, str]:
+    def render(self) -> dict[str, str]:
         """Return the message as chat templates expect it; parts are joined by newlines."""
         text = self.content
         if not isinstance(text, str):

@@ -28,7 +28,7 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
         call.noted["metadata"] = body.metadata
     model = found.model
     async with model.using(found.adapter, to_generate=True) as (shared, text):
-        messages = [message.rendered() for message in body.messages]
+        messages = [message.render() for message in body.messages]
         ids = await model.in_text_thread(text.chat_ids, messages, body.chat_template_kwargs)
         call.note_prompt(messages)
         model.check_ids([int(key) for key in body.logit_bias or {}], "logit_bias")
@@ -47,7 +47,7 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     }
     if body.stream:
         return _stream(asked, await after_first(asked.events()), body, head)
-    choices = await asked.collected()
+    choices = await asked.collect()
     return {
         **head,
         "object": "chat.completion",

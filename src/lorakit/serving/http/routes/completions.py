@@ -48,7 +48,7 @@ async def completions(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
         asked = ask(call, model, shared, text, prompts)
     if body.stream:
         return _stream(asked, await after_first(asked.events()), body, head)
-    choices = await asked.collected()
+    choices = await asked.collect()
     return {
         **head,
         "choices": [

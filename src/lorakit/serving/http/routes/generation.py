@@ -88,7 +88,7 @@ class Asked:
         self._call.noted.setdefault("finish_reasons", []).append(event.reason)
         self._call.note_answer(self._texts[index])
 
-    async def collected(self) -> list[Choice]:
+    async def collect(self) -> list[Choice]:
         """Return all answers once they are finished."""
         choices = [Choice() for _ in range(self.choices)]
         async for index, event in self.events():

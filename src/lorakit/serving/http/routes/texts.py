@@ -33,7 +33,7 @@ async def embeddings(call: Call) -> dict[str, Any]:
         for given in inputs:
             if not isinstance(given, str):
                 model.check_ids(given, "input")
-            made = await model.in_text_thread(text.embedded_columns, given, model.limit)
+            made = await model.in_text_thread(text.columns_to_embed, given, model.limit)
             columns.append(made)
         tokens = _count(call, columns)
         items = [ForwardItem(each, shared.carried_name, "vector") for each in columns]
@@ -71,10 +71,10 @@ async def classify(call: Call) -> dict[str, Any]:
     async with model.using(found.adapter) as (shared, text):
         if model.kind.task is TaskType.TOKEN_CLS:
             words = await word_labels(model, shared, text, inputs, count)
-            data = [_labelled(each) for each in words]
+            data = [_label_words(each) for each in words]
         else:
             pairs = [_text_or_pair(given) for given in inputs]
-            data = [classified(e) for e in await text_labels(model, shared, text, pairs, count)]
+            data = [format_classes(e) for e in await text_labels(model, shared, text, pairs, count)]
     return {
         "id": f"classify-{call.id}",
         "object": "list",
@@ -98,7 +98,7 @@ def _text_or_pair(given: str | list[str]) -> str | tuple[str, str]:
     return given[0], given[1]
 
 
-def classified(found: TextLabel) -> dict[str, Any]:
+def format_classes(found: TextLabel) -> dict[str, Any]:
     """Return the answer for one text: its label, its labels, or its numbers under "values"."""
     if found.values is not None:
         return {"values": found.values, "num_classes": len(found.values)}
@@ -112,7 +112,7 @@ def classified(found: TextLabel) -> dict[str, Any]:
     }
 
 
-def _labelled(words: Sequence[LabelledWord]) -> dict[str, Any]:
+def _label_words(words: Sequence[LabelledWord]) -> dict[str, Any]:
     """Return spans and words; `start` and `end` count characters, `first` and `last` words."""
     return {
         "spans": [

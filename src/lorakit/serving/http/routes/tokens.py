@@ -20,7 +20,7 @@ async def tokenize(call: Call) -> dict[str, Any]:
         if body.messages is not None:
             ids = await model.in_text_thread(
                 text.chat_ids,
-                [message.rendered() for message in body.messages],
+                [message.render() for message in body.messages],
                 body.chat_template_kwargs,
                 opens_answer=body.add_generation_prompt,
             )

@@ -10,11 +10,11 @@ from nicegui import ui
 
 from lorakit.errors import LorakitError
 from lorakit.files.disks import size_text
-from lorakit.runs.adapters import AdapterFacts, Analysis, read_analysis, shown_setting
-from lorakit.runs.paths import joined
+from lorakit.quickstart.model_files import base_name
+from lorakit.runs.adapters import AdapterFacts, Analysis, format_setting, read_analysis
+from lorakit.runs.paths import join_paths
 from lorakit.studio.blocks import Text, card, note, problem
 from lorakit.studio.context import Studio
-from lorakit.studio.names import base_name
 from lorakit.studio.pages.adapters.commands import CommandsPart
 from lorakit.studio.telling import telling
 
@@ -44,10 +44,10 @@ async def draw_contents(studio: Studio, adapter: AdapterFacts, commands: Command
         _fact("Parameters", f"{adapter.parameters:,} ({size_text(adapter.size_bytes)})")
         for key, value in adapter.settings.items():
             if key not in _HIDDEN:
-                _fact(key, shown_setting(value))
+                _fact(key, format_setting(value))
     with ui.element("div").classes("flex-row gap-2"):
         ui.link(
-            "Try it in the playground", f"/playground?runs={quote(joined([adapter.name]))}"
+            "Try it in the playground", f"/playground?runs={quote(join_paths([adapter.name]))}"
         ).classes("button")
     area = ui.element("div").classes("flex-col gap-4")
 

@@ -10,11 +10,11 @@ from nicegui import ui
 
 from lorakit.errors import MissingFileError, escaped
 from lorakit.files.disks import size_text
+from lorakit.quickstart.model_files import short_base_name
 from lorakit.runs.adapters import AdapterFacts, find_adapters
 from lorakit.studio.blocks import Text, badge, card, empty
 from lorakit.studio.context import current
 from lorakit.studio.frame import page, set_title
-from lorakit.studio.names import short_base_name
 from lorakit.studio.pages.adapters.combining import draw_combining
 from lorakit.studio.pages.adapters.commands import CommandsPart
 from lorakit.studio.pages.adapters.contents import draw_contents

@@ -10,12 +10,11 @@ from nicegui import ui
 from lorakit.config import TaskType
 from lorakit.errors import LorakitError, escaped
 from lorakit.files.disks import size_text
-from lorakit.quickstart.model_files import base_model_path
+from lorakit.quickstart.model_files import base_model_path, base_name
 from lorakit.runs.base_models import BaseModel, cached_bases, describe_base, find_bases
 from lorakit.runs.drafts import recent_drafts
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.frame import show_error
-from lorakit.studio.names import base_name
 from lorakit.studio.pages.new_run.state import Walk
 from lorakit.studio.telling import telling
 

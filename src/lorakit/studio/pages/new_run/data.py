@@ -13,11 +13,10 @@ from lorakit.files.disks import size_text
 from lorakit.recipes.yaml_edits import UNSET
 from lorakit.runs.data_files import FOLDER, find_data
 from lorakit.runs.data_preview import preview_data
-from lorakit.runs.new_recipe import with_settings, write_recipe_for
+from lorakit.runs.new_recipe import free_output, recipe_path, with_settings, write_recipe_for
 from lorakit.studio.blocks import card, note, problem
 from lorakit.studio.frame import show_error
 from lorakit.studio.pages.new_run.examples import draw_preview
-from lorakit.studio.pages.new_run.outputs import free_output, recipe_path
 from lorakit.studio.pages.new_run.state import Walk, show_problems
 from lorakit.studio.pages.new_run.streamed_upload import StreamedUpload
 from lorakit.studio.telling import telling
@@ -77,8 +76,8 @@ class _DataStep:
                 self.upload = StreamedUpload(
                     self.walk.root,
                     "Drop a csv, tsv, json, jsonl or parquet file here, or press +",
-                    lambda name: background_tasks.create(self.received(name)),
-                    self.refused,
+                    lambda name: background_tasks.create(self.take_file(name)),
+                    self.show_refusal,
                 )
                 self.upload.props("flat bordered").classes("walk-drop")
                 self.refusal = ui.element("div").classes("walk-slot")
@@ -115,13 +114,13 @@ class _DataStep:
 
     # ---- a file ----
 
-    async def received(self, name: str) -> None:
+    async def take_file(self, name: str) -> None:
         """Take a file that has been dropped; one that cannot be read is not kept."""
         self.upload.reset()
         await self.choose(name, is_new=True)
         await self._draw_files()
 
-    def refused(self, error: Exception) -> None:
+    def show_refusal(self, error: Exception) -> None:
         """Show why a file was not taken."""
         self.upload.reset()
         self.refusal.clear()

@@ -11,8 +11,8 @@ from lorakit.runs.recipe_form import (
     FormField,
     field_text,
     help_of,
+    list_fields,
     parse_field,
-    shown_fields,
     with_field,
 )
 from lorakit.studio.blocks import Text, card
@@ -30,7 +30,7 @@ async def draw(walk: Walk) -> None:
 class _MethodStep:
     def __init__(self, walk: Walk):
         self.walk = walk
-        self.fields = shown_fields(walk.checked)
+        self.fields = list_fields(walk.checked)
         self.inputs: dict[str, Any] = {}
 
     def draw(self) -> None:
@@ -44,7 +44,7 @@ class _MethodStep:
                     self.walk.draft.text,
                     language="YAML",
                     indent="  ",
-                    on_change=lambda event: self.typed(event.value),
+                    on_change=lambda event: self.take_text(event.value),
                 )
                 _follow_dark_mode(self.editor)
                 self.editor.classes("walk-editor").props('aria-labelledby="recipe-title"')
@@ -59,14 +59,14 @@ class _MethodStep:
                 self._options(field, value),
                 value=_choice_name(field, value),
                 label=field.key,
-                on_change=lambda event: self.chosen(field, event.value),
+                on_change=lambda event: self.write_choice(field, event.value),
             )
         else:
             made = ui.input(
                 field.key,
                 value=field_text(field, value),
                 placeholder=str(field.default),
-                on_change=lambda event: self.entered(field, event.value),
+                on_change=lambda event: self.write_field(field, event.value),
             )
             made.props(f"debounce={_TYPING_MS} stack-label")
         made.props(f'dense outlined options-dense hide-bottom-space hint="{_plain(help_text)}"')
@@ -79,13 +79,13 @@ class _MethodStep:
     # ---- from the fields ----
 
     @telling
-    async def entered(self, field: FormField, typed: str | None) -> None:
+    async def write_field(self, field: FormField, typed: str | None) -> None:
         """Write what was typed into a field into the text."""
         if field_text(field, self.walk.checked.value(field.key)) != (typed or "").strip():
             await self._write(field, parse_field(field, typed))
 
     @telling
-    async def chosen(self, field: FormField, name: str) -> None:
+    async def write_choice(self, field: FormField, name: str) -> None:
         """Write a chosen value into the text."""
         if name in field.choices and name != _choice_name(
             field, self.walk.checked.value(field.key)
@@ -105,7 +105,7 @@ class _MethodStep:
     # ---- from the text ----
 
     @telling
-    async def typed(self, text: str) -> None:
+    async def take_text(self, text: str) -> None:
         """Take a text that was typed, and show its values in the fields."""
         if text == self.walk.draft.text:
             return

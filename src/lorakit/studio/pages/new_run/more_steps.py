@@ -12,10 +12,9 @@ from lorakit.errors import LorakitError
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.runs.command import command_line, train_command
 from lorakit.runs.queue import RunQueue
-from lorakit.studio.blocks import Text, card, note
+from lorakit.studio.blocks import Text, card, copyable, note
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import show_error
-from lorakit.studio.pages.new_run.outputs import draw_command
 
 _DEFAULT_EPOCHS = 3
 
@@ -91,7 +90,9 @@ class _MoreSteps:
         self._draw_command()
 
     def _draw_command(self) -> None:
-        draw_command(self.command, command_line(self.studio.root, self.words))
+        self.command.clear()
+        with self.command:
+            copyable(command_line(self.studio.root, self.words), "the command")
         self.problem.clear()
         is_more = self.wanted > self.before or (self.wanted == self.before and not self.is_finished)
         if not is_more:

@@ -11,15 +11,15 @@ from nicegui import ui
 from lorakit.errors import LorakitError
 from lorakit.files.atomic import write_text
 from lorakit.files.disks import reporting_disk_errors
+from lorakit.quickstart.model_files import base_name
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.runs.command import command_line, train_command
 from lorakit.runs.drafts import delete_draft
+from lorakit.runs.new_recipe import recipe_path
 from lorakit.runs.queue import RunQueue
-from lorakit.studio.blocks import Text, card, note
+from lorakit.studio.blocks import Text, card, copyable, note
 from lorakit.studio.frame import show_error
-from lorakit.studio.names import base_name
-from lorakit.studio.pages.new_run.outputs import draw_command, recipe_path
 from lorakit.studio.pages.new_run.state import Walk, show_problems
 from lorakit.studio.telling import telling
 
@@ -84,8 +84,9 @@ class _StartStep:
         return train if isinstance(train, str) else f"{len(train or ())} sources"
 
     def _draw_command(self) -> None:
-        line = command_line(self.walk.root, train_command(self.recipe))
-        draw_command(self.command, line)
+        self.command.clear()
+        with self.command:
+            copyable(command_line(self.walk.root, train_command(self.recipe)), "the command")
 
     @telling
     async def rename(self, output: str | None) -> None:

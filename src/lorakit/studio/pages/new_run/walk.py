@@ -14,13 +14,12 @@ from lorakit.recipes import yaml_text
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import STEPS, Draft, Step, load_draft, new_draft, save_draft
-from lorakit.runs.new_recipe import recipe_like
+from lorakit.runs.new_recipe import free_output, recipe_like
 from lorakit.runs.warm_process import warm_up
 from lorakit.studio.blocks import Text, note
 from lorakit.studio.context import Studio, current
 from lorakit.studio.frame import page, set_title, show_error
 from lorakit.studio.pages.new_run import base, data, method, more_steps, plan, start
-from lorakit.studio.pages.new_run.outputs import free_output
 from lorakit.studio.pages.new_run.state import TITLES, Walk
 
 _STEPS: Mapping[Step, Callable[[Walk], Awaitable[None]]] = {

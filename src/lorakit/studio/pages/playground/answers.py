@@ -10,13 +10,13 @@ from urllib.parse import urlencode
 from nicegui import ui
 
 from lorakit.errors import escaped
+from lorakit.quickstart.model_files import short_base_name
 from lorakit.runs.votes import Added, Vote
 from lorakit.serving.clients.playground import Answer, Playground
 from lorakit.serving.pooled.labels import LabelledWord, TextLabel, spans
 from lorakit.studio.blocks import Text, badge, card, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import error_text
-from lorakit.studio.names import short_base_name
 from lorakit.studio.telling import telling
 
 _ENDS = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from nicegui import ui
 
 from lorakit.errors import LorakitError, escaped
+from lorakit.quickstart.model_files import base_name
 from lorakit.runs.adapters import AdapterFacts, read_adapter
 from lorakit.runs.base_memory import base_bytes, gigabytes, require_room
 from lorakit.runs.mixtures import mixture_place, read_mixture
@@ -17,7 +18,6 @@ from lorakit.serving.clients.playground import Playground
 from lorakit.studio.blocks import Text, card, empty, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import error_text
-from lorakit.studio.names import base_name
 from lorakit.studio.telling import telling
 
 
@@ -116,7 +116,7 @@ class ModelsPart:
 
     def _options(self, base: str | None) -> dict[str, str]:
         return {
-            name: escaped(f"{name} · {_described(each)}")
+            name: escaped(f"{name} · {_describe(each)}")
             for name, each in self._adapters.items()
             if each.base == base
         }
@@ -126,7 +126,7 @@ class ModelsPart:
         self._chosen.set_options(options, value=[n for n in self._chosen.value if n in options])
         await self._show_cost()
 
-    def _wanted(self) -> Wanted:
+    def _read_choices(self) -> Wanted:
         adapters = {name: self._adapters[name].place for name in self._chosen.value}
         return Wanted(self._base.value, adapters, bool(self._unquantized.value))
 
@@ -171,7 +171,7 @@ class ModelsPart:
                 problem(str(error))
 
     def _start(self) -> None:
-        self._state.load(self._wanted())
+        self._state.load(self._read_choices())
         self.look()
 
     def look(self) -> None:
@@ -208,7 +208,7 @@ class ModelsPart:
             )
 
 
-def _described(adapter: AdapterFacts) -> str:
+def _describe(adapter: AdapterFacts) -> str:
     ranks = [f"rank {low}" for low in adapter.ranks[:1]]
     if len(adapter.ranks) > 1:
         ranks = [f"rank {adapter.ranks[0]} to {adapter.ranks[-1]}"]

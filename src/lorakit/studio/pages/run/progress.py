@@ -9,15 +9,15 @@ from urllib.parse import urlencode
 from nicegui import ui
 
 from lorakit.errors import LorakitError
+from lorakit.quickstart.model_files import base_name
 from lorakit.runs.metric_log import MetricLog, kept_metrics
-from lorakit.runs.paths import joined
+from lorakit.runs.paths import join_paths
 from lorakit.runs.process import stop_run
 from lorakit.runs.queue import RunQueue
 from lorakit.runs.run_detail import RunDetail
 from lorakit.runs.watch import RunWatch
 from lorakit.studio.blocks import Text, badge, card, notify_problem, problem
 from lorakit.studio.browser_calls import LiveBar, LiveText
-from lorakit.studio.names import base_name
 
 _METRICS = ("eval_accuracy", "eval_f1", "eval_perplexity", "eval_loss")
 
@@ -104,10 +104,10 @@ class Progress:
         self._links = {
             name: ui.link(name, target).classes("button button-quiet")
             for name, target in (
-                ("Try it", f"/playground?{urlencode({'runs': joined([path])})}"),
+                ("Try it", f"/playground?{urlencode({'runs': join_paths([path])})}"),
                 ("Clone", f"/new?{urlencode({'from': path})}"),
                 ("Continue from it", f"/new?{urlencode({'continue': path})}"),
-                ("Compare", f"/compare?{urlencode({'runs': joined([path])})}"),
+                ("Compare", f"/compare?{urlencode({'runs': join_paths([path])})}"),
             )
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nicegui import run, ui
 
 from lorakit.runs.index import RunSummary
-from lorakit.runs.paths import joined
+from lorakit.runs.paths import join_paths
 from lorakit.studio.blocks import Text, empty, note
 from lorakit.studio.context import current
 from lorakit.studio.frame import page
@@ -97,8 +97,8 @@ class _RunList:
         self._compare.set_enabled(count > 1)
 
     def _open(self) -> None:
-        paths = joined(row["path"] for row in self._table.selected)
-        ui.navigate.to(f"/compare?{Filter.encoded(runs=paths)}")
+        paths = join_paths(row["path"] for row in self._table.selected)
+        ui.navigate.to(f"/compare?{Filter.encode(runs=paths)}")
 
     def _row(self, path: str) -> RunSummary | None:
         return next((row for row in self._rows or [] if row.path == path), None)

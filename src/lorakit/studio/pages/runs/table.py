@@ -11,9 +11,9 @@ from urllib.parse import quote, urlencode
 from nicegui import ui
 
 from lorakit.errors import escaped
+from lorakit.quickstart.model_files import short_base_name
 from lorakit.runs.index import RunSummary
 from lorakit.runs.run_summary import STATES
-from lorakit.studio.names import short_base_name
 
 _MINUTE_S, _HOUR_S = 60, 3600
 _PER_PAGE = 50
@@ -40,21 +40,21 @@ class Filter:
             row
             for row in rows
             if (not self.state or row.state == self.state)
-            and all(word in _searched(row) for word in words)
+            and all(word in _search_text(row) for word in words)
         ]
 
     def address(self) -> str:
         """Return the address of the page with this filter."""
-        query = self.encoded(q=self.words, state=self.state)
+        query = self.encode(q=self.words, state=self.state)
         return f"/?{query}" if query else "/"
 
     @staticmethod
-    def encoded(**values: str) -> str:
+    def encode(**values: str) -> str:
         """Return the part of an address after the question mark, without empty values."""
         return urlencode({name: value for name, value in values.items() if value}, safe="/,")
 
 
-def _searched(row: RunSummary) -> str:
+def _search_text(row: RunSummary) -> str:
     texts = (row.path, row.task, row.base, row.notes.note, *row.notes.tags)
     return "\n".join(text for text in texts if text).casefold()
 

@@ -31,7 +31,7 @@ def test_every_field_of_openai_is_either_done_or_refused_by_name():
 def test_parts_and_the_developer_become_what_templates_know():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     message = Message.model_validate({"role": "developer", "content": parts})
-    assert message.rendered() == {"role": "system", "content": "a\nb"}
+    assert message.render() == {"role": "system", "content": "a\nb"}
 
 
 @pytest.mark.parametrize(

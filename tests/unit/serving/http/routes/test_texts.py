@@ -6,8 +6,8 @@ import httpx2
 import pytest
 
 from lorakit.inference import classify, load_for_inference, tag
-from lorakit.serving.clients.over_http import classified_answer
-from lorakit.serving.http.routes.texts import classified
+from lorakit.serving.clients.over_http import parse_classes
+from lorakit.serving.http.routes.texts import format_classes
 from lorakit.serving.pooled.labels import TextLabel
 
 TEXTS = ["the film was good", "a bad film", "Anna lives in Berlin and works at Acme."]
@@ -119,10 +119,10 @@ def test_requests_for_several_adapters_share_batches_and_stay_apart(served):
 
 
 def test_several_labels_and_numbers_have_their_own_keys():
-    several = classified(TextLabel("a", {"a": 0.9, "b": 0.6, "c": 0.1}, ("a", "b")))
+    several = format_classes(TextLabel("a", {"a": 0.9, "b": 0.6, "c": 0.1}, ("a", "b")))
     assert several["labels"] == ["a", "b"] and several["label"] == "a"
-    assert classified_answer(several) == ("a, b", None)
-    assert classified_answer({**several, "labels": []}) == ("(none)", None)
-    numbers = classified(TextLabel("0.5", {}, values={"score": 0.5}))
+    assert parse_classes(several) == ("a, b", None)
+    assert parse_classes({**several, "labels": []}) == ("(none)", None)
+    numbers = format_classes(TextLabel("0.5", {}, values={"score": 0.5}))
     assert numbers == {"values": {"score": 0.5}, "num_classes": 1}
-    assert classified_answer(numbers) == ("0.5", None)
+    assert parse_classes(numbers) == ("0.5", None)
