@@ -85,9 +85,9 @@ def adapter_rows(
     rows = PerRowAdapters(names, batches=batches) if segments is None else _packed(segments)
     for name in rows.distinct:
         require_adapter(model, name)
-    layers, replaced = adapted_and_replaced_modules(unwrapped(model))
     trained = [name for name in rows.distinct if state.trainable[name]]
     if torch.is_grad_enabled() and trained:
+        layers, replaced = adapted_and_replaced_modules(unwrapped(model))
         set_trained(layers, replaced, dict.fromkeys(trained, True))
         state.modules_with_trained_tokens = tuple(
             dict.fromkeys((*state.modules_with_trained_tokens, *trained))
