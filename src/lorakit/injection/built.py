@@ -7,24 +7,24 @@ modules, and `attach_adapter` then puts the finished objects into their places.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.initialization.initialize import Initializer
 from lorakit.injection.detached import DetachedAdapter, DetachedCopy, DetachedUpdate, describe_copy
-from lorakit.injection.inject import check_floating, check_plan, describe_injection
+from lorakit.injection.inject import check_floating, describe_injection
 from lorakit.injection.new_parts import (
     load_companions_,
     new_copies,
     new_token_copies,
     new_update,
 )
+from lorakit.injection.plans import Plans
 from lorakit.injection.report import Injection
 from lorakit.injection.selection.plan import InjectionPlan
-from lorakit.injection.selection.plan_from_tensors import plan_from_tensors
-from lorakit.injection.selection.recorded_config import recorded_config
 from lorakit.injection.selection.sites import AdapterTensors, Site
 from lorakit.injection.state import own_parameters
 from lorakit.layers import AdaptedLayer, LowRankUpdate, OffsetUpdate
@@ -38,9 +38,11 @@ def build_adapter(
     name: str,
     *,
     dtype: torch.dtype | None = None,
-    bypassed: Mapping[str, str] | None = None,
-) -> tuple[DetachedAdapter, Injection]:
-    """Return an adapter that can be attached, and where it will act; its parameters are frozen.
+    plans: Plans | None = None,
+) -> tuple[DetachedAdapter, Callable[[], Injection]]:
+    """Return an adapter that can be attached, and a function that says where it will act.
+
+    Its parameters are frozen.
 
     Tensors that have the dtype and the device of their layer's factors are shared with the adapter,
     not copied.
@@ -50,16 +52,14 @@ def build_adapter(
         adapter: An `Adapter`.
         name: A valid name.
         dtype: As in `add_adapter`.
-        bypassed: What `bypassed_layers` says of the model, where it is known already.
+        plans: Plans for this model and dtype, where several adapters are built for it.
 
     Raises:
         AdapterMismatchError, TargetError, DtypeError: As in `add_adapter`.
     """
     check_floating(name, dtype)
-    tensors = adapter.in_names_of(model)
-    plan = plan_from_tensors(model, tensors, bypassed)
-    check_plan(plan, dtype)
-    recorded = recorded_config(model, plan)
+    tensors, planned = (plans or Plans(model, dtype)).of(adapter)
+    plan, recorded = planned.plan, planned.recorded
     initializer = Initializer(model, plan.config)
     updates = [_build_update(site, plan, dtype, tensors, initializer) for site in plan.sites]
     copies = new_copies(plan, dtype, tensors) | new_token_copies(plan, dtype, tensors)
@@ -78,7 +78,7 @@ def build_adapter(
         ),
         tuple(_frozen_copy(model.get_submodule(path), path, made) for path, made in copies.items()),
     )
-    return built, describe_injection(model, plan, name, recorded, updates)
+    return built, partial(describe_injection, model, plan, name, recorded, updates)
 
 
 def _build_update(

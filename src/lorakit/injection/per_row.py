@@ -19,6 +19,7 @@ from lorakit.injection.state import (
     require_unmerged,
     unwrap,
 )
+from lorakit.layers import AdaptedLayer
 from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.layers.executors.separate_batches import SeparateBatches
 
@@ -85,20 +86,20 @@ def adapter_rows(
     rows = PerRowAdapters(names, batches=batches) if segments is None else _pack_segments(segments)
     for name in rows.distinct:
         require_adapter(model, name)
-    layers, replaced = adapted_and_replaced_modules(unwrap(model))
     trained = [name for name in rows.distinct if state.trainable[name]]
     if torch.is_grad_enabled() and trained:
+        layers, replaced = adapted_and_replaced_modules(unwrap(model))
         set_trained(layers, replaced, dict.fromkeys(trained, True))
         state.modules_with_trained_tokens = tuple(
             dict.fromkeys((*state.modules_with_trained_tokens, *trained))
         )
-    with _acting(model, rows):
-        yield RowChoice(model, rows)
+    with _acting(model, rows) as layers:
+        yield RowChoice(model, rows, layers)
 
 
 @contextmanager
-def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
-    """Let the layers of a model run rows with their adapters inside the block."""
+def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[list[AdaptedLayer]]:
+    """Let the layers of a model run rows with their adapters inside the block; yield them."""
     state = require_state(model)
     layers, replaced = adapted_and_replaced_modules(unwrap(model))
     holders: list[nn.Module] = [*layers, *replaced]
@@ -110,7 +111,7 @@ def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
     rows.is_over = False
     try:
         with _tracking_repeats(unwrap(model), rows):
-            yield
+            yield layers
     finally:
         state.rows = None
         rows.is_over = True
@@ -128,10 +129,10 @@ class RowChoice:
     It takes far less time than another block: what layers have prepared of an adapter is kept.
     """
 
-    def __init__(self, model: nn.Module, rows: PerRowAdapters):
-        self._model, self._rows = model, rows
+    def __init__(self, model: nn.Module, rows: PerRowAdapters, layers: list[AdaptedLayer]):
+        self._model, self._rows, self._layers = model, rows, layers
 
-    def again(self) -> AbstractContextManager[None]:
+    def again(self) -> AbstractContextManager[object]:
         """Return a block like the one before, for a backward that runs layers again."""
         return _acting(self._model, self._rows)
 
@@ -152,6 +153,14 @@ class RowChoice:
         for name in {*names}.difference((None,), adapter_names(self._model)):
             require_adapter(self._model, name)  # type: ignore[arg-type]  # None has been taken out
         rows.choose(names)
+
+    def prepare(self, tokens: int) -> None:
+        """Prepare all layers for the next batch, without gradients; they would do it one by one.
+
+        Args:
+            tokens: Tokens of all its rows together.
+        """
+        self._rows.prepare(self._layers, tokens)
 
 
 def _pack_segments(segments: Sequence[tuple[int, str | None]]) -> PerRowAdapters:

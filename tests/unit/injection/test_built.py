@@ -27,7 +27,7 @@ def test_the_model_stays_as_it_is_and_nothing_built_requires_gradients(case):
     assert made and not any(
         p.requires_grad for one in made for p in one.parameters() if id(p) not in shared
     )
-    assert len(injection.matches) == len(built.updates)
+    assert len(injection().matches) == len(built.updates)
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
@@ -43,8 +43,8 @@ def test_trained_tokens_leave_the_model_as_it_is(build):
 def test_the_report_equals_that_of_adding():
     adapter = Adapter.from_model(with_adapter(gpt2, seed=3, use_dora=True, bias="all"))
     added = add_adapter(gpt2().eval(), adapter, "x", trainable=False)
-    _, built = build_adapter(gpt2().eval(), adapter, "x")
-    assert built == added
+    _, described = build_adapter(gpt2().eval(), adapter, "x")
+    assert described() == added
 
 
 def test_factors_of_the_right_dtype_are_shared_and_others_copied():

@@ -1,5 +1,6 @@
 """Checks of the tensors in an adapter's files: finite floating-point tensors by name."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -61,9 +62,9 @@ def _problems(tensors: Mapping[str, Tensor]) -> Iterator[str]:
         if tensor.dtype not in _FLOATS:
             if _is_parameter(name) or tensor.dtype not in _WHOLE:
                 yield f"{short_repr(name)} is of {str(tensor.dtype).removeprefix('torch.')}"
-        elif tensor.numel():
+        elif not math.isfinite(tensor.sum().item()):  # a finite sum has finite terms
             # If there is a NaN, it is both minimum and maximum.
-            ends = torch.stack(tensor.aminmax())
+            ends = torch.stack(tensor.aminmax())  # as a sum of finite numbers may be infinite
             if not ends.isfinite().all():
                 what = "NaN" if ends.isnan().any() else "infinite values"
                 yield f"{short_repr(name)} has {what}"

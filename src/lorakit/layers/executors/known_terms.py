@@ -118,11 +118,15 @@ class KnownTerms:
         block: object,
         slot: int | None,
     ) -> KnownTerm:
-        operands = layer.operands([update], seed)
-        (term,) = operands.terms
+        stays, bias = stay_in_place([update]), None
+        if stays and not update.variants:  # the usual case, and all that its operands can be
+            term = update.term()
+        else:
+            operands = layer.operands([update], seed)
+            (term,) = operands.terms
+            bias = None if operands.bias is getattr(layer, "bias", None) else operands.bias
         W0 = layer.base_weight()
-        check_shapes(torch.Size((W0.shape[1],)), LinearOperands(W0, None, operands.terms))
-        bias = None if operands.bias is getattr(layer, "bias", None) else operands.bias
+        check_shapes(torch.Size((W0.shape[1],)), LinearOperands(W0, None, (term,)))
         is_kept = not update.drops and update.keeps_saved_factors
         is_kept = is_kept and not brings_input_or_weights(update)
         return KnownTerm(
@@ -130,7 +134,7 @@ class KnownTerms:
             update.changed if is_kept else -1,
             _versions(update),
             block,
-            bias is None and stay_in_place([update]),
+            stays and bias is None,
             self.table.put(term, slot),
             term,
             bias,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -176,7 +176,30 @@ class PerRowAdapters:
 
     # ---- what they need ----
 
-    def _prepare(self, layer: DescribedLayer, x: Tensor) -> _Prepared:
+    def prepare(self, layers: Iterable[DescribedLayer], tokens: int) -> None:
+        """Prepare layers for a batch without gradients, before the first of them is called.
+
+        Between two layers their weights fill the caches, so that the same Python takes longer.
+
+        Args:
+            layers: The layers.
+            tokens: Tokens of the batch.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        for layer in layers:
+            if not layer.is_matrix_product or self._drops_in(layer):
+                continue
+            prepared = self._find_prepared(layer) or self._prepare(layer, None)
+            if prepared.rows is not None and prepared.call is not None:
+                prepared.rows.kernel_groups(tokens)
+
+    def _drops_in(self, layer: DescribedLayer) -> bool:
+        having: Any = layer.updates._modules
+        return any(having[name].drops for name in self.distinct if name in having)
+
+    def _prepare(self, layer: DescribedLayer, x: Tensor | None) -> _Prepared:
+        """Prepare a layer for these rows; x may be None if no update drops elements of it."""
         names, index = self._acting(layer)
         if not names:
             return _Prepared(None)
@@ -259,7 +282,7 @@ class PerRowAdapters:
         )
 
     def _seeds(
-        self, layer: DescribedLayer, updates: Mapping[str, LowRankUpdate], x: Tensor
+        self, layer: DescribedLayer, updates: Mapping[str, LowRankUpdate], x: Any
     ) -> list[Tensor | None]:
         """Return the seed of each update's mask: one for all, or those of their batches."""
         if self.batches is not None:
@@ -267,7 +290,7 @@ class PerRowAdapters:
         seed = self._shared_seed([*updates.values()], x)
         return [seed] * len(updates)
 
-    def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
+    def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Any) -> Tensor | None:
         """Return one seed for all layers that read the same activation."""
         if torch.compiler.is_compiling():
             return shared_seed(updates)

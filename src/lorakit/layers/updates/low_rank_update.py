@@ -34,6 +34,8 @@ class LowRankUpdate(nn.Module):
 
     lora_A: nn.Parameter
     lora_B: nn.Parameter
+    scaling: float
+    drop_probability: float
     variants: tuple[type[Variant], ...]
 
     sharding_obstacle: ClassVar[str | None] = None
@@ -79,16 +81,19 @@ class LowRankUpdate(nn.Module):
         super().__init__()
         self.lora_A = nn.Parameter(lora_A)
         self.lora_B = nn.Parameter(lora_B)
-        self.variants = tuple(variants)
+        # Not by assignments, each of which looks for parameters and modules.
+        vars(self).update(
+            variants=tuple(variants),
+            scaling=scaling,
+            drop_probability=drop_probability,
+            training=is_training,
+        )
         # So that parameters have one order.
         self._parameters.update({variant.name: None for variant in VARIANTS if variant.name})
         for name, tensor in companions.items():
             if tensor is not None:
                 is_one = isinstance(tensor, nn.Parameter)
                 self.register_parameter(name, tensor if is_one else nn.Parameter(tensor))
-        self.scaling = scaling
-        self.drop_probability = drop_probability
-        self.training = is_training
         vars(self)["changed"] = next(_numbers)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -56,7 +56,7 @@ class ModelRunner:
             attention_mask: (rows, tokens before and these).
             position_ids: Shape of `ids`.
         """
-        self._choose(tuple(names))
+        self._choose(tuple(names), ids.numel())
         arguments: dict[str, Any] = dict(self._last_only)
         if self._takes_positions:
             arguments["position_ids"] = position_ids
@@ -84,7 +84,7 @@ class ModelRunner:
         self._choice = None
         self._names = ()
 
-    def _choose(self, names: tuple[str | None, ...]) -> None:
+    def _choose(self, names: tuple[str | None, ...], tokens: int) -> None:
         if names == self._names:
             return
         if self._choice is not None:
@@ -92,6 +92,8 @@ class ModelRunner:
         elif adapter_names(self._model):
             self._choice = self._block.enter_context(adapter_rows(self._model, names))
         self._names = names
+        if self._choice is not None:
+            self._choice.prepare(tokens)
 
 
 def keys_values(cache: Cache) -> list[KeysValues | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -65,14 +65,16 @@ class Probe:
         clear = max(_CLEAR, 16 * torch.finfo(dtype).eps) * base.abs().max().item()
         return self._allow_noop or _distance(base, adapted) > clear
 
-    def check(self, name: str, carried_name: str, adapter: Adapter, injection: Injection) -> None:
+    def check(
+        self, name: str, carried_name: str, adapter: Adapter, injection: Callable[[], Injection]
+    ) -> None:
         """Run the probe in the thread that owns the model.
 
         Args:
             name: The adapter's name for messages.
             carried_name: Its name in the model.
             adapter: What was added under it.
-            injection: Where.
+            injection: Says where.
 
         Raises:
             AdapterFileError: The adapter does nothing, gives NaN or infinities, or cannot run in
@@ -107,7 +109,7 @@ class Probe:
         if _distance(base, adapted) <= _NOISE * self._base_noise(ids) + rounding:
             raise AdapterFileError(
                 f"Cannot serve adapter {name!r}: its outputs equal the base's on a probe of "
-                f"{ids.shape[1]} tokens, expected other ones.{_what_it_has(adapter, injection)} "
+                f"{ids.shape[1]} tokens, expected other ones.{_what_it_has(adapter, injection())} "
                 "Train it further, or allow adapters that do nothing (--allow-noop)."
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,7 @@ from lorakit.errors import AdapterMismatchError, LorakitError
 from lorakit.injection import Injection
 from lorakit.injection.built import build_adapter
 from lorakit.injection.detached import DetachedAdapter
-from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers
-from lorakit.injection.selection.parameters import modules_by_path
+from lorakit.injection.plans import Plans
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
 from lorakit.models.same_weights import copy_over_same_weights
@@ -27,13 +27,13 @@ class Candidate:
     Attributes:
         name: Its name for messages.
         adapter: Its configuration and tensors.
-        injection: Where it acts.
+        injection: Says where it acts.
         entering: The objects to attach to the model.
     """
 
     name: str
     adapter: Adapter
-    injection: Injection
+    injection: Callable[[], Injection]
     entering: DetachedAdapter
 
 
@@ -52,7 +52,7 @@ class Trial:
             factor_dtype: dtype of factors and trained heads; None as in `add_adapter`.
         """
         self._model = copy_over_same_weights(model)
-        self._bypassed = bypassed_layers(modules_by_path(self._model))
+        self._plans = Plans(self._model, factor_dtype)
         self._factor_dtype = factor_dtype
 
     def pass_through(self, name: str, carried_name: str, adapter: Adapter) -> Candidate:
@@ -73,7 +73,7 @@ class Trial:
                 adapter,
                 carried_name,
                 dtype=self._factor_dtype,
-                bypassed=self._bypassed,
+                plans=self._plans,
             )
         except AdapterMismatchError as error:
             raise self._named(error, name, adapter) from None

@@ -27,7 +27,7 @@ def added(build, change=None, **config):
 
 
 def checked(model, adapter, injection, **options):
-    Probe(model, **options).check("mine", "x", adapter, injection)
+    Probe(model, **options).check("mine", "x", adapter, lambda: injection)
 
 
 def with_factors(adapter, function):

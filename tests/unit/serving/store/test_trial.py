@@ -71,7 +71,7 @@ def test_what_comes_out_leaves_the_copy_ready_for_the_next():
     assert adapter_names(trial._model) == ()
     assert [len(one.entering.updates) for one in (first, second)] == [14, 14]
     assert [one.entering.updates[0].update.r for one in (first, second)] == [2, 3]
-    assert [len(one.injection.matches) for one in (first, second)] == [14, 14]
+    assert [len(one.injection().matches) for one in (first, second)] == [14, 14]
 
 
 def test_one_is_tried_at_a_time():
