@@ -76,7 +76,7 @@ def _holder(port: int) -> str | None:
 
 
 class _QuietServer(uvicorn.Server):
-    """Looks twice a second whether it is to end; uvicorn's ten looks cost a run as much as a page."""
+    """Looks twice a second whether it is to end: uvicorn's ten looks cost what a live page costs."""
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # 0 also renews the date of the answers
