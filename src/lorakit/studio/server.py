@@ -76,7 +76,7 @@ def _holder(port: int) -> str | None:
 
 
 class _QuietServer(uvicorn.Server):
-    """Looks twice a second whether it is to end: uvicorn's ten looks cost what a live page costs."""
+    """Looks twice a second whether it is to end, not ten times, which takes time from a run."""
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # 0 also renews the date of the answers
