@@ -2,11 +2,14 @@
 
     python -m tools.studio_cost [--seconds 150] [--window 4] [--only PART ...]
 
-The part "cost" lets a run train all the time while its page is open and closed in turn, and
-compares the seconds per step of adjacent windows, in the order open, closed, closed, open. The
-browser runs on this machine, so its part counts too. Stop all other programs first. The part
-"watch" needs no quiet machine: it writes five steps a second into a run and counts the processor
-time of the browser and of the studio.
+The part "cost" lets a run train all the time while its page is shown and hidden in turn, and
+compares the seconds per step of adjacent windows, in the order shown, hidden, hidden, shown. A
+hidden page rests: its rows show that it takes what a browser without a page takes. On Linux, the
+seconds that the run's threads wait for a core are compared, too: they spread less than the clock,
+which they bound, since a thread that waits holds up the others. The browser runs on this machine,
+so its part counts too; with the browser elsewhere, the share of the studio alone is left. Stop all
+other programs first. The part "watch" needs no quiet machine: it writes five steps a second into a
+run and counts the processor time of the browser and of the studio.
 """
 
 import argparse
@@ -36,7 +39,7 @@ from lorakit.recipes.recipe import Recipe
 
 PARTS = ("start", "paint", "drawing", "points", "idle", "watch", "cost")
 EXAMPLES, POINTS, SAMPLES, STARTS = 400, 20_000, 9, 3
-STARTS_S, SETTLES_S = 120.0, 1.0
+STARTS_S, SETTLES_S, WARM_S = 120.0, 1.0, 15.0
 WATCHED_STEPS, STEP_S = 300, 0.2
 DRAWS = """(() => {
     let draw;
@@ -57,14 +60,21 @@ DRAWS = """(() => {
     });
 })()"""
 """Notes how long each chart takes, from the arrival of its points to their picture."""
+HIDE = """(isHidden) => {
+    Object.defineProperty(document, "hidden", { configurable: true, get: () => isHidden });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+"""Tells a page that it is hidden or shown, as a browser does when another tab is chosen."""
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
 
 def main() -> None:
     """Read the arguments, measure, and print a row for each target."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=150, help="of the run, open and closed")
-    parser.add_argument("--window", type=float, default=4, help="seconds between open and closed")
+    parser.add_argument(
+        "--seconds", type=float, default=150, help="of the run, page shown and hidden"
+    )
+    parser.add_argument("--window", type=float, default=4, help="seconds between shown and hidden")
     parser.add_argument("--idle", type=float, default=10, help="seconds to look at an idle page")
     parser.add_argument("--watch", type=float, default=30, help="seconds to look at a live page")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
@@ -249,7 +259,7 @@ def watch(page: Page, url: str, root: Path, process: psutil.Process, seconds: fl
 def cost(
     page: Page, url: str, root: Path, process: psutil.Process, seconds: float, window: float
 ) -> None:
-    """Measure how much longer a step of a run takes while its page is open."""
+    """Measure how much longer a step of a run takes while its page is shown."""
     write_recipe(root)
     metrics = root / "runs" / "run" / "metrics.jsonl"
     words = [sys.executable, "-m", "lorakit", "train", str(root / "recipe.yaml")]
@@ -262,48 +272,70 @@ def cost(
                     sys.exit(f"The run did not start; train {root / 'recipe.yaml'} to see why.")
                 time.sleep(0.2)
             rounds = max(1, round(seconds / (window + SETTLES_S) / 4))
-            compare(page, f"{url}/run/runs/run", process, metrics, rounds, window)
+            used = cpu_s(browsers())
+            page.goto(f"{url}/run/runs/run")
+            page.wait_for_timeout(WARM_S * 1000)
+            show("Chromium to open the page, seconds of a core", [cpu_s(browsers()) - used], "none")
+            compare(page, process, psutil.Process(run.pid), metrics, rounds, window)
         finally:
             run.send_signal(signal.SIGTERM)
 
 
 def compare(
-    page: Page, address: str, process: psutil.Process, metrics: Path, rounds: int, window: float
+    page: Page,
+    studio: psutil.Process,
+    run: psutil.Process,
+    metrics: Path,
+    rounds: int,
+    window: float,
 ) -> None:
-    """Open and close the page in turn, and compare the seconds per step of adjacent windows."""
+    """Show and hide the page in turn, and compare the seconds per step of adjacent windows."""
     differences: list[float] = []
-    studio_shares: list[float] = []
-    browser_shares: list[float] = []
     per_step: dict[bool, list[float]] = {True: [], False: []}
+    shares: dict[tuple[str, bool], list[float]] = {}
     for _ in range(rounds):
         pair: dict[bool, list[float]] = {True: [], False: []}
-        for is_open in (True, False, False, True):
-            page.goto(address if is_open else "about:blank")
-            time.sleep(SETTLES_S)  # opening is paid once, not all the time
-            before, began_s = steps_of(metrics), time.monotonic()
-            used = cpu_s([process]), cpu_s(browsers())
+        for is_shown in (True, False, False, True):
+            page.evaluate(HIDE, not is_shown)
+            page.wait_for_timeout(SETTLES_S * 1000)  # a page that is shown again catches up
+            before, began_s, used = steps_of(metrics), time.monotonic(), used_s(studio, run)
             page.wait_for_timeout(window * 1000)
             passed_s, after = time.monotonic() - began_s, steps_of(metrics)
-            if is_open:
-                studio_shares.append((cpu_s([process]) - used[0]) / passed_s)
-                browser_shares.append((cpu_s(browsers()) - used[1]) / passed_s)
+            for name, value in used_s(studio, run).items():
+                shares.setdefault((name, is_shown), []).append((value - used[name]) / passed_s)
             count = after[-1]["step"] - before[-1]["step"]
             if count:
-                pair[is_open].append((after[-1]["wall_s"] - before[-1]["wall_s"]) / count)
+                pair[is_shown].append((after[-1]["wall_s"] - before[-1]["wall_s"]) / count)
         if len(pair[True]) == len(pair[False]) == 2:
-            means = {is_open: statistics.mean(values) for is_open, values in pair.items()}
+            means = {is_shown: statistics.mean(values) for is_shown, values in pair.items()}
             differences.append(means[True] / means[False] - 1)
-            for is_open, mean in means.items():
-                per_step[is_open].append(mean)
+            for is_shown, mean in means.items():
+                per_step[is_shown].append(mean)
     if not differences:
         sys.exit("No step was logged in some windows; use a longer --window.")
-    show("a step while no page is open", per_step[False], "none")
-    show("a step while its page is open", per_step[True], "none")
-    show("page against none, by the clock", differences, "1 %", "%")
-    error = statistics.stdev(differences) / math.sqrt(len(differences)) if differences[1:] else 0.0
-    print(f"{'':<52} mean {statistics.mean(differences):+.2%} ± {error:.2%} (standard error)")
-    show("the studio meanwhile, share of a core", studio_shares, "none", "%")
-    show("Chromium meanwhile, share of a core", browser_shares, "none", "%")
+    show("a step while its page is hidden", per_step[False], "none")
+    show("a step while its page is shown", per_step[True], "none")
+    show("page shown against hidden, by the clock", differences, "1 %", "%")
+    print(f"{'':<52} {mean_of(differences)}")
+    for (name, is_shown), values in sorted(shares.items()):
+        show(f"{name}, page {'shown' if is_shown else 'hidden'}", values, "none", "%")
+        print(f"{'':<52} {mean_of(values)}")
+
+
+def mean_of(values: Sequence[float]) -> str:
+    """Return the mean of shares and its standard error in words."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if values[1:] else 0.0
+    return f"mean {statistics.mean(values):+.2%} ± {error:.2%} (standard error)"
+
+
+def used_s(studio: psutil.Process, run: psutil.Process) -> dict[str, float]:
+    """Return the seconds of a core that were used so far, by the name of who used them."""
+    found = {"studio, of a core": cpu_s([studio]), "Chromium, of a core": cpu_s(browsers())}
+    threads = [Path(f"/proc/{run.pid}/task/{one.id}/schedstat") for one in run.threads()]
+    if all(file.exists() for file in threads):
+        waited_ns = sum(int(file.read_text(encoding="ascii").split()[1]) for file in threads)
+        found["the run's threads wait for a core"] = waited_ns / 1e9
+    return found
 
 
 def browsers() -> list[psutil.Process]:

@@ -10,7 +10,7 @@
   const waiting = new Map(); // messages of charts that are not mounted yet, by element id
   const mounted = new Set();
   const SEEN = 0.2; // part of a chart
-  const UNSEEN_MS = 2500; // after which a chart out of sight takes what has come for it
+  const [UNSEEN_MS, LATEST_MS] = [2000, 4000]; // after which a chart out of sight takes what has come
   // A chart out of sight is not drawn again until it is seen: drawing is what an open page costs.
   const sight = new IntersectionObserver(
     (entries) => {
@@ -211,13 +211,16 @@
 
   function receive(component, message) {
     (component.lorakitLater ??= []).push(message);
-    if (component.lorakitIsSeen !== false || message.option) catchUp(component);
-    else component.lorakitCatching ??= setTimeout(() => catchUp(component), UNSEEN_MS);
+    const isDue = performance.now() - (component.lorakitTakenMs ?? 0) > UNSEEN_MS;
+    // With the charts in sight, because each moment in which a page changes is a frame.
+    if (component.lorakitIsSeen !== false || message.option || isDue) catchUp(component);
+    else component.lorakitCatching ??= setTimeout(() => catchUp(component), LATEST_MS);
   }
 
   function catchUp(component) {
     clearTimeout(component.lorakitCatching);
     component.lorakitCatching = undefined;
+    component.lorakitTakenMs = performance.now();
     if (component.chart.isDisposed()) return;
     for (const message of component.lorakitLater?.splice(0) ?? []) take(component, message);
   }

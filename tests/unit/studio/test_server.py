@@ -1,9 +1,11 @@
 """The socket of the studio: which port, and who has it."""
 
+import asyncio
 import os
 import socket
 
 import pytest
+import uvicorn
 
 from lorakit.errors import ConfigError
 from lorakit.studio import server
@@ -57,3 +59,21 @@ def test_it_answers_until_it_is_stopped():
         assert httpx.get(running.url).status_code == 204
     with pytest.raises(httpx.ConnectError):
         httpx.get(running.url)
+
+
+def test_it_looks_twice_a_second_whether_it_is_to_end(monkeypatch):
+    slept, ticks = [], []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    async def on_tick(counter):
+        ticks.append(counter)
+        return len(ticks) == 3
+
+    running = server._QuietServer(uvicorn.Config(None))
+    monkeypatch.setattr(running, "on_tick", on_tick)
+    monkeypatch.setattr(server.asyncio, "sleep", sleep)
+    asyncio.run(running.main_loop())
+    assert slept == [0.5, 0.5]
+    assert ticks == [0, 0, 0]  # uvicorn renews the date of its answers at 0
