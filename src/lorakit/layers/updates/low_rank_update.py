@@ -35,6 +35,8 @@ class LowRankUpdate(nn.Module):
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     variants: tuple[type[Variant], ...]
+    scaling: float
+    drop_probability: float
 
     sharding_obstacle: ClassVar[str | None] = None
     """Why its parameters cannot be sharded, to follow its path; None if they can."""
