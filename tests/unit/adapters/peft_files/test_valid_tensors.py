@@ -29,6 +29,12 @@ def test_what_is_no_finite_number_is_named(name, tensor, problem):
     assert f"Cannot save the adapter to folder: {said} Nothing was written." in str(caught.value)
 
 
+def test_finite_numbers_whose_sum_is_not_are_valid():
+    tensors = {"q.lora_A.weight": torch.full((9,), 6e4, dtype=torch.float16)}
+    assert tensors["q.lora_A.weight"].sum().isinf()
+    require_valid(tensors, "x")
+
+
 def test_counters_of_heads_and_empty_tensors_are_valid():
     tensors = {"head.num_batches_tracked": torch.tensor(3), "q.lora_B.weight": torch.ones(0, 4)}
     require_valid(tensors, "x")

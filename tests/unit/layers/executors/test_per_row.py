@@ -115,3 +115,34 @@ def test_what_two_batches_in_turn_need_is_prepared_once():
         assert not torch.equal(layer(x), outputs[tuple(turns[0])])
         rows.choose(turns[1])
         assert torch.equal(layer(x), outputs[tuple(turns[1])])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prepared_layer_computes_the_same(kind):
+    build, x = KINDS[kind]
+    layer = build()
+    expected = enter(layer, PerRowAdapters(NAMES))(x)
+    layer.known_terms, rows = None, PerRowAdapters(NAMES)
+    enter(layer, rows)
+    rows.prepare([layer], tokens=12)
+    assert (layer.known_terms is not None) is layer.is_matrix_product
+    assert torch.equal(layer(x), expected)
+
+
+@torch.no_grad()
+def test_preparing_draws_no_mask():
+    layer, rows = KINDS["linear"][0](), PerRowAdapters(NAMES)
+    for update in layer.updates.values():
+        update.drop_probability, update.training = 0.5, True
+    enter(layer, rows)
+    before = torch.get_rng_state()
+    rows.prepare([layer], 3)
+    assert torch.equal(torch.get_rng_state(), before) and layer.known_terms is None
+
+
+def test_nothing_is_prepared_where_gradients_need_terms_of_their_own():
+    layer, rows = KINDS["linear"][0](), PerRowAdapters(NAMES)
+    enter(layer, rows)
+    rows.prepare([layer], 3)
+    assert layer.known_terms is None
