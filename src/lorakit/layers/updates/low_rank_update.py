@@ -37,8 +37,6 @@ class LowRankUpdate(nn.Module):
     scaling: float
     drop_probability: float
     variants: tuple[type[Variant], ...]
-    scaling: float
-    drop_probability: float
 
     sharding_obstacle: ClassVar[str | None] = None
     """Why its parameters cannot be sharded, to follow its path; None if they can."""
