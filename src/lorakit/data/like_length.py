@@ -41,7 +41,7 @@ def _list_lengths(examples: Any, column: str) -> Tensor | None:
         if column not in examples.column_names:
             return None
         # Arrow stores where each list begins, so that no list needs to be read.
-        table: Any = examples.select_columns([column]).with_format("arrow")[:]
+        table: Any = examples.with_format("arrow", columns=[column])[:]
         lists = table[column]
         is_list = pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)
         if not is_list or pa.types.is_floating(lists.type.value_type):

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lorakit.errors import PlanError
+from lorakit.planning.live_storages import tensors_in
 
 _LARGEST = 1 << 22
 """Most elements of a value that is carried along: a mask of 2,048 by 2,048."""
@@ -72,9 +73,10 @@ class KnownValues(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation on fake tensors, and on values if all of them are known."""
+        if func is torch.ops.prim.device.default:  # most of all calls: each reading of a device
+            return func(*args)
         kwargs = kwargs or {}
-        flat, _ = tree_flatten((args, kwargs))
-        inputs = [value for value in flat if isinstance(value, Tensor)]
+        inputs = [*tensors_in(args), *tensors_in([*kwargs.values()])]
         are_known = all(known_value(tensor) is not None for tensor in inputs)
         try:
             result = _run(func, args, kwargs)
@@ -104,7 +106,7 @@ class KnownValues(TorchDispatchMode):
             return func(*values[0], **values[1])
 
     def _result_of_values(self, func: Any, args: Any, kwargs: Any) -> Any:
-        inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        inputs = [*tensors_in(args), *tensors_in([*kwargs.values()])]
         device = inputs[0].device if inputs else None
         values = self._compute_values(func, args, kwargs)
         return tree_map(lambda v: self.fake(v, device) if isinstance(v, Tensor) else v, values)
@@ -141,7 +143,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
 def _should_keep_value(func: Any, inputs: list[Tensor], result: Any) -> bool:
     """Return whether a result is small, and not a random number for initialization."""
     limit = _LARGEST if inputs else _LARGEST_FROM_NOTHING
-    outputs = [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
+    outputs = [*tensors_in(result)]
     if any(output.numel() > limit for output in outputs):
         return False
     if not any(output.is_floating_point() for output in outputs):
@@ -160,9 +162,7 @@ def _forget_written_values(func: Any, args: Any, kwargs: Any) -> None:
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         given = args[position] if position < len(args) else kwargs.get(argument.name)
-        for tensor in tree_flatten(given)[0]:
-            if isinstance(tensor, FakeTensor):
-                forget_values([tensor])
+        forget_values(tensor for tensor in tensors_in(given) if isinstance(tensor, FakeTensor))
 
 
 def _needs_weights_error(func: Any) -> PlanError:

@@ -8,10 +8,11 @@ import ast
 import json
 import sysconfig
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorakit.errors import DataError
 from lorakit.files.atomic import write_text
@@ -209,7 +210,11 @@ def _docstrings_of(path: Path) -> list[str]:
     except (OSError, SyntaxError, ValueError):
         return []
     found = []
-    for node in ast.walk(tree):
+    nodes: deque[Any] = deque([tree])
+    while nodes:  # breadth first, as ast.walk, but not into expressions: these define nothing
+        node = nodes.popleft()
+        for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+            nodes.extend(getattr(node, block, ()))
         text = ast.get_docstring(node) if isinstance(node, documented) else None
         if text and len(text) >= MIN_CHARACTERS:
             found.append(text)

@@ -25,6 +25,7 @@ def save_png(figure: Figure, path: Path, dpi: int = 130) -> None:
     ten at a logarithmic axis, which are formulas, become plain numbers.
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
     for axes in figure.axes:
@@ -37,7 +38,9 @@ def save_png(figure: Figure, path: Path, dpi: int = 130) -> None:
             text.set_parse_math(False)
             text.set_text(escaped(text.get_text(), keep="\n"))
         with replacing_file(path) as partial:
-            figure.savefig(partial, format="png", dpi=dpi)
+            # savefig would draw everything once more, to find the layout beforehand.
+            figure.set_dpi(dpi)
+            FigureCanvasAgg(figure).print_png(partial)
 
 
 def _write_plain_powers(axis: Any, low: float, high: float, few: float) -> None:
