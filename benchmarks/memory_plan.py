@@ -198,7 +198,7 @@ def plan_here(recipe: str) -> None:
 
 def count_here(recipe: str) -> None:
     """Count a recipe's step and print what was found."""
-    from lorakit.planning.machine_memory import process_bytes
+    from lorakit.libraries.machine_memory import process_bytes
     from lorakit.planning.measurement import count_step
     from lorakit.recipes.recipe import Recipe
     from lorakit.training.peak_memory import PeakMemory

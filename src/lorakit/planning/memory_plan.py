@@ -12,8 +12,9 @@ from lorakit.errors import ConfigError
 from lorakit.files.disks import size_text
 from lorakit.files.tensor_files import safetensors_bytes
 from lorakit.injection import count_parameters
+from lorakit.libraries.machine_memory import device_memory, process_bytes
 from lorakit.planning.fake_run import FakeRun, Method, build_fake_run
-from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
+from lorakit.planning.memory_size import parse_memory
 from lorakit.planning.several_processes import memory_per_process
 from lorakit.planning.sources import Sources
 from lorakit.planning.step_memory import StepMemory

@@ -6,9 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from lorakit.planning.machine_memory import cpu_memory, process_bytes
+from lorakit.libraries.machine_memory import free_memory
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128")
 """Devices of NVIDIA's, AMD's, Windows' and Intel's drivers; one may be there without torch using
@@ -51,6 +49,4 @@ def device_room(device: str | None = None) -> DeviceRoom:
 
 
 def _cpu_room() -> DeviceRoom:
-    return DeviceRoom(
-        "", min(psutil.virtual_memory().available, max(0, cpu_memory() - process_bytes()))
-    )
+    return DeviceRoom("", free_memory())

@@ -14,12 +14,9 @@ def test_without_an_accelerator_the_memory_of_the_machine_counts(monkeypatch):
     assert room.device == "" and 0 < room.free_bytes <= psutil.virtual_memory().total
 
 
-def test_the_limit_of_a_container_counts(monkeypatch):
-    monkeypatch.setattr(rooms, "cpu_memory", lambda: 5000)
-    monkeypatch.setattr(rooms, "process_bytes", lambda: 4000)
+def test_the_processor_has_what_is_free_of_the_machine(monkeypatch):
+    monkeypatch.setattr(rooms, "free_memory", lambda: 1000)
     assert device_room("cpu") == DeviceRoom("", 1000)
-    monkeypatch.setattr(rooms, "process_bytes", lambda: 6000)
-    assert device_room("cpu").free_bytes == 0
 
 
 def test_where_there_may_be_a_gpu_torch_is_asked_for_its_memory(monkeypatch, tmp_path):

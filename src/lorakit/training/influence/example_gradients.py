@@ -10,13 +10,15 @@ from datasets import Dataset
 from torch import Tensor
 
 from lorakit.injection.state import updates_named
+from lorakit.libraries.machine_memory import free_memory
 from lorakit.training.step import Evaluated
 
 _PASSES = 3
 """Passes of `data_influence` over the examples."""
 
-_ROOM_BYTES = 2**30
-"""Most bytes of gradients to keep; those of more examples are computed in every pass."""
+_ROOM_SHARE = 0.25
+"""Share of the free memory for gradients that are kept; those of more examples are computed in
+every pass."""
 
 
 class ExampleLosses:
@@ -71,7 +73,7 @@ class ExampleGradients:
         self,
         losses: ExampleLosses,
         examples: Dataset,
-        room_bytes: int = _ROOM_BYTES,
+        room_bytes: int | None = None,
         on_share: Callable[[float], None] | None = None,
     ) -> None:
         """Keep the examples; gradients are computed when they are iterated.
@@ -79,12 +81,15 @@ class ExampleGradients:
         Args:
             losses: Computes the gradients.
             examples: The encoded examples.
-            room_bytes: Most bytes of gradients to keep in memory.
+            room_bytes: Most bytes of gradients to keep in memory; None is a quarter of what is
+                free.
             on_share: Called after each gradient with the share of those of `data_influence` that
                 are computed, from 0 to 1.
         """
         self._losses = losses
         self._examples: Any = losses.usable(examples)
+        if room_bytes is None:
+            room_bytes = int(_ROOM_SHARE * free_memory())
         self._keeps = losses.gradient_bytes * len(examples) <= room_bytes
         self._kept: list[dict[str, Tensor]] = []
         self._on_share, self._done = on_share, 0

@@ -4,8 +4,8 @@ import psutil
 import pytest
 import torch
 
-from lorakit.planning import machine_memory
-from lorakit.planning.machine_memory import device_memory, process_bytes
+from lorakit.libraries import machine_memory
+from lorakit.libraries.machine_memory import device_memory, free_memory, process_bytes
 
 
 def test_this_machine_has_memory_and_this_process_takes_some_of_it():
@@ -21,6 +21,15 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path):
     assert device_memory(torch.device("cpu")) == 123456789
     limit.write_text("max\n")
     assert device_memory(torch.device("cpu")) != 123456789
+
+
+def test_what_is_free_is_what_the_process_may_still_take(monkeypatch):
+    assert 0 < free_memory() <= psutil.virtual_memory().total
+    monkeypatch.setattr(machine_memory, "cpu_memory", lambda: 10_000)  # a container's limit
+    monkeypatch.setattr(machine_memory, "process_bytes", lambda: 4000)
+    assert free_memory() == 6000
+    monkeypatch.setattr(machine_memory, "process_bytes", lambda: 16_000)
+    assert free_memory() == 0
 
 
 def test_nothing_is_known_of_a_device_that_is_not_here():

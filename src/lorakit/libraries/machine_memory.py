@@ -1,49 +1,16 @@
-"""Detect the memory of a device, and parse amounts of memory."""
+"""Memory of this machine, its devices and this process."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from lorakit.config.problems import short_repr
-from lorakit.errors import ConfigError
-
 if TYPE_CHECKING:
     import torch
 
-_UNITS = {
-    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
-    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
-    "b": 1,
-}
-_SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?)\s*([a-z]*)")
-_MOST_BYTES = 1e18
 _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
-
-
-def parse_memory(text: str) -> int:
-    """Parse an amount of memory.
-
-    >>> parse_memory("16GB"), parse_memory("1.5 GiB"), parse_memory("800mb")
-    (16000000000, 1610612736, 800000000)
-
-    Raises:
-        ConfigError: The text is not an amount of memory.
-    """
-    found = _SIZE.fullmatch(text.strip().lower())
-    unit = found.group(2) if found else ""
-    unit = f"{unit}b" if f"{unit}b" in _UNITS and unit else unit
-    size = float(found.group(1)) if found else 0.0
-    if unit not in _UNITS or not 0 < size * _UNITS[unit] < _MOST_BYTES:
-        meant = f" Did you mean {found.group(1)}GB?" if found and not unit and size else ""
-        raise ConfigError(
-            f"Cannot read the memory: got {short_repr(text)}, expected a number and a unit such as "
-            f"16GB, 24 GiB or 800MB.{meant}"
-        )
-    return int(size * _UNITS[unit])
 
 
 def device_memory(device: torch.device) -> int | None:
@@ -57,6 +24,11 @@ def cpu_memory() -> int:
     """Return the bytes of this machine's memory, or the limit of its container."""
     limits = [limit for limit in map(_cgroup_limit, _CGROUP_LIMITS) if limit is not None]
     return min([*limits, psutil.virtual_memory().total])
+
+
+def free_memory() -> int:
+    """Return the bytes that this process may still take: free here and within its container."""
+    return min(psutil.virtual_memory().available, max(0, cpu_memory() - process_bytes()))
 
 
 def process_bytes() -> int:
