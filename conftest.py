@@ -14,6 +14,8 @@ from lorakit.libraries.torch_environment import separate_inductor_cache
 
 # The workers of a suite share the cores: a thread that waits leaves them to whatever runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# They compile themselves: processes for it would each import torch, for a few kernels.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 separate_inductor_cache()
 

@@ -26,7 +26,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest  # noqa: E402
 
 from fixtures.data import *  # noqa: E402, F403
-from fixtures.figures import blank_pictures, saved_figures  # noqa: E402, F401
+from fixtures.figures import blank_pictures, saved_figures, uncoloured_pictures  # noqa: E402, F401
 from fixtures.layers import group_sizes  # noqa: E402, F401
 from fixtures.preferences import prepare_preferences  # noqa: E402, F401
 from fixtures.runs import (  # noqa: E402, F401

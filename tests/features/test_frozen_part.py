@@ -79,7 +79,7 @@ def make(tmp_path, request, ner_jsonl):
     def recipe(kind, output, frozen=None, training=None, lora_dropout=0.1):
         base, rows, values, *_ = (KINDS | NOT_KEPT)[kind]
         data = ner_jsonl if rows == "tags" else write_jsonl(tmp_path / "data.jsonl", ROWS[rows])
-        settings = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "use_cpu": True}
+        settings = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "use_cpu": True}
         settings |= {"learning_rate": 5e-3, **values.get("training", {}), **(training or {})}
         return Recipe.check(
             {

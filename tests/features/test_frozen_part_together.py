@@ -26,7 +26,7 @@ def make(tiny_llama_dir, tmp_path):
     data = write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
 
     def recipe(output, lora=UPPER, training=None, **values):
-        settings = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "use_cpu": True}
+        settings = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "use_cpu": True}
         return Recipe.check(
             {
                 "model": tiny_llama_dir,

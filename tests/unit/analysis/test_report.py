@@ -125,6 +125,7 @@ def test_modules_that_never_learnt_are_named_and_plotted_without_complaint(tmp_p
         (2, ["a_module_with_quite_a_long_name_of_its_own", *(f"kind_{n}" for n in range(14))], 3),
     ],
 )
+@pytest.mark.usefixtures("uncoloured_pictures")
 def test_few_and_many_modules_are_plotted_without_a_warning(tmp_path, layers, kinds, r):
     first = layered_adapter(layers=layers, kinds=kinds, r=r, width=12)
     second = layered_adapter(layers=layers, kinds=kinds, r=4, width=12, seed=1)

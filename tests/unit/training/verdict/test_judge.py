@@ -140,7 +140,7 @@ def noise(seed, count=24):
 
 
 def test_a_model_that_learns_noise_forgets_and_one_that_hardly_learns_does_not(run_of):
-    settings = {"max_steps": 12, "eval_strategy": "epoch", "num_train_epochs": 12}
+    settings = {"max_steps": 12, "eval_strategy": "steps", "eval_steps": 12}
     given = ("CAUSAL_LM", base_model_path(), noise(0), noise(1))
     data = {"max_length": 64}
     broken = run_of(*given, "broken", data=data, **settings | {"learning_rate": 3e-2})
