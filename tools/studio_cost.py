@@ -24,13 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
-from tools.studio_screenshots import find_link
+from tools.studio_process import browsers, cpu_s, studio, with_bytecode
 
 import lorakit
 from lorakit.quickstart.model_files import base_model_path
@@ -118,29 +117,6 @@ def show(name: str, values: Sequence[float], target: str, unit: str = "s") -> No
     median = statistics.median(scaled)
     spread = f" ({min(scaled):.3g} to {max(scaled):.3g}, n={len(scaled)})" if values[1:] else ""
     print(f"{name:<52} {median:>8.3g} {unit}{spread:<28} target {target}", flush=True)
-
-
-@contextmanager
-def studio(root: Path) -> Iterator[tuple[str, float, psutil.Process]]:
-    """Start a studio; yield its link, when it was started, and its process."""
-    words = [sys.executable, "-m", "lorakit", "studio", str(root), "--no-browser", "--port", "0"]
-    began_s = time.monotonic()
-    quiet = subprocess.DEVNULL  # what it says between the rows
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=quiet, text=True, env=with_bytecode()
-    ) as process:
-        try:
-            link = next(filter(None, map(find_link, process.stdout or ())), None)
-            if link is None:
-                sys.exit(f"The studio did not start; run `lorakit studio {root}` to see why.")
-            yield link, began_s, psutil.Process(process.pid)
-        finally:
-            process.terminate()
-
-
-def with_bytecode() -> dict[str, str]:
-    """Return the environment in which Python reads and writes compiled files, as by default."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def starts(root: Path, browser: Browser) -> None:
@@ -336,31 +312,6 @@ def used_s(studio: psutil.Process, run: psutil.Process) -> dict[str, float]:
         waited_ns = sum(int(file.read_text(encoding="ascii").split()[1]) for file in threads)
         found["the run's threads wait for a core"] = waited_ns / 1e9
     return found
-
-
-def browsers() -> list[psutil.Process]:
-    """Return the processes of the browser, which may run on another machine."""
-    found = psutil.Process().children(recursive=True)
-    return [one for one in found if one.is_running() and "chrom" in name_of(one)]
-
-
-def name_of(process: psutil.Process) -> str:
-    """Return the name of a process, empty if it has ended."""
-    try:
-        return process.name()
-    except psutil.Error:
-        return ""
-
-
-def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """Return the seconds of a core that processes have used; one that has ended counts nothing."""
-    total = 0.0
-    for process in processes:
-        try:
-            total += sum(process.cpu_times()[:2])
-        except psutil.Error:
-            continue
-    return total
 
 
 def wait_for_step(page: Page, step: int) -> None:

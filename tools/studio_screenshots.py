@@ -8,18 +8,16 @@ runs first.
 
 import argparse
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from tools.studio_process import studio
 from tools.studio_runs import OTHER, RUN, RUNNING, SEARCH, STOPPED, RunningRun, make_runs
 
 from lorakit.recipes.run_directory import RunDirectory
@@ -75,7 +73,7 @@ def main() -> None:
         return lambda: f"/new?draft={save_draft(root, draft.at(step)).id}"
 
     pages |= {f"new-run-{step}": at(step) for step in STEPS}
-    with RunningRun(root), studio(root) as link, sync_playwright() as playwright:
+    with RunningRun(root), studio(root) as (link, _, _), sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=arguments.chromium, args=["--no-sandbox"]
         )
@@ -93,23 +91,6 @@ def main() -> None:
 def always(address: str) -> Callable[[], str]:
     """Return a function that returns an address."""
     return lambda: address
-
-
-@contextmanager
-def studio(root: Path) -> Iterator[str]:
-    """Start a studio on a free port, and yield the link that it prints."""
-    words = [sys.executable, "-m", "lorakit", "studio", str(root), "--no-browser", "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield next(filter(None, map(find_link, process.stdout or ())))
-        finally:
-            process.terminate()
-
-
-def find_link(line: str) -> str | None:
-    """Return the link in a line that the studio prints."""
-    found = re.search(r"http://\S+token=\S+", line)
-    return found[0] if found else None
 
 
 def take(page: Page, name: str, address: Callable[[], str], folder: Path) -> None:

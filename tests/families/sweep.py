@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 def checked(family: str) -> Found:
     """Run every check on one family, in this process."""
-    from tests.families.checks import CHECKS, Case, outcome
+    from tests.families.case import Case
+    from tests.families.checks import CHECKS, outcome
     from tests.families.models import FAMILIES
 
     from lorakit.injection.state import adapted_layers

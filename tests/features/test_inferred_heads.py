@@ -6,6 +6,7 @@ import transformers
 from torch import nn
 
 import tiny_models
+from fixtures.classes_with_heads import CLASSES, built, with_fresh_head
 from lorakit import (
     Adapter,
     LoraConfig,
@@ -18,169 +19,13 @@ from lorakit import (
     set_adapter,
 )
 from lorakit.errors import LorakitWarning, TargetError
-from tiny_models import VOCABULARY, WIDTH, logits, randomize_
-
-_TEXT = {
-    **{"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 24, "hidden_dim": 24},
-    **{"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8},
-    **{"d_model": WIDTH, "d_ff": 24, "d_kv": 8, "num_layers": 1, "num_heads": 2, "n_layers": 1},
-    **{"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24},
-    **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "dim": WIDTH, "n_heads": 2},
-    **{"n_embd": WIDTH, "n_layer": 1, "n_head": 2, "n_inner": 24, "embedding_size": WIDTH},
-    **{"emb_dim": WIDTH, "max_position_embeddings": 32, "n_positions": 32, "pad_token_id": 0},
-    **{
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "num_labels": 3,
-        "decoder_start_token_id": 0,
-        "attention_window": 4,
-    },
-    **{"initializer_range": 0.3, "init_std": 0.3, "num_hidden_groups": 1, "max_2d_position": 8},
-}
-_IMAGE = {
-    **{"image_size": 16, "patch_size": 8, "num_channels": 3, "hidden_size": WIDTH},
-    **{"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "num_labels": 3},
-    **{
-        "hidden_sizes": [8, 16],
-        "depths": [1, 1],
-        "num_stages": 2,
-        "embed_dim": 8,
-        "initializer_range": 0.3,
-    },
-}
-_SOUND = {
-    **{"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 3},
-    **{"intermediate_size": 24, "conv_dim": [8, 8], "conv_stride": [2, 2], "conv_kernel": [2, 2]},
-    **{"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "vocab_size": VOCABULARY},
-    **{
-        "classifier_proj_size": 8,
-        "tdnn_dim": [8, 8, 8],
-        "tdnn_kernel": [1, 1, 1],
-        "xvector_output_dim": 8,
-    },
-    **{"tdnn_dilation": [1, 1, 1], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-    **{"initializer_range": 0.3, "squeeze_factor": 1, "feat_extract_norm": "layer"},
-}
-IDS = torch.tensor([[3, 4, 5, 6, 7, 8, 9, 2]])
-TEXTS = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
-CHOICES = {key: value[None] for key, value in TEXTS.items()}
-PICTURE = {"pixel_values": torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)}
-SOUND = {"input_values": torch.linspace(-1, 1, 400).sin()[None]}
-
-SEQUENCES = [
-    "Albert",
-    "Bart",
-    "Bert",
-    "BigBird",
-    "Bloom",
-    "Camembert",
-    "Deberta",
-    "DebertaV2",
-    "DistilBert",
-    "Electra",
-    "Ernie",
-    "FNet",
-    "GPT2",
-    "GPTNeoX",
-    "Gemma",
-    "Gemma2",
-    "Llama",
-    "MBart",
-    "MPNet",
-    "Mistral",
-    "Mixtral",
-    "Mpt",
-    "ModernBert",
-    "Nystromformer",
-    "OPT",
-    "Persimmon",
-    "Phi",
-    "Phi3",
-    "Qwen2",
-    "Qwen3",
-    "Roberta",
-    "RoFormer",
-    "StableLm",
-    "T5",
-    "XLMRoberta",
-    "XLNet",
-    "Starcoder2",
-]
-TOKENS = [
-    "Albert",
-    "Bert",
-    "Bloom",
-    "Deberta",
-    "DistilBert",
-    "Electra",
-    "GPT2",
-    "Llama",
-    "ModernBert",
-    "Roberta",
-    "T5",
-    "XLNet",
-]
-ANSWERS = [
-    "Albert",
-    "Bart",
-    "Bert",
-    "DistilBert",
-    "Electra",
-    "GPT2",
-    "Llama",
-    "Roberta",
-    "T5",
-    "XLNet",
-]
-MULTIPLE = ["Albert", "Bert", "DistilBert", "Electra", "ModernBert", "Roberta", "XLNet"]
-IMAGES = ["ViT", "DeiT", "Beit", "ConvNext", "Dinov2", "ResNet"]
-SOUNDS = ["Wav2Vec2", "Hubert", "WavLM", "UniSpeech"]
-CLASSES = (
-    [(f"{name}ForSequenceClassification", _TEXT, TEXTS, "SEQ_CLS") for name in SEQUENCES]
-    + [(f"{name}ForTokenClassification", _TEXT, TEXTS, "TOKEN_CLS") for name in TOKENS]
-    + [
-        (f"{name}ForQuestionAnswering{'Simple' if name == 'XLNet' else ''}", _TEXT, TEXTS, None)
-        for name in ANSWERS
-    ]
-    + [(f"{name}ForMultipleChoice", _TEXT, CHOICES, None) for name in MULTIPLE]
-    + [("BertForNextSentencePrediction", _TEXT, TEXTS, None)]
-    + [(f"{name}ForImageClassification", _IMAGE, PICTURE, None) for name in IMAGES]
-    + [(f"{name}ForSequenceClassification", _SOUND, SOUND, "SEQ_CLS") for name in SOUNDS]
-    + [("Wav2Vec2ForCTC", _SOUND, SOUND, None), ("WavLMForXVector", _SOUND, SOUND, None)]
-    + [("DeiTForImageClassificationWithTeacher", _IMAGE, PICTURE, None)]
-)
-
-
-def built(name, options, seed=0):
-    """Return a tiny model of a class, with every field of its configuration that it has."""
-    model_class = getattr(transformers, name)
-    config = model_class.config_class()
-    known = {key: value for key, value in options.items() if key in config.to_dict()}
-    if "decoder_start_token_id" in options and config.is_encoder_decoder:
-        known["decoder_start_token_id"] = 0
-    if name.endswith(("QuestionAnswering", "QuestionAnsweringSimple")):
-        known["num_labels"] = 2
-    torch.manual_seed(seed)
-    return model_class(model_class.config_class(**known)).eval()
+from tiny_models import WIDTH, logits, randomize_
 
 
 def first_output(model, inputs):
     with torch.no_grad():
         out = model(**inputs)
     return out[0]
-
-
-def with_fresh_head(model, seed=9):
-    """Draw another head, as loading the checkpoint of a base again does."""
-    generator = torch.Generator().manual_seed(seed)
-    backbone = {id(p) for p in getattr(model, model.base_model_prefix, nn.Module()).parameters()}
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in backbone and not name.startswith(
-            ("shared.", "encoder.", "decoder.")
-        ):
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 @pytest.mark.filterwarnings("ignore:PEFT does not read:lorakit.errors.LorakitWarning")

@@ -47,3 +47,11 @@ def with_adapter(model, name="default", seed=7, scale=0.3, **options):
     config = {"r": 2, "lora_alpha": 3, "task_type": _TASKS.get(head)} | options
     add_adapter(model, LoraConfig(**config), name)
     return randomize_(model, seed=seed, scale=scale)
+
+
+def two_adapters(model, **options):
+    """Add "a" and "b" with random weights; "b" is active."""
+    for seed, name in enumerate(("a", "b")):
+        add_adapter(model, LoraConfig(r=2, **options), name)
+        randomize_(model, seed=seed)
+    return model
