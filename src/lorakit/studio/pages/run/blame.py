@@ -109,7 +109,11 @@ class BlamePart:
             Text("h3", found.heading)
             for sentence in found.notes:
                 note(sentence)
-            rows = [(one.place, *one.values, f"{one.influence:+.2%}") for one in found.examples]
+            here = f"{self._watch.root}/"  # as on the other pages, paths begin at the folder
+            rows = [
+                (one.place.removeprefix(here), *one.values, f"{one.influence:+.2%}")
+                for one in found.examples
+            ]
             columns = ("where", *found.columns, "influence")
             table(columns, rows, numbers_from=len(columns) - 1)
             copyable(command_line(self._watch.root, self._words(question)), "the command")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 from nicegui import ui
@@ -76,6 +77,15 @@ async def test_the_examples_behind_the_mistakes_are_listed_and_stay(page, asked)
     await page.open("/run/run")  # a reload
     await page.should_see("train.csv:7")
     assert len(asked) == 2
+
+
+async def test_places_begin_at_the_folder(page, asked, studio):
+    (example,) = FOUND.examples
+    there = replace(example, place=f"{studio.root}/data/train.csv:7")
+    asked[0].answer = replace(FOUND, examples=(there,))
+    page.find("Behind the mistakes").click()
+    await page.should_see("data/train.csv:7", retries=50)
+    await page.should_not_see(f"{studio.root}/data")
 
 
 async def test_a_text_and_its_label_are_asked_about(page, asked):
