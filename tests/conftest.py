@@ -33,6 +33,7 @@ from fixtures.runs import (  # noqa: E402, F401
     all_neutral_passages,
     blank_loss_plots,
     done,
+    few_changes,
     few_neutral_passages,
     forked_commands,
     forked_workers,

@@ -1,4 +1,4 @@
-"""Objectives meet what other tasks are trained with: 4 bits, checkpoints, a search, one model."""
+"""Objectives meet what other tasks are trained with: 4 bits, checkpoints, one model."""
 
 import gc
 import json
@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from fixtures.preferences import PAIRS, VOTES, preference_recipe
 from lorakit import train
 from lorakit.training.evaluation import evaluate
-from lorakit.tuning import tune
 from tolerances import largest_error
 
 TRAINING = {
@@ -63,23 +62,6 @@ def test_activation_checkpoints_give_the_same_adapter(tmp_path, tiny_llama_dir, 
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         assert largest_error(found[key], tensor) == 0.0, key
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "value"), [("dpo", "objective.beta", 0.2), ("reward", "lora.r", 2)]
-)
-def test_a_search_of_one_trial(tmp_path, tiny_llama_dir, machines, name, key, value):
-    search = {
-        "max_epochs": 2,
-        "cpus_per_trial": 1,
-        "max_concurrent": 1,
-        "trials": 1,
-        "space": {key: {"choice": [value]}},
-    }
-    result = tune(recipe_in(tmp_path, tiny_llama_dir, name, search=search))
-    (trial,) = result.records
-    assert trial.status == "finished" and result.best_value is not None
-    assert trial.values[key] == value
 
 
 def parameters_alive():

@@ -2,19 +2,15 @@ from lorakit.planning import plan
 from lorakit.planning.alternatives import changes, side_by_side
 
 
-def test_three_ways_side_by_side(recipe):
-    made = recipe()
-    ways = side_by_side(made, plan(made))
+def test_three_ways_side_by_side_and_the_recipes_is_not_planned_twice(recipe):
+    made = recipe(quantization={"bits": 8})
+    planned = plan(made)
+    ways = side_by_side(made, planned)
     assert list(ways) == ["full fine-tuning", "LoRA", "QLoRA"]
     full, lora, qlora = ways.values()
     assert full.optimizer_bytes > lora.optimizer_bytes == qlora.optimizer_bytes
     assert lora.base_weights_bytes > qlora.base_weights_bytes
-
-
-def test_the_recipes_own_way_is_not_planned_twice(recipe):
-    quantized = recipe(quantization={"bits": 8})
-    planned = plan(quantized)
-    assert side_by_side(quantized, planned)["QLoRA"] is planned
+    assert qlora is planned
 
 
 def test_a_way_a_model_cannot_go_is_left_out(recipe, config_dir):

@@ -33,7 +33,7 @@ def test_averaging_is_not_the_peak_where_activations_take_more():
 
 
 def test_shares_are_a_part_of_the_whole(config_dir, recipe):
-    model = config_dir(num_hidden_layers=12)
+    model = config_dir(num_hidden_layers=4)
     made = recipe(model=model, **{"data.train": "your/data", "data.max_length": 16})
     made = made.with_changes({"training.fsdp": True}, "the test")
     one, four = (plan(made, processes=n) for n in (1, 4))

@@ -21,5 +21,6 @@ def test_rows_are_read_once_for_all_plans(recipe, monkeypatch):
     found = find_sources(made, task_for(made.task))
     monkeypatch.setattr("lorakit.planning.sources.load_splits", None)
     planned = plan(made, sources=found)
-    assert len(alternatives.side_by_side(made, planned, sources=found)) == 3
+    ways = alternatives.side_by_side(made, planned, sources=found)
+    assert len(ways) == 3 and ways["LoRA"] is planned
     assert plan(made, sources=found).at_peak == planned.at_peak

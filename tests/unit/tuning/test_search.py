@@ -7,6 +7,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from fixtures.preferences import PAIRS, preference_recipe
 from fixtures.printed import flat
 from lorakit.cli.main import app
 from lorakit.errors import ClusterError, ConfigError, TrainingError
@@ -202,6 +203,28 @@ def test_when_every_trial_fails_the_reasons_are_reported(recipe, machines, tmp_p
         (failed,) = csv.DictReader(file)
     assert (failed["status"], failed["epochs"]) == ("failed", "0")
     assert failed["error"].startswith("The rank is larger than the layer in model.layers.0")
+
+
+@pytest.mark.parametrize(
+    ("objective", "key", "value"), [("dpo", "objective.beta", 0.2), ("reward", "lora.r", 2)]
+)
+def test_objectives_are_searched(tmp_path, tiny_llama_dir, machines, objective, key, value):
+    search = {
+        "max_epochs": 2,
+        "cpus_per_trial": 1,
+        "max_concurrent": 1,
+        "trials": 1,
+        "space": {key: {"choice": [value]}},
+    }
+    training = {"use_cpu": True, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    made = preference_recipe(
+        tmp_path, tiny_llama_dir, PAIRS, {"type": objective}, training=training
+    )
+    changes = {"output": str(tmp_path / "run"), "search": search}
+    result = tune(made.with_changes(changes, "the test"))
+    (trial,) = result.records
+    assert trial.status == "finished" and result.best_value is not None
+    assert trial.values[key] == value
 
 
 def test_a_wrong_space_is_refused_before_ray_starts(recipe, tmp_path):

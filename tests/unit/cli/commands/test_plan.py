@@ -25,11 +25,6 @@ def test_it_shows_the_parts_the_run_and_the_ways(cli, cls_recipe):
     assert not (cls_recipe.parent / "run").exists()
 
 
-def test_it_says_of_how_many_micro_batches_a_step_is(cli, cls_recipe):
-    result = cli("plan", cls_recipe, "training.gradient_accumulation_steps=2")
-    assert "optimizer steps 2, each of 2 micro-batches" in flat(result.stdout)
-
-
 def test_what_does_not_fit_comes_with_what_would(cli, cls_recipe):
     result = cli("plan", cls_recipe, "--memory", "100MB")
     assert result.exit_code == 1, result.stderr
@@ -52,9 +47,11 @@ def test_json_is_an_object_and_nothing_else(cli, cls_recipe):
     assert values["peak_bytes"] == sum(values["at_peak"].values())
 
 
-def test_a_picture(cli, cls_recipe, tmp_path):
+def test_a_picture_and_of_how_many_micro_batches_a_step_is(cli, cls_recipe, tmp_path):
     picture = tmp_path / "plan.png"
-    result = cli("plan", cls_recipe, "--plot", picture)
+    accumulated = "training.gradient_accumulation_steps=2"
+    result = cli("plan", cls_recipe, accumulated, "--plot", picture)
+    assert "optimizer steps 2, each of 2 micro-batches" in flat(result.stdout)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert str(picture) in result.stdout
 

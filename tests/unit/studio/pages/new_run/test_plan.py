@@ -20,6 +20,7 @@ def answer(**changes):
     return MemoryAnswer(**{**values, **changes})
 
 
+@pytest.mark.usefixtures("few_changes")
 async def test_a_run_that_fits_shows_its_parts(see, open_at, tickets, user):
     await open_at("plan", tickets)
     await see("It fits: ")
