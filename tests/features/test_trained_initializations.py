@@ -75,10 +75,8 @@ def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after, monkeyp
     straight = train(recipe("straight", **options))
     if init in ("pissa", "lora_ga"):
         assert_ordinary_of_twice_the_rank(straight)
-    undo = stop_after(3)
-    with pytest.raises(KeyboardInterrupt):
+    with stop_after(3):
         train(recipe(**options))
-    undo()
 
     def twice(*args, **kwargs):
         raise AssertionError("data was looked at again")

@@ -15,6 +15,7 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 
+from fixtures.random_masks import splitmix64  # noqa: E402
 from lorakit.ops import (  # noqa: E402
     LinearOperands,
     LowRankTerm,
@@ -172,15 +173,6 @@ def _write_kept(
     kept = _keep_mask(rows, 0, width, seed, 0, COLUMNS, SHARES_WORDS)
     columns = tl.arange(0, COLUMNS)[None, :]
     tl.store(out + tl.arange(0, 2)[:, None] * COLUMNS + columns, kept.to(tl.int8))
-
-
-def splitmix64(position):
-    """Return the 64-bit hash in Python's own integers (Steele, Lea and Flood 2014, figure 16)."""
-    word = (1 << 64) - 1
-    z = position * 0x9E3779B97F4A7C15 & word
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & word
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & word
-    return z ^ z >> 31
 
 
 @pytest.mark.parametrize("width", [4096, 4097])

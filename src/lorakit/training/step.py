@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.analysis.example_scores import Metric
+from lorakit.training.losses.counted_answers import CountedAnswers, count_answers
 from lorakit.training.losses.counted_labels import CountedLabels, count_labels, split_batch
 from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.losses.losses_by_text import losses_by_text, losses_from_logits
@@ -126,6 +127,26 @@ class Step(ABC):
         afterwards, would not do.
         """
         return MeanStep(shifts=self.shifts).share(model, batch).loss
+
+
+@dataclass(kw_only=True)
+class AnswersStep(Step):
+    """A loss that compares two answers to each prompt."""
+
+    compares_answers: ClassVar[bool] = True
+
+    @property
+    def count(self) -> Callable[[Mapping[str, Any]], CountedAnswers]:
+        """The function that counts the answers of a batch."""
+        return count_answers
+
+    def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], CountedAnswers]:
+        """Return the parts of a batch, and the answers that count."""
+        return split_batch(batch, self.count)
+
+    def mean_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Return the mean loss of a batch."""
+        return self.share(model, batch).loss
 
 
 @dataclass(kw_only=True)

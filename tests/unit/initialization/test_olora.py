@@ -1,17 +1,9 @@
 import pytest
 import torch
 
+from fixtures.matrices import matrix
 from lorakit.initialization.olora import orthonormal_factors
 from tolerances import largest_error
-
-
-def matrix(out, inside, dtype=torch.float64):
-    """With singular values 1, 1/2, 1/3, ..."""
-    torch.manual_seed(0)
-    side = min(out, inside)
-    left = torch.linalg.qr(torch.randn(out, side, dtype=dtype))[0]
-    right = torch.linalg.qr(torch.randn(inside, side, dtype=dtype))[0]
-    return left / torch.arange(1, side + 1, dtype=dtype) @ right.T
 
 
 @pytest.mark.parametrize("shape", [(7, 12), (12, 7)])

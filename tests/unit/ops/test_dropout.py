@@ -7,25 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from lorakit.ops import LowRankTerm, apply_keep_mask, draw_seed, low_rank_linear
 from lorakit.ops.dropout_mask import exact_drop_probability, kernel_mask
 
-CPU = torch.device("cpu")
 MANY = 1 << 18
-
-
-def correlation(a, b):
-    return torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1].item()
-
-
-def assert_binomial(shares, p, n):
-    """Compare K shares of n elements with independent draws, within 5 sigma (1 in 1,700,000).
-
-    One share has the variance v = p (1 - p) / n, so the mean of K is off by sqrt(v / K). Their
-    variance is off by a factor of sqrt((kurtosis - 1) / K); a binomial's kurtosis is
-    3 + (1 - 6 p (1 - p)) / (n p (1 - p)).
-    """
-    K, q = len(shares), p * (1 - p)
-    assert abs(shares.mean() - (1 - p)) < 5 * math.sqrt(q / n / K)
-    factor = math.sqrt((2 + (1 - 6 * q) / (n * q)) / K)
-    assert abs(shares.var() / (q / n) - 1) < 5 * factor
 
 
 def test_scale_and_keep_probability_of_every_lane_value_cancel():

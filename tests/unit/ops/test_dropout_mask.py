@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from fixtures.random_masks import assert_binomial, correlation, splitmix64
 from lorakit.ops import apply_keep_mask, draw_seed, keep_mask
 from lorakit.ops.dropout_mask import exact_drop_probability
 
@@ -15,15 +16,6 @@ MANY = 1 << 18
 
 def mask(p, seed, shape=(MANY,)):
     return keep_mask(shape, p, torch.tensor(seed), CPU)
-
-
-def splitmix64(position):
-    """Return the 64-bit hash in Python's own integers (Steele, Lea and Flood 2014, figure 16)."""
-    word = (1 << 64) - 1
-    z = position * 0x9E3779B97F4A7C15 & word
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & word
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & word
-    return z ^ z >> 31
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62 + 12345, 2**63 - 2])
@@ -66,10 +58,6 @@ def test_words_are_uniform_in_all_sixteen_bits():
     assert sum((o - expected) ** 2 / expected for o in observed) < 45  # p = 0.0001
 
 
-def correlation(a, b):
-    return torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1].item()
-
-
 @pytest.mark.parametrize("other", [1, 2, 1 << 20, 1 << 62])
 def test_masks_of_different_seeds_are_independent(other):
     assert abs(correlation(mask(0.5, 0), mask(0.5, other))) < 4.5 / math.sqrt(MANY)
@@ -80,19 +68,6 @@ def test_rows_and_columns_are_independent(width):
     rows = mask(0.5, 3, (MANY // width, width))
     assert abs(correlation(rows[:-1].flatten(), rows[1:].flatten())) < 4.5 / math.sqrt(MANY)
     assert abs(correlation(rows[:, :-1].flatten(), rows[:, 1:].flatten())) < 4.5 / math.sqrt(MANY)
-
-
-def assert_binomial(shares, p, n):
-    """Compare K shares of n elements with independent draws, within 5 sigma (1 in 1,700,000).
-
-    One share has the variance v = p (1 - p) / n, so the mean of K is off by sqrt(v / K). Their
-    variance is off by a factor of sqrt((kurtosis - 1) / K); a binomial's kurtosis is
-    3 + (1 - 6 p (1 - p)) / (n p (1 - p)).
-    """
-    K, q = len(shares), p * (1 - p)
-    assert abs(shares.mean() - (1 - p)) < 5 * math.sqrt(q / n / K)
-    factor = math.sqrt((2 + (1 - 6 * q) / (n * q)) / K)
-    assert abs(shares.var() / (q / n) - 1) < 5 * factor
 
 
 @pytest.mark.parametrize("p", [0.02, 0.1, 0.3, 0.5, 0.8])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fixtures.matrices import leaves_of
 from lorakit.errors import DtypeError, ShapeError
 from lorakit.ops import (
     LinearOperands,
@@ -73,16 +74,6 @@ def widened(layer):
     terms = [t._replace(A=t.A.detach().double(), B=t.B.detach().double()) for t in layer.terms]
     bias = None if layer.bias is None else layer.bias.detach().double()
     return LinearOperands(layer.W0.detach().double(), bias, terms)
-
-
-def leaves_of(x, layers):
-    """Return everything a gradient may be wanted of, by name."""
-    named = {"x": x}
-    for i, (W0, bias, terms) in enumerate(layers):
-        named |= {f"W0 {i}": W0} | ({} if bias is None else {f"bias {i}": bias})
-        for j, term in enumerate(terms):
-            named |= {f"A {i} {j}": term.A, f"B {i} {j}": term.B}
-    return named
 
 
 def reference(x, layers):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fixtures.matrices import leaves_of
 from lorakit.errors import DtypeError, ShapeError
 from lorakit.ops import (
     LinearOperands,
@@ -57,15 +58,6 @@ def operands(inner=2, shape=(4,), p=0.0, bias=True, adapted=(0, 1, 2), dtype=tor
         position = 2 if is_down else number
         layers.append(LinearOperands(W0, own_bias, terms if position in adapted else []))
     return x, layers
-
-
-def leaves_of(x, layers):
-    named = {"x": x}
-    for i, (W0, bias, terms) in enumerate(layers):
-        named |= {f"W0 {i}": W0} | ({} if bias is None else {f"bias {i}": bias})
-        for j, term in enumerate(terms):
-            named |= {f"A {i} {j}": term.A, f"B {i} {j}": term.B}
-    return named
 
 
 def fused(x, layers, activation):

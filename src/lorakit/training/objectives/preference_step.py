@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from lorakit.analysis.example_scores import Metric
 from lorakit.data.preferences import REFERENCE_KEY, VOTES_KEY
 from lorakit.injection.state import unwrap
-from lorakit.training.losses.counted_answers import CountedAnswers, count_answers
-from lorakit.training.losses.counted_labels import split_batch
+from lorakit.training.losses.counted_answers import CountedAnswers
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.objectives.objective import (
     Answers,
@@ -26,18 +25,16 @@ from lorakit.training.objectives.objective import (
 )
 from lorakit.training.objectives.reference import reference_acts, reference_of
 from lorakit.training.objectives.shared_prompts import attention_inputs
-from lorakit.training.step import Evaluated, Share, Step, at_least_one, in_float64, wide
+from lorakit.training.step import AnswersStep, Evaluated, Share, at_least_one, in_float64, wide
 
 
 @dataclass(kw_only=True)
-class PreferenceStep(Step):
+class PreferenceStep(AnswersStep):
     """The loss of a language model that compares two answers to each prompt.
 
     The reference's log-probabilities come with the batch where they are known. Otherwise the same
     model computes them first, without gradients and with the adapter off.
     """
-
-    compares_answers: ClassVar[bool] = True
 
     output: OutputLoss
     objective: Objective
@@ -48,11 +45,6 @@ class PreferenceStep(Step):
     def metric(self) -> Metric:
         """What the scores of evaluated examples are."""
         return self.objective.metric
-
-    @property
-    def count(self) -> Callable[[Mapping[str, Any]], CountedAnswers]:
-        """The function that counts the answers of a batch."""
-        return count_answers
 
     def share(
         self,
@@ -94,10 +86,6 @@ class PreferenceStep(Step):
         scores = right_answers(compared.is_right, counted)
         return Evaluated(loss, counted.labels, None, None, scores, measures)
 
-    def mean_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Return the mean loss of a batch."""
-        return self.share(model, batch).loss
-
     @torch.no_grad()
     def reference(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Return the log-probabilities of the answers under the reference, (examples, 2)."""
@@ -105,10 +93,6 @@ class PreferenceStep(Step):
         with self._acting(model)():
             _, x2d = self._hidden(model, inputs, counted)
             return self._answers(batch, counted, x2d).sums
-
-    def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], CountedAnswers]:
-        """Return the parts of a batch, and the answers that count."""
-        return split_batch(batch, self.count)
 
     # ---- parts of a step ----
 

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.analysis.example_scores import Metric
-from lorakit.training.losses.counted_answers import CountedAnswers, count_answers
-from lorakit.training.losses.counted_labels import split_batch
 from lorakit.training.objectives.objective import right_answers, sum_and_count
-from lorakit.training.step import Evaluated, Share, Step, at_least_one, in_float64, wide
+from lorakit.training.step import AnswersStep, Evaluated, Share, at_least_one, in_float64, wide
 
 REWARD_METRICS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
 """Metrics of an evaluation, without their "eval_" prefix."""
 
 
 @dataclass(kw_only=True)
-class RewardStep(Step):
+class RewardStep(AnswersStep):
     """-log σ(s_chosen - s_rejected) of the scores s, and c (s_chosen + s_rejected)².
 
     Source: Bradley and Terry 1952; the second term, which keeps scores around zero: Eisenstein et
     al. 2023, arXiv:2312.09244, equation 2.
     """
-
-    compares_answers: ClassVar[bool] = True
 
     center_rewards: float = 0.0
     """The factor c."""
@@ -38,11 +34,6 @@ class RewardStep(Step):
         """What the scores of evaluated examples are."""
         return "accuracy"
 
-    @property
-    def count(self) -> Callable[[Mapping[str, Any]], CountedAnswers]:
-        """The function that counts the answers of a batch."""
-        return count_answers
-
     def share(
         self,
         model: nn.Module,
@@ -51,7 +42,7 @@ class RewardStep(Step):
         batches: int = 1,
     ) -> Share:
         """Return the summed loss of a batch over the number of pairs of the step."""
-        parts, counted = split_batch(batch, self.count)
+        parts, counted = self.split(batch)
         inputs = {key: parts[key].flatten(0, -2) for key in ("input_ids", "attention_mask")}
         outputs = model(**inputs, **self.options)
         scores = wide(outputs.logits).view(-1, 2)
@@ -71,10 +62,6 @@ class RewardStep(Step):
         counted: Any = share.counted
         examples = right_answers(scores[:, 0] > scores[:, 1], counted)
         return Evaluated(loss, share.counted.labels, None, None, examples, share.measures)
-
-    def mean_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Return the mean loss of a batch."""
-        return self.share(model, batch).loss
 
 
 def _measures(scores: Tensor, examples: Tensor) -> dict[str, Tensor]:

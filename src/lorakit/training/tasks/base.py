@@ -61,9 +61,9 @@ class Task(ABC):
     trainer_class: ClassVar[type[Trainer]]
     """The trainer of this task that saves and resumes adapters."""
 
-    @abstractmethod
     def arguments_class(self) -> type[TrainingArguments]:
         """Return the class whose fields are the keys of `training:`."""
+        return TrainingArguments
 
     def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """Return the defaults of this task for training arguments that the recipe leaves out."""

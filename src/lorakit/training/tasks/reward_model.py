@@ -42,10 +42,6 @@ class RewardModel(AnswersTask):
     base_trainer_class: ClassVar[type[Trainer]] = RewardTrainer
     trainer_class: ClassVar[type[Trainer]] = AdapterRewardTrainer
 
-    def arguments_class(self) -> type[TrainingArguments]:
-        """Return transformers' TrainingArguments."""
-        return TrainingArguments
-
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
         """Return the name of the only output."""
         return LABELS

@@ -124,10 +124,6 @@ class TextTask(Task):
 
     # ---- the task ----
 
-    def arguments_class(self) -> type[TrainingArguments]:
-        """Return transformers' TrainingArguments."""
-        return TrainingArguments
-
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""
         return _columns(recipe.data)

@@ -69,10 +69,6 @@ class TokenClassification(Task):
     base_trainer_class: ClassVar[type[Trainer]] = ClassifierTrainer
     trainer_class: ClassVar[type[Trainer]] = TokenClassificationTrainer
 
-    def arguments_class(self) -> type[TrainingArguments]:
-        """Return transformers' TrainingArguments."""
-        return TrainingArguments
-
     def load_tokenizer(self, recipe: Recipe, saved: Path | None = None) -> PreTrainedTokenizerBase:
         """Load a fast tokenizer, which maps tokens to words.
 

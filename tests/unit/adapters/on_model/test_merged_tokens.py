@@ -17,6 +17,12 @@ from tiny_models.trained_tokens import BUILDS, ROWS, TARGETS, with_tokens
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 
+def assert_saved_gives(expected, model, folder):
+    model.save_pretrained(folder)
+    again = type(model).from_pretrained(folder).eval()
+    assert largest_error(logits(again), expected) < LOGITS_TOLERANCE
+
+
 @pytest.mark.parametrize("build", BUILDS)
 def test_a_merge_keeps_the_output_and_unmerging_every_byte(build):
     model = with_tokens(build)
@@ -48,9 +54,7 @@ def test_merged_for_good_the_ties_are_those_of_before(build, first, tmp_path):
     assert model.config.tie_word_embeddings == build().config.tie_word_embeddings
     output = model.get_output_embeddings()
     assert output is None or (output.weight is weight) == (build is not llama)
-    model.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path).eval()
-    assert largest_error(logits(again), expected) < LOGITS_TOLERANCE
+    assert_saved_gives(expected, model, tmp_path)
 
 
 @pytest.mark.parametrize("build", [gpt2, llama])
@@ -62,9 +66,7 @@ def test_with_an_update_on_the_output_layer(build, tmp_path):
     merge_and_unload(model)
     assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
     assert not model.config.tie_word_embeddings
-    model.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path).eval()
-    assert largest_error(logits(again), expected) < LOGITS_TOLERANCE
+    assert_saved_gives(expected, model, tmp_path)
 
 
 def test_other_rows_at_either_end_untie_them(tmp_path):
@@ -73,9 +75,7 @@ def test_other_rows_at_either_end_untie_them(tmp_path):
     merge_and_unload(model)
     assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
     assert not model.config.tie_word_embeddings
-    model.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path).eval()
-    assert largest_error(logits(again), expected) < LOGITS_TOLERANCE
+    assert_saved_gives(expected, model, tmp_path)
 
 
 def test_rows_of_an_adapter_that_does_not_act_are_dropped():

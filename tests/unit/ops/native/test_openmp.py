@@ -12,15 +12,6 @@ import torch
 
 from lorakit.ops.native import compiled_library, openmp
 
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 SECOND_RUNTIME = """
 import os
 import sklearn.metrics  # brings its own OpenMP runtime

@@ -69,14 +69,6 @@ def calls(compiled, monkeypatch):
     return made
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("out", [1, 5, 64, 131])
 @pytest.mark.parametrize("tokens", range(1, 10))

@@ -1,5 +1,6 @@
 import numpy as np
 
+from fixtures.tasks import assert_loss_of_the_model
 from lorakit.adapters.inference_settings import InferenceSettings
 
 ROWS = [
@@ -25,14 +26,7 @@ def test_labels_are_encoded_in_the_order_of_their_names(prepare_texts):
 
 
 def test_the_loss_is_that_of_the_model(prepare_texts, tmp_path):
-    made = prepare_texts(ROWS)
-    trainer = made.trainer(tmp_path)
-    batch = trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader())))
-
-    ours = made.model(**{k: v for k, v in batch.items() if k != "counted"}).loss.item()
-
-    share = trainer.step.evaluate(made.model, batch)
-    assert abs(share.loss.item() / share.labels - ours) < 1e-6
+    assert_loss_of_the_model(prepare_texts(ROWS), tmp_path)
 
 
 def test_saved_thresholds_replace_those_that_would_be_chosen(prepare_texts):

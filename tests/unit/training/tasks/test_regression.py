@@ -1,5 +1,6 @@
 import pytest
 
+from fixtures.tasks import assert_loss_of_the_model
 from lorakit.errors import DataError
 
 ROWS = [{"text": "good film", "label": 0.5}, {"text": "bad film", "label": -0.25}] * 6
@@ -15,14 +16,7 @@ def test_a_number_is_the_target(prepare_texts):
 
 
 def test_the_loss_is_that_of_the_model(prepare_texts, tmp_path):
-    made = prepare_texts(ROWS)
-    trainer = made.trainer(tmp_path)
-    batch = trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader())))
-
-    ours = made.model(**{k: v for k, v in batch.items() if k != "counted"}).loss.item()
-
-    share = trainer.step.evaluate(made.model, batch)
-    assert abs(share.loss.item() / share.labels - ours) < 1e-6
+    assert_loss_of_the_model(prepare_texts(ROWS), tmp_path)
 
 
 def test_each_split_has_as_many_numbers(prepare_texts, jsonl):
