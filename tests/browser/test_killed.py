@@ -39,7 +39,7 @@ def started(root, tiny_llama_dir, prompt_jsonl, steps, save_steps):
 def test_a_run_outlives_the_studio_and_its_page_comes_back(
     studio, page, root, tiny_llama_dir, prompt_jsonl
 ):
-    job = started(root, tiny_llama_dir, prompt_jsonl, steps=400, save_steps=100)
+    job = started(root, tiny_llama_dir, prompt_jsonl, steps=150, save_steps=50)
     page.goto(studio.link())
     page.locator(".badge-running").wait_for()
     log = root / "tiny" / "metrics.jsonl"
@@ -60,7 +60,7 @@ def test_a_run_outlives_the_studio_and_its_page_comes_back(
 def test_a_killed_run_is_shown_as_interrupted_and_resumes(
     studio, page, root, tiny_llama_dir, prompt_jsonl
 ):
-    job = started(root, tiny_llama_dir, prompt_jsonl, steps=200, save_steps=20)
+    job = started(root, tiny_llama_dir, prompt_jsonl, steps=100, save_steps=20)
     page.goto(studio.link())
     waiting_for(lambda: list(root.glob("tiny/checkpoint-*/manifest.json")), job.log_file.read_text)
     os.kill(lock_holder(root / "tiny")["pid"], signal.SIGKILL)

@@ -133,18 +133,20 @@ def test_texts_of_a_run_are_never_html(studio, root, admitted):
     assert page.get_by_role("cell", name=hacked).first.is_visible()
 
 
-@pytest.mark.parametrize("path", ["run/run", "compare?runs=run,other", "search/search"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(studio, root, new_page, path, scheme):
+def test_a_phone_needs_no_sideways_scrolling(studio, root, new_page):
     write_run(root / "run", is_finished=True)
     write_run(root / "other", recipe=RECIPE.replace("r: 4", "r: 8"))
     write_search(root / "search", ("finished", 4, [0.5, 0.6]), ("running", 64, [0.9]))
-    page = new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page = new_page(viewport={"width": 360, "height": 740})
     page.goto(studio.link())
-    page.goto(f"{studio.url}/{path}")
-    page.get_by_role("img").first.wait_for()
-    page.wait_for_timeout(300)
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    for path in ("run/run", "compare?runs=run,other", "search/search"):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.goto(f"{studio.url}/{path}")
+            page.get_by_role("img").first.wait_for()
+            page.wait_for_timeout(300)
+            too_wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert too_wide <= 0, (path, scheme)
 
 
 def test_the_end_of_a_log_is_in_sight_and_stays_there(studio, root, admitted):

@@ -2,17 +2,13 @@
 
 import re
 
-import pytest
-
 from fixtures.run_folders import locked_by, made_run
 from lorakit.runs.notes import read_notes, write_note
 
 
-def opened(studio, page, path="/"):
+def opened(studio, page):
     page.goto(studio.link())
     page.get_by_role("heading", name="Runs").wait_for()
-    if path != "/":
-        page.goto(studio.url + path)
     return page
 
 
@@ -29,14 +25,14 @@ def test_hostile_texts_are_shown_as_texts(studio, page, root):
     assert page.title() == "Runs · lorakit studio"
 
 
-@pytest.mark.parametrize(
-    "path", ["/run/..%2f..%2fetc", "/run/../../etc/passwd", "/run/%2fetc%2fpasswd", "/nowhere"]
-)
-def test_nothing_outside_the_folder_is_shown(studio, page, path):
-    opened(studio, page, path)
-    text = page.get_by_role("main").inner_text()
-    assert "root:" not in text
-    assert "leads out of that folder" in text or "No page at" in text or "Nothing at" in text
+def test_nothing_outside_the_folder_is_shown(studio, page):
+    opened(studio, page)
+    for path in ("/run/..%2f..%2fetc", "/run/../../etc/passwd", "/run/%2fetc%2fpasswd", "/nowhere"):
+        page.goto(studio.url + path)
+        text = page.get_by_role("main").inner_text()
+        assert "root:" not in text, path
+        said = ("leads out of that folder", "No page at", "Nothing at")
+        assert any(words in text for words in said), path
 
 
 def test_two_browsers_see_the_same(studio, page, new_page, root):
@@ -100,13 +96,15 @@ def test_the_keyboard_reaches_everything(studio, page, root):
     page.get_by_text("Move a to the trash?").wait_for()
 
 
-@pytest.mark.parametrize("width", [360, 390, 1280])
-def test_nothing_scrolls_sideways(studio, new_page, root, width):
+def test_nothing_scrolls_sideways(studio, new_page, root):
     made_run(root, "a-long-name-" * 9, rows=[{"event": "step", "step": 3, "wall_s": 7.0}])
     (made_run(root, "damaged") / "recipe.yaml").write_text("model: [")
-    page = opened(studio, new_page(viewport={"width": width, "height": 780}))
-    page.get_by_text("damaged").first.wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page = opened(studio, new_page())
+    for width in (360, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 780})
+        page.reload()
+        page.get_by_text("damaged").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
 
 
 def test_the_dark_switch_is_remembered(studio, page):

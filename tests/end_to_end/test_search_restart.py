@@ -5,11 +5,11 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from forked import LORAKIT, Program, run
+from lorakit.recipes.directory_lock import has_ended, lock_holder
 
 _PATIENCE_S = 240
 
@@ -66,14 +66,14 @@ def test_a_killed_search_goes_on_where_it_was(recipe, forked_workers):
     half = {path.parent for path in under_way}
     before = {trial: first_evaluations(trial) for trial in finished}
     begun = {trial: json.loads(first_evaluations(trial)[0]) for trial in half}
-    _wait_for_ray_to_end()
+    _wait_until_ended(half)
 
     resumed = run(LORAKIT, "tune", recipe, "--resume", **forked_workers)
     assert resumed.returncode == 0, resumed
     with (trials.parent / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 4)]
-    assert {row["status"] for row in rows} == {"finished"}
+    assert {row["status"] for row in rows} == {"finished"}, rows
     assert {row["epochs"] for row in rows} == {"4"}
     for trial, lines in before.items():
         assert first_evaluations(trial) == lines, "a finished trial was trained again"
@@ -82,20 +82,9 @@ def test_a_killed_search_goes_on_where_it_was(recipe, forked_workers):
     assert (trials.parent / "best.yaml").exists()
 
 
-def _wait_for_ray_to_end():
-    """Give the killed driver's own Ray a moment to notice and end."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and _trial_processes():
-        time.sleep(0.2)
-
-
-def _trial_processes():
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes()
-        except OSError:
-            continue
-        if words.startswith(b"ray::ImplicitFunc"):
-            found.append(path)
-    return found
+def _wait_until_ended(trials):
+    """Wait until the trials of the killed driver have ended too, as its Ray ends them."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not all(has_ended(holder) for trial in trials if (holder := lock_holder(trial))):
+        assert time.monotonic() < deadline, "a trial outlives its search"
+        time.sleep(0.1)
