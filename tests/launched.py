@@ -7,6 +7,9 @@ from pathlib import Path
 from fixtures.runs import TIMES
 from forked import run_together
 
+PASSAGES = 5
+"""Neutral passages that a run is judged by here, not all: two processes have unequal shares."""
+
 # Trains one recipe after the other in the same processes. "kill" ends one process in the midst of
 # it by kill -9, "ask" lets one of them ask for a stop, "resume" goes on, and "fail" has an error.
 # Each process notes how many rows it has tokenized, the seeds of its dropout masks, whether the
@@ -23,7 +26,10 @@ from lorakit.training import Recipe, train
 from lorakit.distributed.processes import should_report_error, process_rank
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+from lorakit.training.verdict import judge
 
+passages = judge.neutral_passages()[:{passages}]
+judge.neutral_passages = lambda: passages
 jobs, notes = json.loads(sys.argv[1]), Path(sys.argv[2])
 seen = {"rows": [], "seeds": [], "sharded": [], "errors": []}
 draw, encode_once_per_machine = update.draw_seed, encode_once.encode_once_per_machine
@@ -75,7 +81,8 @@ def train_all(jobs, folder, processes=2):
     """Train (recipe, how) one after the other; returns how each process ended, and what it saw."""
     notes = folder / "seen"
     given = json.dumps([(str(path), how) for path, how in jobs])
-    ended = run_together(TRAIN_ALL, given, notes, count=processes)
+    code = TRAIN_ALL.replace("{passages}", str(PASSAGES))
+    ended = run_together(code, given, notes, count=processes)
     files = [notes.with_suffix(f".{rank}") for rank in range(processes)]
     return ended, [json.loads(file.read_text()) for file in files if file.exists()]
 

@@ -1,4 +1,6 @@
-"""Teach the quickstart's model that shorter is better, by DPO: prefer_shorter.py [FOLDER] [PAIRS].
+"""Teach the quickstart's model that shorter is better, by DPO.
+
+    prefer_shorter.py [FOLDER] [PAIRS] [HELD_OUT]
 
 The pairs are made by rule from the docstrings of this Python's standard library: the first words
 are the prompt, the next six the chosen answer, and the next eighteen the rejected one. Nothing is
@@ -16,10 +18,11 @@ from lorakit.quickstart.docstrings import collect_docstrings
 from lorakit.quickstart.model_files import base_model_path
 
 PROMPT, CHOSEN, REJECTED = 6, 6, 18  # words
-HELD_OUT, SEED, GOAL = 200, 0, 0.9
+SEED, GOAL = 0, 0.9
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/prefer-shorter")
 count = int(sys.argv[2]) if len(sys.argv) > 2 else 240
+held_out = int(sys.argv[3]) if len(sys.argv) > 3 else 200
 started_s = time.monotonic()
 
 pairs = []
@@ -35,7 +38,7 @@ for docstring in collect_docstrings():
             }
         )
 random.Random(SEED).shuffle(pairs)
-splits = {"validation": pairs[:HELD_OUT], "train": pairs[HELD_OUT : HELD_OUT + count]}
+splits = {"validation": pairs[:held_out], "train": pairs[held_out : held_out + count]}
 files = {name: folder / f"{name}.jsonl" for name in splits}
 folder.mkdir(parents=True, exist_ok=True)
 for name, rows in splits.items():

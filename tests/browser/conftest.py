@@ -22,6 +22,8 @@ import psutil
 import pytest
 
 from lorakit import train
+from lorakit.runs.process import send_signal_to
+from lorakit.runs.queue import RunQueue
 from lorakit.training import Recipe
 
 START_S = 60
@@ -109,6 +111,9 @@ def studio(root, tmp_path, hub, python, chromium):
     yield process
     if process.process.poll() is None:
         process.kill()
+    for job in RunQueue(root).jobs.all():  # nobody waits for what still trains
+        if job.state == "running":
+            send_signal_to(job, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -126,6 +126,6 @@ def test_prepare_squad(tmp_path):
 
 
 def test_prefer_shorter(tmp_path):
-    printed = _run("prefer_shorter.py", tmp_path / "shorter", 96)
-    assert "96 pairs to learn from, 200 held out" in printed
+    printed = _run("prefer_shorter.py", tmp_path / "shorter", 96, 50)
+    assert "96 pairs to learn from, 50 held out" in printed
     assert "held-out accuracy: 0.000 before, " in printed

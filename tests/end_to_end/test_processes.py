@@ -9,12 +9,22 @@ from transformers import AutoModelForCausalLM
 from fixtures.data import write_jsonl
 from fixtures.preferences import PAIRS, VOTES
 from forked import run_together
-from launched import metric_rows, train_all, without_dropout, write_recipe
+from launched import PASSAGES, metric_rows, train_all, without_dropout, write_recipe
 from lorakit import LoraConfig, add_adapter, save_adapter
 from lorakit.training import Recipe, RunDirectory, train
 from tiny_models import randomize_
 
-pytestmark = pytest.mark.usefixtures("all_neutral_passages")
+
+@pytest.fixture(scope="module", autouse=True)
+def passages(few_neutral_passages):
+    """One process has the neutral passages of the two."""
+    from lorakit.training.verdict import judge
+
+    few = (few_neutral_passages or judge.neutral_passages)()[:PASSAGES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "neutral_passages", lambda: few)
+        yield
+
 
 # Of losses, norms and weights. Sums of float32 are made in another order; AdamW divides what that
 # changes in a small gradient by the gradient's size.
