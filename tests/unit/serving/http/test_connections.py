@@ -123,13 +123,10 @@ def test_who_sends_no_request_is_disconnected(served_with, monkeypatch, sent):
         assert kept.get("/health").status_code == 200
 
 
-def test_thousands_of_connections_at_once(served_with, monkeypatch):
-    """They are more than select() can watch, and more than may linger."""
-    count = 3_000
-    assert count > 1024 + 500 + connections.MOST_REFUSED
-    needed, most = count + 200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def test_ten_thousand_connections_at_once(served_with, monkeypatch):
+    needed, most = 10_200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if most != resource.RLIM_INFINITY and most < needed:
-        pytest.skip(f"a process may open {most} files here, and {count} sockets need more")
+        pytest.skip(f"a process may open {most} files here, and ten thousand sockets need more")
     served = served_with(limits=Limits(connections=500))
     served.slow_down(monkeypatch, 0.01)
     texts = []
@@ -142,11 +139,11 @@ def test_thousands_of_connections_at_once(served_with, monkeypatch):
     asking = threading.Thread(target=stream)
     asking.start()
     wait_until(lambda: served.engine.stats.running)
-    found = many(served, count)
+    found = many(served, 10_000)
     asking.join(TIMEOUT_S)
     assert texts[-1] == "data: [DONE]"
-    assert sum(found.values()) == count
-    assert found["200"] >= 1 and found["503"] >= count // 2, found
+    assert sum(found.values()) == 10_000
+    assert found["200"] >= 1 and found["503"] >= 5_000, found
     wait_until(lambda: not served.server._server.server_state.connections)
     assert served.get("/v1/models")["data"]
 
