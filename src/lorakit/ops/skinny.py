@@ -25,7 +25,8 @@ from torch import Tensor
 
 from lorakit.ops.dropout import apply_keep_mask, kernels_for
 from lorakit.ops.dropout_mask import kernel_mask
-from lorakit.ops.native.cpu_kernels import CpuKernels, PreparedAdd
+from lorakit.ops.native.cpu_kernels import CpuKernels
+from lorakit.ops.native.prepared_add import PreparedTerm
 from lorakit.ops.operands import LowRankTerm
 
 _WIDEST = {
@@ -115,7 +116,7 @@ def add_(
         up_(h, down(x, A, drop_probability, seed), B, scaling)
 
 
-def prepare_add(x: Tensor, term: LowRankTerm) -> PreparedAdd | None:
+def prepare_add(x: Tensor, term: LowRankTerm) -> PreparedTerm | None:
     """Return `add_` prepared for a term that drops nothing, or None if no kernel computes it.
 
     Args:
@@ -125,7 +126,7 @@ def prepare_add(x: Tensor, term: LowRankTerm) -> PreparedAdd | None:
     kernels = _kernels(x, "down", term.A.shape[0])
     if not isinstance(kernels, CpuKernels):
         return None
-    return kernels.prepare_add(term.A, term.B, term.scaling, x.dtype)
+    return PreparedTerm(kernels, term.A, term.B, term.scaling, x.dtype)
 
 
 def up_backward(

@@ -307,7 +307,8 @@ static void run(long tokens, long width, int r, int is_half, int is_on, int n) {
   }
   failed |= lorakit_down(&x, of_A, n, u, u_stride);
   failed |= lorakit_up(&h, of_B, n, u, u_stride);
-  failed |= lorakit_add(&x, &h, of_A, of_B, n);
+  addition prepared = {x, h, of_A, of_B, n};
+  failed |= lorakit_add_prepared(&prepared, x.data, h.data);
   failed |= lorakit_drop(&x, &out, &mask);
   if (failed) exit(3);
   free(x.data), free(h.data), free(grad_x.data), free(out.data);

@@ -105,6 +105,23 @@ class PerRowAdapters:
 
     def __call__(self, layer: DescribedLayer, x: Tensor) -> Tensor:
         """Run a layer, each row with its adapter."""
+        known = layer.known_terms
+        kept: _Prepared | None = None if known is None else known.prepared
+        if (
+            kept is not None
+            and kept.call is not None
+            and not self.is_over
+            and kept.choice is self._choice
+            and kept.exchanges == LowRankUpdate.exchanges
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        ):
+            output = kept.call.output(layer, x)
+            if output is not None:
+                return output
+        return self._run(layer, x)
+
+    def _run(self, layer: DescribedLayer, x: Tensor) -> Tensor:
         if not self.act_on(layer):
             return layer.executor(layer, x)
         self.had_gradients = self.had_gradients or torch.is_grad_enabled()

@@ -16,7 +16,8 @@ from lorakit.layers.described import DescribedLayer
 from lorakit.layers.hooks import brings_input_or_weights
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import linear_group, skinny
-from lorakit.ops.native.cpu_kernels import THIN_DTYPES, CpuKernels, PreparedAdd
+from lorakit.ops.native.cpu_kernels import THIN_DTYPES, CpuKernels
+from lorakit.ops.native.prepared_add import PreparedAdd, PreparedTerm
 from lorakit.ops.per_row_terms import PerRowTerms
 from lorakit.ops.quantized import Weight
 
@@ -28,7 +29,7 @@ class PreparedUpdates:
 
     def __init__(self) -> None:
         self._exchanges = -1
-        self._adds: list[PreparedAdd] = []
+        self._adds: list[PreparedTerm] = []
         self._updates: list[LowRankUpdate] = []
         self._dtype = torch.float32
         self._most_tokens = 0
@@ -79,6 +80,8 @@ class PreparedRows:
 
     def __init__(self, kernels: CpuKernels, weight: Tensor, rows: PerRowTerms):
         self._kernels, self._dtype, self._rows = kernels, weight.dtype, rows
+        self._adds: dict[tuple[int, ...], tuple[PreparedAdd, torch.Size]] = {}
+        """By the shape of the input; also the shape of the output."""
 
     def output(self, layer: DescribedLayer, x: Tensor) -> Tensor | None:
         """Return the layer's output without gradients; None if it must be computed otherwise.
@@ -87,13 +90,26 @@ class PreparedRows:
             layer: The layer whose terms these are.
             x: (rows, *, in).
         """
-        if not x.numel() or not _is_plain(x, self._dtype):
+        if not _is_plain(x, self._dtype):
             return None
-        self._rows.check_shapes(x, layer.weight)
+        known = self._adds.get(x.shape)
+        if known is None:
+            if not x.numel():
+                return None
+            self._rows.check_shapes(x, layer.weight)
         h = layer.base_output(x)
-        tokens = x.numel() // x.shape[-1]
-        self._kernels.add_prepared_(h, x, tokens, *self._rows.kernel_groups(tokens))
+        if known is None:
+            known = self._adds[x.shape] = self._prepare(x, h), h.shape
+        add, shape = known
+        if h.shape != shape:  # the layer has got another weight
+            return None
+        add.add_(h, x)
         return h
+
+    def _prepare(self, x: Tensor, h: Tensor) -> PreparedAdd:
+        sizes = (x.numel() // x.shape[-1], x.shape[-1], h.shape[-1])
+        groups = self._rows.kernel_groups(sizes[0])
+        return PreparedAdd(self._kernels, self._dtype, sizes, *groups)
 
 
 def prepared_rows(layer: DescribedLayer, rows: PerRowTerms) -> PreparedRows | None:
@@ -119,8 +135,8 @@ def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
     """Return whether a compiled product can read all of an activation at its address."""
     return (
         type(x) is Tensor
-        and x.dtype == dtype
-        and x.device.type == "cpu"
+        and x.dtype is dtype
+        and x.is_cpu
         and x.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
         and torch._C._get_tracing_state() is None

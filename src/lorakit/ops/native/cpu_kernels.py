@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from lorakit.ops.native.compiled_library import library
 
-_NO_BUFFERS = "The low-rank products could not allocate their small buffers."
+NO_BUFFERS = "The low-rank products could not allocate their small buffers."
 LARGE_DTYPES = (torch.float32, torch.bfloat16)
 """dtypes of activations and dense weights."""
 THIN_DTYPES = (torch.float32, torch.bfloat16)
@@ -190,40 +190,6 @@ def can_be_read_at_its_address(x: Tensor) -> bool:
     )
 
 
-class PreparedAdd:
-    """`CpuKernels.add_` of one term, with all that does not depend on the activation."""
-
-    def __init__(
-        self, function: Callable[..., int], A: Tensor, B: Tensor, scaling: float, is_half: bool
-    ):
-        self._function, self._is_half = function, is_half
-        self._factors, self._scaling = (A, B), scaling
-        self._addresses = A.data_ptr(), B.data_ptr()
-        self._groups: dict[int, tuple[object, object]] = {}
-
-    def add_(self, h: Tensor, x: Tensor, tokens: int) -> bool:
-        """Add s x Aᵀ Bᵀ to h in place, both contiguous; False if the factors have moved."""
-        A, B = self._factors
-        if (A.data_ptr(), B.data_ptr()) != self._addresses:
-            return False
-        groups = self._groups.get(tokens)
-        if groups is None:
-            down, up = (
-                Group(0, tokens, A, A.shape[0]),
-                Group(0, tokens, B, B.shape[1], self._scaling),
-            )
-            groups = self._groups[tokens] = Groups([down]).array, Groups([up]).array
-        inside, outside = A.shape[1], B.shape[0]
-        if self._function(
-            Matrix(x.data_ptr(), self._is_half, inside, tokens, inside),
-            Matrix(h.data_ptr(), self._is_half, outside, tokens, outside),
-            *groups,
-            1,
-        ):
-            raise MemoryError(_NO_BUFFERS)
-        return True
-
-
 class CpuKernels:
     """The functions of native/skinny.c on tensors; `skinny.py` says what each computes.
 
@@ -240,12 +206,15 @@ class CpuKernels:
             "lorakit_down": (large, *groups, *u),
             "lorakit_up": (large, *groups, *u),
             "lorakit_add": (large, large, groups[0], *groups),
+            "lorakit_add_prepared": (ctypes.c_void_p,) * 3,
             "lorakit_up_backward": (large, *groups, *u, *u),
             "lorakit_down_backward": (large, *groups, *u, large),
             "lorakit_drop": (large, large, mask),
         }.items():
             getattr(library, name).argtypes = signature
             getattr(library, name).restype = ctypes.c_int
+        self.add_prepared = library.lorakit_add_prepared
+        """`add_groups_` of what an address describes, with those of x and h; see `PreparedAdd`."""
 
     # ---- one adapter for all rows ----
 
@@ -266,10 +235,6 @@ class CpuKernels:
         tokens, r = x.shape[0], A.shape[0]
         down = Groups([Group(0, tokens, A, r, mask=mask)])
         self.add_groups_(h, x, down, Groups([Group(0, tokens, B, r, scaling)]))
-
-    def prepare_add(self, A: Tensor, B: Tensor, scaling: float, dtype: torch.dtype) -> PreparedAdd:
-        """Return `add_` without dropout for factors that stay where they are."""
-        return PreparedAdd(self._library.lorakit_add, A, B, scaling, dtype == torch.bfloat16)
 
     def up_backward(
         self, g: Tensor, u: Tensor, B: Tensor, scaling: float, grad_u: Tensor, needs_B: bool
@@ -306,17 +271,6 @@ class CpuKernels:
             self._library.lorakit_add, matrix(x), matrix(h), down.address, up.address, up.count
         )
 
-    def add_prepared_(self, h: Tensor, x: Tensor, tokens: int, down: Groups, up: Groups) -> None:
-        """Do what `add_groups_` does for contiguous activations of any shape, (*, width)."""
-        is_half = x.dtype == torch.bfloat16
-        inside, outside = x.shape[-1], h.shape[-1]
-        self._call(
-            self._library.lorakit_add,
-            Matrix(x.data_ptr(), is_half, inside, tokens, inside),
-            Matrix(h.data_ptr(), is_half, outside, tokens, outside),
-            *(down.address, up.address, up.count),
-        )
-
     def up_backward_groups(self, g: Tensor, groups: Groups, u: Tensor, grad_u: Tensor) -> None:
         """Write s g B into grad_u and add s gᵀ u to the groups' gradients."""
         self._call(
@@ -342,7 +296,7 @@ class CpuKernels:
 
     def _call(self, function: Callable[..., int], x: Matrix, *arguments: object) -> None:
         if x.data and function(x, *arguments):
-            raise MemoryError(_NO_BUFFERS)
+            raise MemoryError(NO_BUFFERS)
 
 
 def dropout_arguments(threshold: int, scale: float, seed: int, shift: int = 0) -> _Dropout:

@@ -155,6 +155,19 @@ int lorakit_add(const matrix *x, const matrix *h, const group *of_A, const group
   return failed;
 }
 
+/* All arguments of lorakit_add but where x and h lie. */
+typedef struct {
+  matrix x, h;
+  const group *of_A, *of_B;
+  int groups;
+} addition;
+
+int lorakit_add_prepared(const addition *what, void *x, void *h) {
+  matrix from = what->x, to = what->h;
+  from.data = x, to.data = h;
+  return lorakit_add(&from, &to, what->of_A, what->of_B, what->groups);
+}
+
 /* The part of lorakit_down_backward in one block and one chunk of columns. */
 static void down_backward_chunk(const matrix *x, const block *b, long column, int n,
                                 const float *grad_u, long stride, const matrix *grad_x) {

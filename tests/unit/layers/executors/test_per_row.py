@@ -131,6 +131,23 @@ def test_a_prepared_layer_computes_the_same(kind):
 
 
 @torch.no_grad()
+def test_what_is_prepared_is_used_only_for_inputs_that_it_fits():
+    layer, x = KINDS["linear"][0](), torch.randn(4, 1, 6)
+    rows = PerRowAdapters(NAMES)
+    expected = enter(layer, rows)(x)
+    assert torch.equal(layer(x), expected)
+    strided = layer(torch.stack((x, x), -1)[..., 0])
+    assert largest_error(strided, expected) <= TOLERANCE[torch.float32]
+    twice = layer(x.expand(4, 2, 6).contiguous())
+    assert largest_error(twice, expected.expand_as(twice)) <= TOLERANCE[torch.float32]
+    with pytest.raises(ShapeError, match="Adapters are given for 4 rows"):
+        layer(x[:2])
+    with torch.enable_grad():
+        assert layer(x).requires_grad
+    assert torch.equal(layer(x), expected)
+
+
+@torch.no_grad()
 def test_preparing_draws_no_mask():
     layer, rows = KINDS["linear"][0](), PerRowAdapters(NAMES)
     for update in layer.updates.values():
