@@ -100,9 +100,10 @@ def test_generating_repeats_the_names_as_it_repeats_the_rows(build, mode):
         return tokens.view(-1, answers, tokens.shape[-1]).float()
 
     assert_each_row_is_its_own(model, inputs, NAMES, run)
-    with adapter_rows(model, NAMES):
-        run(inputs)
-        run(inputs)  # the encoder reads the rows as they are
+    with adapter_rows(model, NAMES), torch.no_grad():
+        model(**batch(model, len(NAMES)))  # layers are prepared for each row once
+        tokens = run(inputs)
+        assert torch.equal(run(inputs), tokens)  # the encoder reads the rows as they are
     assert "_expand_inputs_for_generation" not in vars(model)
     with adapter_rows(model, NAMES), pytest.raises(ShapeError, match="repeats the names"):
         model(**batch(model, 3 * len(NAMES)))

@@ -111,6 +111,7 @@ class PerRowAdapters:
             kept is not None
             and kept.call is not None
             and not self.is_over
+            and self.repeats == 1
             and kept.choice is self._choice
             and kept.exchanges == LowRankUpdate.exchanges
             and not torch.is_grad_enabled()
