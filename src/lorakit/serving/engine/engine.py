@@ -20,6 +20,7 @@ from lorakit.models.pretrained import model_limit
 from lorakit.ops.native import openmp
 from lorakit.serving.engine.request import Answer, RequestHandle
 from lorakit.serving.engine.settings import EngineHooks, EngineSettings, EngineStats
+from lorakit.serving.engine.short_turns import short_turns
 from lorakit.serving.engine.steps import Steps
 from lorakit.serving.engine.visits import Visit, VisitOutput
 from lorakit.serving.requests import Deliver, Event, GenerationRequest, NewText
@@ -213,7 +214,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), short_turns():
                 while self._prepare_step():
                     self._steps.step()
         except BaseException as error:
