@@ -114,8 +114,7 @@ class PerRowAdapters:
             and self.repeats == 1
             and kept.choice is self._choice
             and kept.exchanges == LowRankUpdate.exchanges
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
+            and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         ):
             output = kept.call.output(layer, x)
             if output is not None:
