@@ -60,6 +60,10 @@ class Engine:
         self.settings = settings or EngineSettings()
         self.failure: BaseException | None = None
         self._model = model
+        # Requests come in other threads, in which the modules of a model that takes in adapters
+        # cannot be listed.
+        self._most_positions = model_limit(model)
+        self._vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]  # models of texts have embeddings
         self._tokenizer = tokenizer
         self._hooks = hooks or EngineHooks()
         self._steps = Steps(model, self.settings, self._hooks)
@@ -296,7 +300,7 @@ class Engine:
                 f"{new}, expected at least one of each."
             )
         most, what = self._steps.cache.most_tokens, "the memory for keys and values"
-        limit = model_limit(self._model)
+        limit = self._most_positions
         if limit is not None and limit <= most:
             most, what = limit, f"the positions of this {type(self._model).__name__}"
         if prompt + new > most:
@@ -304,16 +308,15 @@ class Engine:
                 f"The request is too long: got {prompt} tokens and {new} new ones, expected at "
                 f"most {most} together, {what}. Shorten the prompt or ask for fewer tokens."
             )
-        vocabulary = self._model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]  # models of texts have embeddings
         for what, tokens in (
             ("The prompt", request.prompt),
             ("logit_bias", request.sampling.logit_bias),
         ):
-            wrong = [token for token in tokens if not 0 <= token < vocabulary]
+            wrong = [token for token in tokens if not 0 <= token < self._vocabulary]
             if wrong:
                 raise ConfigError(
                     f"{what} has an unknown token: got {wrong[0]}, expected 0 to "
-                    f"{vocabulary - 1}. Use the tokenizer of this model."
+                    f"{self._vocabulary - 1}. Use the tokenizer of this model."
                 )
         if request.adapter is not None:
             require_adapter(self._model, request.adapter)

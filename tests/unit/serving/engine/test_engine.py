@@ -40,6 +40,24 @@ def model():
     return with_adapters(tiny_llama())
 
 
+def test_requests_are_taken_without_a_look_at_modules_that_may_be_changing(model, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("dictionary changed size during iteration")
+
+    with running(model) as engine:
+        here = threading.get_ident()
+        listed = type(model).named_modules
+
+        def list_elsewhere(self, *args, **options):
+            return fail() if threading.get_ident() == here else listed(self, *args, **options)
+
+        monkeypatch.setattr(type(model), "named_modules", list_elsewhere)
+        heard = Heard()
+        engine.submit(request_of([5, 6, 7], LLAMA_ADAPTERS[0]), heard)
+        heard.wait()
+    assert not isinstance(heard.end, Failed)
+
+
 def test_requests_that_come_and_go_at_any_time_are_answered_as_if_alone(model):
     draw = random.Random(5)
     requests = mixed_requests(80, LLAMA_ADAPTERS, seed=7, longest=40, most_tokens=16)
