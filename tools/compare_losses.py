@@ -189,6 +189,10 @@ def main() -> None:
     if arguments.train:
         train_recipes(arguments.other)
         return
+    if not (arguments.other / "src" / "lorakit").is_dir():
+        parser.error(f"{arguments.other} is not a checkout of lorakit: it has no src/lorakit")
+    if arguments.steps < 1:
+        parser.error(f"--steps: got {arguments.steps}, expected at least 1")
     sys.path.insert(0, str(ROOT / "tests"))
     with tempfile.TemporaryDirectory() as folder:
         compare(arguments.other, arguments.only, arguments.steps, Path(folder))

@@ -78,3 +78,17 @@ def test_a_row_has_the_losses_and_both_differences(table):
 
 def test_a_case_that_a_commit_does_not_know_is_refused(table):
     assert table({}, {"DoRA": [2.0]}, {}) == ["DoRA", "refused"]
+
+
+@pytest.mark.parametrize(
+    "words, problem",
+    [
+        (["nowhere"], "nowhere is not a checkout of lorakit"),
+        ([str(compare_losses.ROOT), "--steps", "0"], "--steps: got 0, expected at least 1"),
+    ],
+)
+def test_bad_input_ends_before_anything_is_trained(words, problem, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compare_losses", *words])
+    with pytest.raises(SystemExit, match="2"):
+        compare_losses.main()
+    assert problem in capsys.readouterr().err
