@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ TOGETHER = "together"
 PEAK = "peak of the processes"
 MEMORY_SETTING = "4 runs of 1 x 64, float32"
 _MIB = 1024
+_STEPS = 3
+"""Steps of a sample. Threads of runs live from their first step to their last, so those of the
+benchmark live for more than one."""
 
 COLUMNS: tuple[tuple[int, int, int, str], ...] = (
     (8, 1, 32, "4 bits"),
@@ -134,7 +138,7 @@ class Member:
         number: int,
         device: str,
     ):
-        self.turn = Turn(f"run-{number}", self.loss_and_gradients)
+        self.turn = Turn(f"run-{number}", lambda: self.steps(1))
         self.passes = passes
         self.model: Any = copy_over_same_weights(base)
         add_random_adapter(self.model, shape, r=r, dropout=dropout, seed=number)
@@ -155,6 +159,13 @@ class Member:
         """Return the loss of the batch."""
         return self.step.share(self.model, self.batch).loss
 
+    def steps(self, count: int) -> Tensor:
+        """Compute the loss and the gradients of the batch several times, in turn with others."""
+        for _ in range(count - 1):
+            self.loss_and_gradients()
+            self.optimizer.zero_grad(set_to_none=True)
+        return self.loss_and_gradients()
+
     def loss_and_gradients(self) -> Tensor:
         """Compute the loss and the gradients of the batch, in a turn of those of others."""
         seat = self.passes.seat(self.turn)
@@ -170,32 +181,44 @@ class Member:
 
 
 def _alone(watch: Stopwatch, members: Sequence[Member]) -> None:
-    for member in members:
-        member.optimizer.zero_grad(set_to_none=True)
+    _clear(members)
     watch.start()
-    for member in members:
-        member.loss().backward()
-    watch.lap(FORWARD_BACKWARD)
-    for member in members:
-        member.optimizer.step()
-    watch.lap(WITH_OPTIMIZER)
+    for step in range(_STEPS):
+        if step:
+            _clear(members)
+        for member in members:
+            member.loss().backward()
+    watch.lap(FORWARD_BACKWARD, _STEPS)
+    _optimize(watch, members)
 
 
 def _together(watch: Stopwatch, members: Sequence[Member], passes: SharedPasses) -> None:
+    _clear(members)
+    watch.start()
+    _run_turns(members, passes, _STEPS)
+    watch.lap(FORWARD_BACKWARD, _STEPS)
+    _optimize(watch, members)
+
+
+def _clear(members: Sequence[Member]) -> None:
     for member in members:
         member.optimizer.zero_grad(set_to_none=True)
+
+
+def _optimize(watch: Stopwatch, members: Sequence[Member]) -> None:
+    """Note the time of a step with its optimizers."""
+    before = watch.laps[FORWARD_BACKWARD]
     watch.start()
-    _run_turns(members, passes)
-    watch.lap(FORWARD_BACKWARD)
     for member in members:
         member.optimizer.step()
     watch.lap(WITH_OPTIMIZER)
+    watch.laps[WITH_OPTIMIZER] += before
 
 
-def _run_turns(members: Sequence[Member], passes: SharedPasses) -> list[Tensor]:
-    """Compute the losses and the gradients of all runs together; return the losses."""
+def _run_turns(members: Sequence[Member], passes: SharedPasses, steps: int = 1) -> list[Tensor]:
+    """Compute the losses and the gradients of all runs together; return the last losses."""
     for member in members:
-        member.turn = Turn(member.turn.name, member.loss_and_gradients)
+        member.turn = Turn(member.turn.name, partial(member.steps, steps))
     passes.start(*(member.turn for member in members))
     for member in members:
         member.turn.is_over.wait()

@@ -46,13 +46,18 @@ def end_waiting_threads() -> None:
 def compute_alone() -> None:
     """Let torch's loops in the calling thread run without others from now on, so without a pool.
 
-    For a thread that checks and copies tensors beside one that is waited for: see
-    `end_waiting_threads`. Products of large matrices still take all threads.
+    For a thread that does little beside one that is waited for: see `end_waiting_threads`.
+    Products of large matrices still take all threads.
     """
+    torch.get_num_threads()  # torch chooses their number at its first call in a thread
+    compute_with(1)
+
+
+def compute_with(threads: int) -> None:
+    """Let torch's loops in the calling thread run in this many threads from now on."""
     set_threads = _function("omp_set_num_threads")
     if set_threads is not None:
-        torch.get_num_threads()  # torch chooses their number at its first call in a thread
-        set_threads(1)
+        set_threads(threads)
 
 
 def _pause() -> Any:

@@ -31,6 +31,10 @@ class Meeting(Protocol):
         """Return the outputs of the backbone, with the adapter or without; None to run alone."""
         ...
 
+    def compute_alone(self) -> None:
+        """Note that the run computes its next pass itself."""
+        ...
+
     def losses(
         self, output: OutputLoss, token_loss: TokenLoss, hidden: Tensor, targets: Tensor
     ) -> Tensor | None:
@@ -94,6 +98,7 @@ def meeting_in_forward(model: Any, others: Meeting) -> Iterator[None]:
         inputs = _bind_arguments(signature, backbone, args, kwargs)
         acting = active_adapters(model)
         if acting not in ((), (_ADAPTER,)) or not _is_shared(inputs):
+            others.compute_alone()
             return alone(*args, **kwargs)
         device = next(v for v in inputs.values() if isinstance(v, Tensor)).device
         outputs = others.forward(bool(acting), inputs, autocast_dtype(device.type))

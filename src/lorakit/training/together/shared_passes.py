@@ -97,6 +97,7 @@ class SharedPasses:
 
     def leave(self, turn: Turn) -> None:
         """Carry the adapter of a run no longer, once the backward passes are done."""
+        turn.do_little(False)
         self._gone.append(turn.name)
         if not self._open:
             self._remove_gone()
@@ -179,15 +180,22 @@ class Seat:
             inputs: The arguments of the backbone's forward.
             dtype: That of autocast; None where it is off.
         """
-        self._is_alone = tokens_of(inputs) >= self._most_tokens
-        if self._is_alone:
+        if tokens_of(inputs) >= self._most_tokens:
+            self.compute_alone()
             return None
+        self._is_alone = False
+        self._turn.do_little(True)
         name = self._turn.name
         adapter_name = name if adapter else None
         beyond = beyond_limits(inputs, self._limits)
         below = below_of(self._frozen, inputs, dtype, beyond, self._ask)
         has_graph = torch.is_grad_enabled()
         return self._ask(Pass(name, adapter_name, inputs, has_graph, dtype, below, beyond))
+
+    def compute_alone(self) -> None:
+        """Let the run compute its next pass, its losses and its gradients itself."""
+        self._is_alone = True
+        self._turn.do_little(False)
 
     def losses(
         self, output: OutputLoss, token_loss: TokenLoss, hidden: Tensor, targets: Tensor

@@ -123,3 +123,15 @@ def test_a_thread_that_computes_alone_starts_no_others(two_threads):
     y, threads, helpers = run_in_thread(compute)
     assert y.all() and threads == 1 and not helpers
     assert run_in_thread(torch.get_num_threads) == torch.get_num_threads() == 2
+
+
+def test_a_thread_can_compute_with_all_again(two_threads):
+    if openmp._function("omp_set_num_threads") is None:
+        pytest.skip("torch runs without gcc's OpenMP")
+
+    def compute():
+        openmp.compute_alone()
+        openmp.compute_with(2)
+        return torch.get_num_threads()
+
+    assert run_in_thread(compute) == 2

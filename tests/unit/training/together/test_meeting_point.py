@@ -40,6 +40,9 @@ class Meeting:
         shape = (*inputs["input_ids"].shape, self.model.config.hidden_size)
         return BaseModelOutputWithPast(last_hidden_state=torch.ones(shape, requires_grad=True))
 
+    def compute_alone(self):
+        self.asked.append("alone")
+
     def backward(self):
         self.asked.append("backward")
 
@@ -79,4 +82,4 @@ def test_passes_with_a_cache_or_other_outputs_run_alone(model):
         ).past_key_values
         assert cache is not None
         model(**inputs, output_hidden_states=True)
-    assert asked.asked == ["begin"]
+    assert set(asked.asked[1:]) == {"alone"}

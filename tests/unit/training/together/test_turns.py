@@ -99,6 +99,39 @@ def test_an_error_answers_a_request_in_its_thread():
     assert [turn.result for turn in turns] == ["after"] * 2
 
 
+def test_an_error_of_serving_reaches_all_who_wait():
+    def serve(turns):
+        raise ValueError("nobody is served")
+
+    def work(ask):
+        with pytest.raises(ValueError, match="nobody is served"):
+            ask(0)
+        return "after"
+
+    turns, _ = run(work, work, serve=serve)
+    assert [turn.result for turn in turns] == ["after"] * 2
+
+
+def test_one_thread_serves_all_requests():
+    """It keeps its OpenMP threads, so that products need not wait for new ones."""
+    threads = []
+
+    def serve(turns):
+        threads.append(threading.current_thread())
+        for turn in turns:
+            turn.succeed(None)
+
+    def work(ask):
+        ask(0)
+        ask(1)
+        return threading.current_thread()
+
+    turns, _ = run(work, work, serve=serve)
+    assert len(threads) == 2 and len({*threads, *(turn.result for turn in turns)}) == 3
+    threads[0].join(10)
+    assert not threads[0].is_alive(), "it ends with the last of those that it serves"
+
+
 def test_one_may_join_while_others_run():
     joined = []
 
@@ -126,13 +159,48 @@ def test_one_may_join_while_others_run():
     assert first.result == [1, 2, 2] and joined[0].result == [2, 2, 1]
 
 
-def test_a_thread_that_waits_keeps_no_threads_that_compute(monkeypatch):
-    ended = []
-    monkeypatch.setattr(
-        turns_module.openmp,
-        "end_waiting_threads",
-        lambda: ended.append(threading.current_thread().name),
-    )
+@pytest.fixture
+def ended(monkeypatch):
+    """The threads that give their OpenMP threads back, in order."""
+    names = []
+    end = lambda: names.append(threading.current_thread().name)  # noqa: E731
+    monkeypatch.setattr(turns_module.openmp, "end_waiting_threads", end)
+    return names
+
+
+def test_a_thread_that_waits_keeps_no_threads_that_compute(ended):
     run(lambda ask: ask(1), lambda ask: ask(1))
     assert ended[0] == threading.current_thread().name
     assert {"0", "1"} <= set(ended), "each when it passes its turn on or is over"
+    assert "server of turns" in ended[:-1], "those that were served may need all processors"
+
+
+def test_the_server_keeps_them_if_all_others_do_little(ended, monkeypatch):
+    counts = {}
+    monkeypatch.setattr(
+        turns_module.openmp,
+        "compute_with",
+        lambda count: counts.setdefault(threading.current_thread().name, []).append(count),
+    )
+
+    def serve(turns):
+        ended.clear()
+        for turn in turns:
+            turn.succeed(None)
+
+    turns = Turns(serve)
+    served_with = []
+
+    def work(turn):
+        turn.do_little(True)
+        turns.ask(turn, 0)
+        turns.ask(turn, 1)
+        served_with.extend(ended)
+        turn.do_little(False)
+
+    made = [Turn(name, lambda number=n: work(made[number])) for n, name in enumerate("ab")]
+    turns.start(*made)
+    assert all(turn.is_over.wait(10) and turn.error is None for turn in made)
+    assert "server of turns" not in served_with
+    threads = torch.get_num_threads()
+    assert counts == {"a": [1, threads], "b": [1, threads]}
