@@ -326,7 +326,9 @@ async def _settle(model: ServedModel) -> None:
 def _note_counts(model: ServedModel, report: StressReport) -> None:
     engine: Any = model.engine
     stats, counts = engine.stats, model.store.counts().values()
-    report.left = stats.running + stats.waiting + sum(one.leases for one in model.store.known())
+    report.left = (
+        stats.running + stats.waiting + sum(one.leases for one in model.store.describe_all())
+    )
     report.counted = {
         "preemptions": stats.preemptions,
         "cached tokens": stats.cached_tokens,

@@ -145,7 +145,7 @@ class ServedModel:
         """
         if to_generate and self.engine is not None:
             self.engine.require_place()
-        lease = None if adapter is None else await self.store.leased(adapter)
+        lease = None if adapter is None else await self.store.wait_for_lease(adapter)
         shared = SharedLease(lease)
         try:
             yield shared, await self.in_text_thread(self._text_side, lease)

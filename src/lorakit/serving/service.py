@@ -160,7 +160,7 @@ class Service:
     def adapters(self) -> Iterator[tuple[KnownAdapter, ModelKind]]:
         """Yield every adapter with its kind, by name."""
         by_kind = {
-            kind: {known.name: known for known in model.store.known()}
+            kind: {known.name: known for known in model.store.describe_all()}
             for kind, model in self._models.items()
         }
         for name in sorted(set().union(*by_kind.values())):
@@ -180,7 +180,7 @@ class Service:
             except AdapterNameError:
                 continue
             return known, self._kind_of(known)
-        names = {known.name for model in self.models for known in model.store.known()}
+        names = {known.name for model in self.models for known in model.store.describe_all()}
         raise unknown_model(name, [self.base_name, *sorted(names)])
 
     def _kind_of(self, known: KnownAdapter) -> ModelKind:

@@ -57,6 +57,6 @@ def test_a_full_queue_refuses_before_anything_is_prepared(served, monkeypatch):
             return shared.carried_name
 
     assert asyncio.run(use()).startswith("german")  # reading tokens needs no place
-    monkeypatch.setattr(model.store, "leased", lambda name: pytest.fail("was prepared"))
+    monkeypatch.setattr(model.store, "wait_for_lease", lambda name: pytest.fail("was prepared"))
     with pytest.raises(QueueFullError, match="got 0 requests in the queue"):
         asyncio.run(use(to_generate=True))

@@ -90,7 +90,7 @@ class AdapterStore:
             run_between_steps,
             self._settings,
             self._count,
-            self._loaded,
+            self._end_load,
         )
         self._waiting: dict[Entry, list[Future[Lease]]] = {}
         self._is_watching = False
@@ -100,10 +100,10 @@ class AdapterStore:
 
     # ---- what is known ----
 
-    def known(self) -> list[KnownAdapter]:
+    def describe_all(self) -> list[KnownAdapter]:
         """Return all adapters by name, with the problems of those that cannot be served."""
         with self._lock:
-            return [self._described(e) for e in sorted(self._catalogue, key=lambda e: e.name)]
+            return [self._describe(e) for e in sorted(self._catalogue, key=lambda e: e.name)]
 
     def in_memory(self) -> list[str]:
         """Return the names of the adapters whose current version the model carries."""
@@ -117,9 +117,9 @@ class AdapterStore:
             AdapterNameError: There is none of that name; the message has the nearest names.
         """
         with self._lock:
-            return self._described(self._catalogue.look_up(name))
+            return self._describe(self._catalogue.look_up(name))
 
-    def _described(self, entry: Entry) -> KnownAdapter:
+    def _describe(self, entry: Entry) -> KnownAdapter:
         version = self._memory.get(entry.content_hash)
         facts = entry.facts
         return KnownAdapter(
@@ -189,7 +189,7 @@ class AdapterStore:
             return partial(_refuse, future, error)
         return partial(_hand_over, future, lease)
 
-    async def leased(self, name: str) -> Lease:
+    async def wait_for_lease(self, name: str) -> Lease:
         """Return what `lease` returns; if the caller is cancelled, no lease is left behind."""
         future = self.lease(name)
         try:
@@ -243,7 +243,7 @@ class AdapterStore:
         self._loader.begin(entry)
         self._waiting[entry] = futures
 
-    def _loaded(self, entry: Entry, error: Exception | None) -> list[Answer]:
+    def _end_load(self, entry: Entry, error: Exception | None) -> list[Answer]:
         """Return what answers those who wait for a load."""
         futures = self._waiting.pop(entry, [])
         self._remove_unknown()
@@ -273,16 +273,16 @@ class AdapterStore:
         """
         future: Future[KnownAdapter] = Future()
         try:
-            directory = self._paths.requested(path)
+            directory = self._paths.resolve(path)
             with self._lock:
                 self._catalogue.add_named(name, directory)
         except LorakitError as error:
             _refuse(future, error)
         else:
-            self.lease(name).add_done_callback(partial(self._added, name, future))
+            self.lease(name).add_done_callback(partial(self._answer_load, name, future))
         return future
 
-    def _added(self, name: str, future: Future[KnownAdapter], leased: Future[Lease]) -> None:
+    def _answer_load(self, name: str, future: Future[KnownAdapter], leased: Future[Lease]) -> None:
         """Answer who has added an adapter; one that cannot be loaded is forgotten."""
         error = leased.exception()
         if isinstance(error, Exception):

@@ -65,7 +65,7 @@ class Admission:
             self._placing.enter(candidate.entering)
             has_entered.set()
 
-        def visited(visit: Future[Outputs]) -> None:
+        def end_visit(visit: Future[Outputs]) -> None:
             error = _error_of(visit)
             if not has_entered.is_set():
                 _resolve(admitted, error)
@@ -79,7 +79,7 @@ class Admission:
                 else:
                     self._ask(admitted, lambda: self._check(candidate))
 
-        self._visit(candidate.entering.name, token, enter).add_done_callback(visited)
+        self._visit(candidate.entering.name, token, enter).add_done_callback(end_visit)
         return admitted
 
     def _ask(self, admitted: Future[None], function: Callable[[], None]) -> None:

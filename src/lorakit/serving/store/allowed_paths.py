@@ -14,7 +14,7 @@ class AllowedPaths:
     def __init__(self, root: Path | None):
         self.root = None if root is None else root.resolve()
 
-    def requested(self, text: str) -> Path:
+    def resolve(self, text: str) -> Path:
         """Return the directory that a client asks for.
 
         Args:

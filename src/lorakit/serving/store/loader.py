@@ -112,7 +112,7 @@ class Loader:
             admitted.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def pinned(self) -> set[str]:
+    def pinned_hashes(self) -> set[str]:
         """Return the content hashes of pinned adapters."""
         names = self._settings.pinned
         return {e.content_hash for e in self._catalogue if e.name in names and e.content_hash}
@@ -135,7 +135,7 @@ class Loader:
         if entry.facts is not None:
             needed_bytes = self._placing.bytes_of(entry.facts.elements)
             with self._lock:
-                self._memory.require_possible(entry.name, needed_bytes, self.pinned())
+                self._memory.require_possible(entry.name, needed_bytes, self.pinned_hashes())
 
     def _claim(self, entry: Entry) -> bool:
         """Return whether this load brings in an entry's content; False if it is in memory.
@@ -151,7 +151,7 @@ class Loader:
             return True
 
     def _bring_in(self, entry: Entry, adapter: Adapter) -> None:
-        """Let an adapter in and ask for others to leave; `_placed` ends the load."""
+        """Let an adapter in and ask for others to leave; `_end_placing` ends the load."""
         key, needed_bytes = self._key_and_bytes(entry)
         prefix = valid_name(entry.name)[:_NAME_CHARACTERS]
         carried_name = f"{prefix}-{key[:_HASH_CHARACTERS]}"
@@ -169,7 +169,7 @@ class Loader:
             with self._lock:
                 self._claimed.discard(key)
             raise
-        placed.add_done_callback(partial(self._placed, entry, version, leaving))
+        placed.add_done_callback(partial(self._end_placing, entry, version, leaving))
 
     def _admit(self, entry: Entry, carried_name: str, adapter: Adapter) -> None:
         """Bring an adapter into the model, or raise why it must stay outside."""
@@ -207,7 +207,7 @@ class Loader:
         """
         end = time.monotonic() + self._settings.wait_for_room_s
         while True:
-            pinned = self.pinned()
+            pinned = self.pinned_hashes()
             self._memory.require_possible(version.name, version.bytes, pinned)
             leaving = self._memory.make_room(version.bytes, pinned)
             if leaving is not None:
@@ -248,7 +248,7 @@ class Loader:
 
     # ---- in the thread that owns the model ----
 
-    def _placed(
+    def _end_placing(
         self,
         entry: Entry,
         version: CarriedVersion,
@@ -270,17 +270,17 @@ class Loader:
             for one in leaving if has_run else ():
                 self._count(one.name, "evictions")
             self._claimed.discard(version.content_hash)
-            answers = self._ended(entry, error)
+            answers = self._end(entry, error)
         _tell(answers)
 
     # ---- in both ----
 
     def _finish(self, entry: Entry, error: Exception | None) -> None:
         with self._lock:
-            answers = self._ended(entry, error)
+            answers = self._end(entry, error)
         _tell(answers)
 
-    def _ended(self, entry: Entry, error: Exception | None) -> list[Answer]:
+    def _end(self, entry: Entry, error: Exception | None) -> list[Answer]:
         self._lock.notify_all()
         return self._finished(entry, error)
 

@@ -76,10 +76,12 @@ class Trial:
                 plans=self._plans,
             )
         except AdapterMismatchError as error:
-            raise self._named(error, name, adapter) from None
+            raise self._name_adapter(error, name, adapter) from None
         return Candidate(name, adapter, injection, entering)
 
-    def _named(self, error: LorakitError, name: str, adapter: Adapter) -> AdapterMismatchError:
+    def _name_adapter(
+        self, error: LorakitError, name: str, adapter: Adapter
+    ) -> AdapterMismatchError:
         """Return the error with the adapter's name, and with a next step that a server has."""
         fitting = in_names_of(self._model, adapter)
         needed, there = rows_needed(self._model, dict(base_modules(self._model)), fitting)

@@ -77,7 +77,7 @@ def examples_of_predictions(
     answer = names[names.index("prediction") - 1]
     inputs = names[: names.index(answer)]
 
-    def shown(index: int) -> ShownExample:
+    def show(index: int) -> ShownExample:
         base = columns.get("base_prediction")
         probability = columns.get("probability")
         given = [_text(columns[name][index]) for name in inputs]
@@ -92,21 +92,21 @@ def examples_of_predictions(
 
     count = len(predicted.numbers)
     chosen = np.random.default_rng(seed).permutation(count)[:SHOWN].tolist()
-    random = tuple(shown(index) for index in sorted(chosen))
+    random = tuple(show(index) for index in sorted(chosen))
     if "predicted_words" in columns:
         return ShownExamples(_wrong_words(predicted, columns, answer, place), random)
     if "probability" in columns:
         table = zip(columns["prediction"], columns[answer], columns["probability"], strict=True)
         sure = [_certainty_of_mistake(*row) for row in table]
         wrong = sorted((-one, index) for index, one in enumerate(sure) if one is not None)
-        worst = [replace(shown(index), confidence=-one) for one, index in wrong[:SHOWN]]
+        worst = [replace(show(index), confidence=-one) for one, index in wrong[:SHOWN]]
         has_sets = count > 0 and isinstance(columns["probability"][0], Mapping)
         return ShownExamples(
             tuple(worst), random, "wrong labels" if has_sets else "confident mistakes"
         )
     if count and not isinstance(columns["prediction"][0], str):
         largest = _largest_errors(columns[answer], columns["prediction"])
-        return ShownExamples(tuple(map(shown, largest)), random, "errors")
+        return ShownExamples(tuple(map(show, largest)), random, "errors")
     return ShownExamples((), random)
 
 

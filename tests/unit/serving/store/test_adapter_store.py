@@ -58,8 +58,8 @@ def rewrite(path, seed, **config):
 
 def test_all_are_known_and_none_is_loaded(folder):
     with serving(folder) as store:
-        assert [one.name for one in store.known()] == ["a", "b", "c"]
-        one = store.known()[0]
+        assert [one.name for one in store.describe_all()] == ["a", "b", "c"]
+        one = store.describe_all()[0]
         assert (one.rank, one.in_memory, one.content_hash, one.problem) == (2, False, None, None)
         assert (one.leases, one.pinned, one.path) == (0, False, folder / "a")
         assert one.bytes > 0 and store.bytes_in_memory == 0 and store.counts() == {}
@@ -121,7 +121,7 @@ def test_problems_are_kept_for_each_and_the_others_are_served(folder):
     with serving(folder) as store:
         assert isinstance(refusal(store, "b"), MissingFileError)
         assert isinstance(refusal(store, "c"), AdapterFileError)
-        problems = [one.problem for one in store.known()]
+        problems = [one.problem for one in store.describe_all()]
         assert (
             problems[0] is None and "No adapter_model" in problems[1] and "complete" in problems[2]
         )
@@ -287,7 +287,7 @@ def test_bad_requests_to_load(folder, name, path, kind):
         error = store.load(name, path).exception(WAIT_S)
         assert isinstance(error, kind), error
         assert "\n" not in str(error)
-        assert "x" not in [one.name for one in store.known()]
+        assert "x" not in [one.name for one in store.describe_all()]
         assert store.load("x", "b").result(WAIT_S).name == "x"
 
 
@@ -296,7 +296,7 @@ def test_one_of_the_folder_is_forgotten_until_it_changes(folder):
         leased(store, "a").release()
         store.unload("a")
         store.scan()
-        assert [one.name for one in store.known()] == ["b", "c"]
+        assert [one.name for one in store.describe_all()] == ["b", "c"]
         rewrite(folder / "a", 9)
         assert leased(store, "a").name == "a"
 
@@ -307,17 +307,17 @@ def test_one_of_the_folder_is_forgotten_until_it_changes(folder):
 def test_a_cancelled_wait_leaves_no_lease(folder):
     async def run(store):
         store.steps.are_open.clear()
-        task = asyncio.create_task(store.leased("a"))
+        task = asyncio.create_task(store.wait_for_lease("a"))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         store.steps.are_open.set()
         async with asyncio.timeout(WAIT_S):
-            with await store.leased("a"):
+            with await store.wait_for_lease("a"):
                 assert store.find("a").leases == 1
         with pytest.raises(AdapterNameError):
-            await store.leased("zz")
+            await store.wait_for_lease("zz")
 
     with serving(folder) as store:
         asyncio.run(run(store))
@@ -339,7 +339,7 @@ def test_threads_that_lease_rewrite_and_unload_at_random(folder):
     names = ["a", "b", "c", "d", "e"]
     save_adapters_in(folder, "d", "e")
     with serving(folder) as probing:
-        size = probing.known()[0].bytes
+        size = probing.describe_all()[0].bytes
     problems, done = [], threading.Event()
     by_hash, lock = {}, threading.Lock()
 
@@ -374,7 +374,7 @@ def test_threads_that_lease_rewrite_and_unload_at_random(folder):
         writer.join()
         assert problems == []
         assert len(by_hash) > 5
-        assert all(one.leases == 0 for one in store.known())
+        assert all(one.leases == 0 for one in store.describe_all())
         assert store.bytes_in_memory <= 3 * size
         outputs(store, None)
         assert len(adapter_names(store.model)) <= 3

@@ -14,8 +14,8 @@ def paths(tmp_path):
 
 
 def test_relative_and_absolute_paths_below_the_root(paths, tmp_path):
-    assert paths.requested("inside") == tmp_path / "root" / "inside"
-    assert paths.requested(f"{tmp_path}/root/inside") == tmp_path / "root" / "inside"
+    assert paths.resolve("inside") == tmp_path / "root" / "inside"
+    assert paths.resolve(f"{tmp_path}/root/inside") == tmp_path / "root" / "inside"
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_relative_and_absolute_paths_below_the_root(paths, tmp_path):
 )
 def test_others_are_refused(paths, text):
     with pytest.raises(ConfigError, match="Cannot load an adapter from") as caught:
-        paths.requested(text)
+        paths.resolve(text)
     assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
 
 
@@ -32,13 +32,13 @@ def test_links_are_followed_first(paths, tmp_path):
     (root / "out").symlink_to(tmp_path / "outside")
     (root / "in").symlink_to(root / "inside")
     (root / "circle").symlink_to(root / "circle")
-    paths.requested("in")
+    paths.resolve("in")
     for text in ("out", "out/x"):
         with pytest.raises(ConfigError, match="leads out of") as caught:
-            paths.requested(text)
+            paths.resolve(text)
         assert "outside" not in str(caught.value)
     with pytest.raises(ConfigError, match="leads out of"):
-        paths.requested("circle/x")
+        paths.resolve("circle/x")
 
 
 def test_a_root_that_is_a_link_itself(tmp_path):
@@ -51,4 +51,4 @@ def test_a_root_that_is_a_link_itself(tmp_path):
 
 def test_without_a_root_nothing_is_loaded_on_request():
     with pytest.raises(ConfigError, match="no root directory"):
-        AllowedPaths(None).requested("/tmp")
+        AllowedPaths(None).resolve("/tmp")

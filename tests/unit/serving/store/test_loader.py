@@ -47,7 +47,7 @@ def reads(monkeypatch):
 
 
 def size_of(store):
-    return store.known()[0].bytes
+    return store.describe_all()[0].bytes
 
 
 def test_the_carried_name_has_name_and_hash(folder):
@@ -115,7 +115,7 @@ def test_the_least_recently_used_leaves(folder):
     with serving(folder, memory_bytes=2 * size) as store:
         for name in ("a", "b", "a", "c"):
             leased(store, name).release()
-        assert [one.name for one in store.known() if one.in_memory] == ["a", "c"]
+        assert [one.name for one in store.describe_all() if one.in_memory] == ["a", "c"]
         assert store.bytes_in_memory == 2 * size
         assert store.counts()["b"].evictions == 1
         assert len(adapter_names(store.model)) == 2
