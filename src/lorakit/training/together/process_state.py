@@ -23,6 +23,8 @@ class ProcessState:
     torch_state: Tensor
     """State of torch's default generator on the CPU."""
     cuda_states: list[Tensor]
+    cuda_device: int | None
+    """The GPU that the thread computes on; None where none is used."""
     numpy_state: Any
     python_state: Any
     singletons: tuple[dict[str, Any], ...]
@@ -32,9 +34,11 @@ class ProcessState:
     @classmethod
     def current(cls) -> Self:
         """Return the state of the process."""
+        has_cuda = torch.cuda.is_initialized()
         return cls(
             torch.get_rng_state(),
-            torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            torch.cuda.get_rng_state_all() if has_cuda else [],
+            torch.cuda.current_device() if has_cuda else None,
             np.random.get_state(),
             random.getstate(),
             tuple(dict(one._shared_state) for one in _SINGLETONS),
@@ -47,6 +51,7 @@ class ProcessState:
 
     def restore(self) -> None:
         """Put the process into this state."""
+        self.use_device()
         torch.set_rng_state(self.torch_state)
         if self.cuda_states:
             torch.cuda.set_rng_state_all(self.cuda_states)
@@ -56,3 +61,8 @@ class ProcessState:
             one._shared_state.clear()
             one._shared_state.update(values)
         threading.excepthook = self.excepthook
+
+    def use_device(self) -> None:
+        """Let the calling thread compute on this state's GPU, which each thread has for itself."""
+        if self.cuda_device is not None:
+            torch.cuda.set_device(self.cuda_device)

@@ -173,6 +173,7 @@ class Turns:
         while (place := places.get()) is not None:
             while (following := self._find_next(place)) is None:
                 turns = self._turns[:]
+                turns[0].state.use_device()
                 try:
                     self._serve(turns)
                 except BaseException as error:  # raised again in those who wait

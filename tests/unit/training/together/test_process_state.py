@@ -1,5 +1,6 @@
 """The state of a process that a run expects for itself."""
 
+import dataclasses
 import random
 import threading
 
@@ -36,3 +37,13 @@ def test_a_new_run_begins_without_the_state_of_another():
     assert GradientState._shared_state == {}
     before.restore()
     assert GradientState._shared_state == before.singletons[2] != {}
+
+
+def test_a_thread_gets_the_gpu_of_the_state(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    state = ProcessState.current()
+    state.restore()
+    assert chosen == [], "there is no GPU, or none has been used"
+    dataclasses.replace(state, cuda_device=1).use_device()
+    assert chosen == [1]

@@ -112,9 +112,14 @@ def test_an_error_of_serving_reaches_all_who_wait():
     assert [turn.result for turn in turns] == ["after"] * 2
 
 
-def test_one_thread_serves_all_requests():
+def test_one_thread_serves_all_requests(monkeypatch):
     """It keeps its OpenMP threads, so that products need not wait for new ones."""
-    threads = []
+    threads, on_device = [], []
+    monkeypatch.setattr(
+        turns_module.ProcessState,
+        "use_device",
+        lambda self: on_device.append(threading.current_thread()),
+    )
 
     def serve(turns):
         threads.append(threading.current_thread())
@@ -128,6 +133,7 @@ def test_one_thread_serves_all_requests():
 
     turns, _ = run(work, work, serve=serve)
     assert len(threads) == 2 and len({*threads, *(turn.result for turn in turns)}) == 3
+    assert threads[0] in on_device, "it computes on the GPU of those that it serves"
     threads[0].join(10)
     assert not threads[0].is_alive(), "it ends with the last of those that it serves"
 
