@@ -108,10 +108,9 @@ class Groups:
             gradients: What the product adds the gradient of each thin matrix to, float32; None
                 where none is needed.
         """
-        groups = Groups.__new__(Groups)
-        rows: Any = (_Group * self.count).from_buffer_copy(self.array)
-        groups.count, groups.array, groups.tensors = self.count, rows, []
-        groups.address = ctypes.addressof(rows)
+        rows: Any = (_Group * self.count)()
+        ctypes.memmove(rows, self.address, ctypes.sizeof(rows))
+        groups = Groups.describe(self.count, ctypes.addressof(rows), rows, [])
         for row, (thin, _), gradient in zip(rows, self.tensors, gradients, strict=True):
             compact = _thin(thin, _BACKWARD_DTYPES)
             if compact is not thin:
@@ -121,10 +120,12 @@ class Groups:
         return groups
 
     @classmethod
-    def describe(cls, count: int, address: int, kept: object) -> Groups:
+    def describe(
+        cls, count: int, address: int, kept: object, tensors: list[tuple[Tensor, Tensor | None]]
+    ) -> Groups:
         """Return groups that lie at an address, as long as an object is kept."""
         groups = cls.__new__(cls)
-        groups.count, groups.address, groups.array, groups.tensors = count, address, kept, []
+        groups.count, groups.address, groups.array, groups.tensors = count, address, kept, tensors
         return groups
 
 
@@ -160,10 +161,13 @@ class GroupTable:
         """Return the groups of some slots with their rows of an activation."""
         rows = self._rows.take(slots, axis=1)
         rows[:, :, 0], rows[:, :, 1] = begins, ends
-        count, kept = len(slots), (rows, [self._kept[slot] for slot in slots.tolist()])
-        first: int = rows.__array_interface__["data"][0]
+        kept = [self._kept[slot].tensors for slot in slots.tolist()]
+        count, first = len(slots), rows.__array_interface__["data"][0]
         second = first + count * ctypes.sizeof(_Group)
-        return Groups.describe(count, first, kept), Groups.describe(count, second, kept)
+        return (
+            Groups.describe(count, first, rows, [down for down, _ in kept]),
+            Groups.describe(count, second, rows, [up for _, up in kept]),
+        )
 
 
 def backward_groups(groups: Sequence[Group]) -> Groups:
