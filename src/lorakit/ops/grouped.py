@@ -20,6 +20,7 @@ and row scales, which are applied afterwards. Given g = dL/dv,
 # pyright: reportIncompatibleMethodOverride=false
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -248,11 +249,11 @@ def _backward_compiled(
         needs: The factors that need a gradient.
     """
     kernels: cpu_kernels.CpuKernels = skinny.kernels_for(tokens)
-    gradients = _zeros_for(factors, needs)
-    of_A, of_B = ([gradients[2 * number + place] for number in numbers] for place in (0, 1))
+    gradients, addresses = _zeros_for(factors, needs)
+    of_A, of_B = ([addresses[2 * number + place] for number in numbers] for place in (0, 1))
     grad_u = torch.empty_like(u)
     kernels.up_backward_groups(g, groups[1].for_backward(of_B), u, grad_u)
-    if grad_x is not None or any(gradient is not None for gradient in of_A):
+    if grad_x is not None or any(of_A):
         kernels.down_backward_groups_(tokens, groups[0].for_backward(of_A), grad_u, grad_x)
     return [
         None if gradient is None else gradient.to(factor.dtype)
@@ -260,12 +261,24 @@ def _backward_compiled(
     ]
 
 
-def _zeros_for(factors: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
-    """Return float32 zeros for the gradients that are needed, allocated at once."""
-    wanted = [factor for factor, is_needed in zip(factors, needs, strict=True) if is_needed]
-    sizes = [factor.numel() for factor in wanted]
-    parts = iter(cpu_kernels.zeros_float32((sum(sizes),)).split(sizes))
-    return [
-        next(parts).view(factor.shape) if is_needed else None
-        for factor, is_needed in zip(factors, needs, strict=True)
+def _zeros_for(
+    factors: Sequence[Tensor], needs: Sequence[bool]
+) -> tuple[list[Tensor | None], list[int]]:
+    """Return float32 zeros for the gradients that are needed, in one buffer, and their addresses.
+
+    Where a gradient is not needed, they are None and 0.
+    """
+    sizes = [
+        factor.numel() if is_needed else 0 for factor, is_needed in zip(factors, needs, strict=True)
+    ]
+    buffer = cpu_kernels.zeros_float32((sum(sizes),))
+    first = cpu_kernels.address(buffer)
+    begins = [0, *accumulate(sizes)]
+    gradients: list[Tensor | None] = [
+        part.view(factor.shape) if is_needed else None
+        for part, factor, is_needed in zip(buffer.split(sizes), factors, needs, strict=True)
+    ]
+    return gradients, [
+        first + 4 * begin if is_needed else 0
+        for begin, is_needed in zip(begins, needs, strict=False)
     ]

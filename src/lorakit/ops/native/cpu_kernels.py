@@ -101,22 +101,23 @@ class Groups:
         self.array = (_Group * len(rows))(*rows)
         self.address = ctypes.addressof(self.array)
 
-    def for_backward(self, gradients: Sequence[Tensor | None]) -> Groups:
+    def for_backward(self, gradients: Sequence[int]) -> Groups:
         """Return the groups for a product of backward, which reads float32 only.
 
         Args:
-            gradients: What the product adds the gradient of each thin matrix to, float32; None
-                where none is needed.
+            gradients: Address of what the product adds the gradient of each thin matrix to,
+                float32; 0 where none is needed.
         """
         rows: Any = (_Group * self.count)()
         ctypes.memmove(rows, self.address, ctypes.sizeof(rows))
+        words = np.frombuffer(rows, dtype=np.int64).reshape(-1, _GROUP_WORDS)
+        words[:, _Group.gradient.offset // 8] = gradients
         groups = Groups.describe(self.count, ctypes.addressof(rows), rows, [])
-        for row, (thin, _), gradient in zip(rows, self.tensors, gradients, strict=True):
+        for number, (thin, _) in enumerate(self.tensors):
             compact = _thin(thin, _BACKWARD_DTYPES)
             if compact is not thin:
-                row.thin, row.thin_is_half = address(compact), False
-            row.gradient = None if gradient is None else address(gradient)
-            groups.tensors.append((compact, gradient))
+                rows[number].thin, rows[number].thin_is_half = address(compact), False
+            groups.tensors.append((compact, None))
         return groups
 
     @classmethod
