@@ -273,10 +273,10 @@ def _zeros_for(
     ]
     buffer = cpu_kernels.zeros_float32((sum(sizes),))
     first = cpu_kernels.address(buffer)
-    begins = [0, *accumulate(sizes)]
+    begins = accumulate(sizes, initial=0)
     gradients: list[Tensor | None] = [
         part.view(factor.shape) if is_needed else None
-        for part, factor, is_needed in zip(buffer.split(sizes), factors, needs, strict=True)
+        for part, factor, is_needed in zip(torch.split(buffer, sizes), factors, needs, strict=True)
     ]
     return gradients, [
         first + 4 * begin if is_needed else 0
