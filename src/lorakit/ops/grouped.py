@@ -20,6 +20,7 @@ and row scales, which are applied afterwards. Given g = dL/dv,
 # pyright: reportIncompatibleMethodOverride=false
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +88,9 @@ def _product(x: Tensor, W0: Weight, bias: Tensor | None, rows: PerRowTerms) -> T
     settings = _Settings(
         rows.index, rows.lengths, rows.own_tokens, constants, layout, dtype, out_dtype
     )
-    return _LowRankLinearPerRow.apply(x, settings, bias, seeds, *weight, *factors)  # type: ignore[return-value]  # `apply` has no types
+    # A compiled graph takes its tensors as arguments, and no groups that were prepared before.
+    prepared = None if torch.compiler.is_compiling() else rows
+    return _LowRankLinearPerRow.apply(x, settings, prepared, bias, seeds, *weight, *factors)  # type: ignore[return-value]  # `apply` has no types
 
 
 class _Settings(NamedTuple):
@@ -151,13 +154,15 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         settings: _Settings,
+        rows: PerRowTerms | None,
         bias: Tensor | None,
         seeds: Tensor | None,
         *tensors: Tensor,
     ) -> Tensor:
         given = iter(tensors)
         W0 = weight_from(settings.layout, given)
-        rows = _row_terms(settings, list(given), seeds)
+        if rows is None:
+            rows = _row_terms(settings, list(given), seeds)
         h, u, ctx.groups = _forward(x, W0, bias, rows, settings.dtype)
         ctx.save_for_backward(x, bias, seeds, u, *tensors)
         ctx.settings = settings
@@ -173,7 +178,7 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         given = iter(tensors)
         W0: Weight = weight_from(settings.layout, given)
         factors = list(given)
-        needs_x, _, needs_bias, _, *flags = ctx.needs_input_grad
+        needs_x, _, _, needs_bias, _, *flags = ctx.needs_input_grad
         weight_flags, flags = flags[: -len(factors)], flags[-len(factors) :]
         grad_W0 = grad_bias = None
         with autocast_off(grad.device.type):
@@ -196,7 +201,7 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         if grad_x is not None:
             grad_x = grad_x.to(x.dtype).view(x.shape)
         of_weight = [grad_W0] + [None] * (len(weight_flags) - 1)
-        return grad_x, None, grad_bias, None, *of_weight, *gradients
+        return grad_x, None, None, grad_bias, None, *of_weight, *gradients
 
 
 def _seeds_of(terms: Sequence[LowRankTerm]) -> Tensor | None:
@@ -244,16 +249,36 @@ def _backward_compiled(
         needs: The factors that need a gradient.
     """
     kernels: cpu_kernels.CpuKernels = skinny.kernels_for(tokens)
-    gradients = [
-        cpu_kernels.zeros_float32(factor.shape) if wanted else None
-        for factor, wanted in zip(factors, needs, strict=True)
-    ]
-    of_A, of_B = ([gradients[2 * number + place] for number in numbers] for place in (0, 1))
+    gradients, addresses = _zeros_for(factors, needs)
+    of_A, of_B = ([addresses[2 * number + place] for number in numbers] for place in (0, 1))
     grad_u = torch.empty_like(u)
     kernels.up_backward_groups(g, groups[1].for_backward(of_B), u, grad_u)
-    if grad_x is not None or any(gradient is not None for gradient in of_A):
+    if grad_x is not None or any(of_A):
         kernels.down_backward_groups_(tokens, groups[0].for_backward(of_A), grad_u, grad_x)
     return [
         None if gradient is None else gradient.to(factor.dtype)
         for gradient, factor in zip(gradients, factors, strict=True)
+    ]
+
+
+def _zeros_for(
+    factors: Sequence[Tensor], needs: Sequence[bool]
+) -> tuple[list[Tensor | None], list[int]]:
+    """Return float32 zeros for the gradients that are needed, in one buffer, and their addresses.
+
+    Where a gradient is not needed, they are None and 0.
+    """
+    sizes = [
+        factor.numel() if is_needed else 0 for factor, is_needed in zip(factors, needs, strict=True)
+    ]
+    buffer = cpu_kernels.zeros_float32((sum(sizes),))
+    first = cpu_kernels.address(buffer)
+    begins = accumulate(sizes, initial=0)
+    gradients: list[Tensor | None] = [
+        part.view(factor.shape) if is_needed else None
+        for part, factor, is_needed in zip(torch.split(buffer, sizes), factors, needs, strict=True)
+    ]
+    return gradients, [
+        first + 4 * begin if is_needed else 0
+        for begin, is_needed in zip(begins, needs, strict=False)
     ]

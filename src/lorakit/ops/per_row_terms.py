@@ -11,6 +11,7 @@ from lorakit.ops.operands import LinearOperands, LowRankTerm, check_shapes
 from lorakit.ops.quantized import Weight
 from lorakit.ops.term_table import (
     TermTable,
+    as_spans,
     down_group,
     spans_in_batches,
     spans_of,
@@ -53,7 +54,8 @@ class PerRowTerms:
             index: See above.
             biases: See above.
             lengths: See above.
-            table: A table that has the terms, whose shapes were checked, and the slot of each.
+            table: A table that has the terms, whose shapes were checked, and the slot of each; none
+                of them drops elements if the rows have `own_tokens`.
             own_tokens: See above.
         """
         self.terms = tuple(terms)
@@ -111,7 +113,10 @@ class PerRowTerms:
         if tokens not in self.groups:
             if self.table is not None:
                 table, slots = self.table
-                spans = spans_of(self.index, self._lengths_of(tokens))[1]
+                if self.own_tokens is not None:
+                    spans = as_spans(self.spans(tokens))
+                else:
+                    spans = spans_of(self.index, self._lengths_of(tokens))[1]
                 self.groups[tokens] = table.groups(slots, spans)
             else:
                 self.groups[tokens] = (

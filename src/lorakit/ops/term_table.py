@@ -97,8 +97,13 @@ def spans_of(
         if term >= 0:
             found.append((begin, end, term))
         begin = end
-    table = np.array(found, dtype=np.int64).reshape(-1, 3)
-    return found, Spans(table[:, 0], table[:, 1], table[:, 2])
+    return found, as_spans(found)
+
+
+def as_spans(listed: Sequence[tuple[int, int, int]]) -> Spans:
+    """Return runs of tokens, each (first token, end, term), as columns."""
+    table = np.array(listed, dtype=np.int64).reshape(-1, 3)
+    return Spans(table[:, 0], table[:, 1], table[:, 2])
 
 
 @lru_cache(maxsize=64)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lorakit.errors import AdapterStateError, ShapeError
+from lorakit.errors import AdapterStateError
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.executors.known_terms import KnownTerm, KnownTerms
-from lorakit.layers.executors.prepared import PreparedRows, prepared_rows
+from lorakit.layers.executors.prepared import PreparedRows, prepared_rows, stay_in_place
+from lorakit.layers.executors.row_places import Place, RowPlaces
 from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops.grouped import low_rank_linear_per_row
@@ -34,6 +34,7 @@ class PerRowAdapters:
             they are one batch.
         distinct: The distinct adapters.
         index: Position of each row's adapter in `distinct`, or -1.
+        places: Where they lie in a tensor.
         is_over: Whether its `with` block has been left.
         had_gradients: Whether a layer has run with gradients, so that backward may run it again.
         repeats: How often the model currently repeats each row, as beam search does; a batch may
@@ -61,6 +62,7 @@ class PerRowAdapters:
         self.distinct = tuple(dict.fromkeys(name for name in names if name is not None))
         position: dict[str | None, int] = {name: i for i, name in enumerate(self.distinct)}
         self.index = tuple(position.get(name, -1) for name in names)
+        self.places = RowPlaces(self.index, self.lengths)
         self._repeated: PerRowAdapters | None = None
         self._choice = object()
 
@@ -132,7 +134,7 @@ class PerRowAdapters:
         prepared = self._find_prepared(layer) or self._prepare(layer, x)
         if prepared.rows is None:
             return layer.base_output(x)
-        if prepared.call is not None and not torch.compiler.is_compiling():
+        if not (prepared.call is None or torch.is_grad_enabled() or torch.compiler.is_compiling()):
             output = prepared.call.output(layer, x)
             if output is not None:
                 return output
@@ -143,9 +145,9 @@ class PerRowAdapters:
         h = layer.base_output(x)
         having = [number for number, name in enumerate(self.distinct) if name in layer.updates]
         if having:
-            self._check_rows(x, layer.plain_class.__name__)
+            self.places.check(x, layer.plain_class.__name__)
         for number in having:
-            place = self._place_of(number, x.device)
+            place = self.places.of(number, x.device)
             name = self.distinct[number]
             update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]  # an item of a ModuleDict
             seed = None if self.batches is None else self.batches.seeds(layer, {name: update}, x)[0]
@@ -177,18 +179,18 @@ class PerRowAdapters:
         if first is not None and first.ndim and (batch := self._for_rows(len(first))) is not self:
             return batch.run_replaced(module, run, run_copy, args, kwargs)
         if first is not None and having:
-            self._check_rows(first, type(module).__name__)
+            self.places.check(first, type(module).__name__)
         # The base runs on all rows, as layers inside it may have adapters for some.
         result = run(*args, **kwargs)
         for number in having:
-            for place in self._places_of_copy(number):
+            for place in self.places.of_copy(number):
 
-                def pick(value: Any, place: _Place = place) -> Any:
-                    return value[place] if self._is_batch(value) else value
+                def pick(value: Any, place: Place = place) -> Any:
+                    return value[place] if self.places.are_in(value) else value
 
                 given = (tree_map(pick, result), tree_map(pick, args), tree_map(pick, kwargs))
                 share = run_copy(copies[self.distinct[number]], *given)
-                result = self._with_rows(result, share, place)
+                result = self.places.replace(result, share, place)
         return result
 
     # ---- what they need ----
@@ -222,9 +224,13 @@ class PerRowAdapters:
             return _Prepared(None)
         having: Any = layer.updates._modules
         updates: dict[str, LowRankUpdate] = {name: having[name] for name in names}
-        has_masks = self.batches is not None and any(each.drops for each in updates.values())
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or has_masks:
-            own_tokens = None if self.batches is None else self.batches.own_tokens
+        own_tokens = self._own_tokens
+        has_masks = own_tokens is not None and any(each.drops for each in updates.values())
+        if (
+            torch.compiler.is_compiling()
+            or has_masks
+            or (torch.is_grad_enabled() and not stay_in_place([*updates.values()]))
+        ):
             biases: list[Tensor | None] = []
             terms: list[LowRankTerm] = []
             seeds = self._seeds(layer, updates, x)
@@ -245,6 +251,7 @@ class PerRowAdapters:
             [each.bias for each in known],
             self.lengths,
             (layer.known_terms.table, [each.slot for each in known]),
+            own_tokens,
         )
         if any(each.changed < 0 for each in known):
             return _Prepared(rows)
@@ -253,6 +260,10 @@ class PerRowAdapters:
         layer.known_terms.prepared_before = layer.known_terms.prepared
         layer.known_terms.prepared = prepared
         return prepared
+
+    @property
+    def _own_tokens(self) -> tuple[int, ...] | None:
+        return None if self.batches is None else self.batches.own_tokens
 
     def _acting(self, layer: DescribedLayer) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Return the adapters of rows that a layer has, and the position of each row's in them."""
@@ -266,7 +277,7 @@ class PerRowAdapters:
     def _find_prepared(self, layer: DescribedLayer) -> _Prepared | None:
         """Return what a layer has prepared for these rows, if it is still valid."""
         known = layer.known_terms
-        if known is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if known is None or torch.compiler.is_compiling():
             return None
         kept: _Prepared | None = known.prepared
         if kept is None:
@@ -279,7 +290,11 @@ class PerRowAdapters:
                 known.prepared_before, kept = kept, before
             kept = kept._replace(exchanges=LowRankUpdate.exchanges, choice=self._choice)
             known.prepared = kept
-        if all(each.stays or each.has_values_of(each.update, self._block) for each in kept.known):
+        reads_values = not torch.is_grad_enabled()  # with gradients, values have a graph
+        if all(
+            each.stays or (reads_values and each.has_values_of(each.update, self._block))
+            for each in kept.known
+        ):
             return kept
         return None
 
@@ -291,6 +306,7 @@ class PerRowAdapters:
         names, index = self._acting(layer)
         return (
             (index, self.lengths) == (kept.rows.index, kept.rows.lengths)
+            and self._own_tokens == kept.rows.own_tokens
             and len(names) == len(kept.known)
             and all(
                 having[name] is each.update and each.update.changed == each.changed
@@ -316,73 +332,6 @@ class PerRowAdapters:
         seed = shared_seed(updates)
         self._seed = None if seed is None else (weakref.ref(x), seed)
         return seed
-
-    # ---- places of rows in a tensor ----
-
-    def _place_of(self, number: int, device: torch.device) -> _Place:
-        """Return the index of all rows, or tokens of segments, of a distinct adapter."""
-        rows = [row for row, position in enumerate(self.index) if position == number]
-        if self.lengths is None:
-            return (torch.tensor(rows, device=device),)
-        ends = list(accumulate(self.lengths))
-        tokens = [t for row in rows for t in range(ends[row] - self.lengths[row], ends[row])]
-        return torch.zeros(1, dtype=torch.long, device=device), torch.tensor(tokens, device=device)
-
-    def _places_of_copy(self, number: int) -> list[_Place]:
-        """Return an index for each call of a trained copy: all rows at once, or each segment."""
-        rows = [row for row, position in enumerate(self.index) if position == number]
-        if self.lengths is None:
-            return [(torch.tensor(rows),)]
-        ends = list(accumulate(self.lengths))
-        return [(slice(None), slice(ends[row] - self.lengths[row], ends[row])) for row in rows]
-
-    def _is_batch(self, value: Any) -> bool:
-        """Whether a value is a tensor of all rows, or of the tokens of all segments."""
-        if not isinstance(value, Tensor) or not value.ndim:
-            return False
-        if self.lengths is None:
-            return len(value) == len(self.index)
-        return value.ndim > 1 and value.shape[:2] == (1, sum(self.lengths))
-
-    def _with_rows(self, result: Any, share: Any, place: _Place) -> Any:
-        """Return a result with some rows replaced by those of another, of the same structure."""
-        if isinstance(result, Tensor):
-            if not self._is_batch(result):
-                expected = f"{len(self.index)} as its first dimension"
-                if self.lengths is not None:
-                    expected = f"(1, {sum(self.lengths)}, …)"
-                raise ShapeError(
-                    f"Adapters are given for {len(self.index)} rows, but a trained module returns "
-                    f"a tensor of shape {tuple(result.shape)}, expected {expected}. Run the rows "
-                    "of each adapter in a separate batch."
-                )
-            changed = result.clone()
-            changed[place] = share.to(result.dtype)
-            return changed
-        if isinstance(result, tuple | list):
-            pairs = zip(result, share, strict=True)
-            return type(result)(self._with_rows(one, other, place) for one, other in pairs)
-        return result
-
-    def _check_rows(self, x: Tensor, what: str) -> None:
-        if self._is_batch(x):
-            return
-        if self.lengths is not None:
-            raise ShapeError(
-                f"Adapters are given for segments of {sum(self.lengths)} tokens, but the input of "
-                f"{what} has shape {tuple(x.shape)}, expected (1, {sum(self.lengths)}, …). Pack "
-                "all segments into one sequence."
-            )
-        raise ShapeError(
-            f"Adapters are given for {len(self.index)} rows, but the input of {what} has shape "
-            f"{tuple(x.shape)}, expected {len(self.index)} as its first dimension. Name one "
-            "adapter for each row of the batch; generate() repeats the names as it repeats "
-            "rows for beams."
-        )
-
-
-_Place = tuple[Any, ...]
-"""An index of some rows of a batch, or of some tokens of a packed sequence."""
 
 
 class _Prepared(NamedTuple):

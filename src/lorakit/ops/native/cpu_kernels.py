@@ -101,30 +101,32 @@ class Groups:
         self.array = (_Group * len(rows))(*rows)
         self.address = ctypes.addressof(self.array)
 
-    def for_backward(self, gradients: Sequence[Tensor | None]) -> Groups:
+    def for_backward(self, gradients: Sequence[int]) -> Groups:
         """Return the groups for a product of backward, which reads float32 only.
 
         Args:
-            gradients: What the product adds the gradient of each thin matrix to, float32; None
-                where none is needed.
+            gradients: Address of what the product adds the gradient of each thin matrix to,
+                float32; 0 where none is needed.
         """
-        groups = Groups.__new__(Groups)
-        rows: Any = (_Group * self.count).from_buffer_copy(self.array)
-        groups.count, groups.array, groups.tensors = self.count, rows, []
-        groups.address = ctypes.addressof(rows)
-        for row, (thin, _), gradient in zip(rows, self.tensors, gradients, strict=True):
+        rows: Any = (_Group * self.count)()
+        ctypes.memmove(rows, self.address, ctypes.sizeof(rows))
+        words = np.frombuffer(rows, dtype=np.int64).reshape(-1, _GROUP_WORDS)
+        words[:, _Group.gradient.offset // 8] = gradients
+        groups = Groups.describe(self.count, ctypes.addressof(rows), rows, [])
+        for number, (thin, _) in enumerate(self.tensors):
             compact = _thin(thin, _BACKWARD_DTYPES)
             if compact is not thin:
-                row.thin, row.thin_is_half = address(compact), False
-            row.gradient = None if gradient is None else address(gradient)
-            groups.tensors.append((compact, gradient))
+                rows[number].thin, rows[number].thin_is_half = address(compact), False
+            groups.tensors.append((compact, None))
         return groups
 
     @classmethod
-    def describe(cls, count: int, address: int, kept: object) -> Groups:
+    def describe(
+        cls, count: int, address: int, kept: object, tensors: list[tuple[Tensor, Tensor | None]]
+    ) -> Groups:
         """Return groups that lie at an address, as long as an object is kept."""
         groups = cls.__new__(cls)
-        groups.count, groups.address, groups.array, groups.tensors = count, address, kept, []
+        groups.count, groups.address, groups.array, groups.tensors = count, address, kept, tensors
         return groups
 
 
@@ -160,10 +162,13 @@ class GroupTable:
         """Return the groups of some slots with their rows of an activation."""
         rows = self._rows.take(slots, axis=1)
         rows[:, :, 0], rows[:, :, 1] = begins, ends
-        count, kept = len(slots), (rows, [self._kept[slot] for slot in slots.tolist()])
-        first: int = rows.__array_interface__["data"][0]
+        kept = [self._kept[slot].tensors for slot in slots.tolist()]
+        count, first = len(slots), rows.__array_interface__["data"][0]
         second = first + count * ctypes.sizeof(_Group)
-        return Groups.describe(count, first, kept), Groups.describe(count, second, kept)
+        return (
+            Groups.describe(count, first, rows, [down for down, _ in kept]),
+            Groups.describe(count, second, rows, [up for _, up in kept]),
+        )
 
 
 def backward_groups(groups: Sequence[Group]) -> Groups:

@@ -88,22 +88,23 @@ ALWAYS_INLINE void turn(eight m[8]) {
   }
 }
 
+/* Eight adjacent values of a thin matrix. */
+ALWAYS_INLINE eight eight_at(const group *own, long position) {
+  return own->thin_is_half ? read_eight_halves((const uint16_t *)own->thin + position)
+                           : read_eight_floats((const float *)own->thin + position);
+}
+
 /* out[k * out_stride + j] = scale * thin[j * in_stride + k] for an (n, m) part of a thin matrix
  * that begins at a position; the part is turned in squares. */
 static void turned(float *out, long out_stride, const group *own, long position, long in_stride,
                    long n, long m, float scale) {
-  const float *floats = (const float *)own->thin + position;
-  const uint16_t *halves = (const uint16_t *)own->thin + position;
   long j = 0;
   for (; j + 8 <= n; j += 8) {
     long k = 0;
     for (; k + 8 <= m; k += 8) {
       eight square[8];
-      for (int i = 0; i < 8; i++) {
-        const long from = (j + i) * in_stride + k;
-        square[i] = scale * (own->thin_is_half ? read_eight_halves(halves + from)
-                                               : read_eight_floats(floats + from));
-      }
+      for (int i = 0; i < 8; i++)
+        square[i] = scale * eight_at(own, position + (j + i) * in_stride + k);
       turn(square);
       for (int i = 0; i < 8; i++) *(eight *)(out + (k + i) * out_stride + j) = square[i];
     }
@@ -114,6 +115,22 @@ static void turned(float *out, long out_stride, const group *own, long position,
   for (; j < n; j++)
     for (long k = 0; k < m; k++)
       out[k * out_stride + j] = scale * thin_at(own, position + j * in_stride + k);
+}
+
+/* out[k * n + j] += scale * in[j * in_stride + k] for an (n, m) part of a matrix. */
+static void add_turned(float *out, const float *in, long in_stride, long n, long m, float scale) {
+  for (long k = 0; k < m; k += 8)
+    for (long j = 0; j < n; j += 8) {
+      eight square[8];
+      if (k + 8 <= m && j + 8 <= n) {
+        for (int i = 0; i < 8; i++) square[i] = *(const eight *)(in + (j + i) * in_stride + k);
+        turn(square);
+        for (int i = 0; i < 8; i++) *(eight *)(out + (k + i) * n + j) += scale * square[i];
+        continue;
+      }
+      for (long c = k; c < m && c < k + 8; c++)
+        for (long i = j; i < n && i < j + 8; i++) out[c * n + i] += scale * in[i * in_stride + c];
+    }
 }
 
 /* Panels of at most 24 columns, each (width, columns) and padded with zeros to eights, of A. */
@@ -131,12 +148,14 @@ static void panels_of_A(float *packed, const group *own, long width) {
 static void panels_of_B(float *packed, const group *own, long width) {
   const int r = own->r;
   for (int first = 0; first < r; first += PANEL) {
-    const int columns = panel_columns(r, first);
-    float *panel = packed + (long)first * width;
-    for (long k = 0; k < width; k++)
-      for (int j = 0; j < columns; j++)
-        panel[k * columns + j] =
-            first + j < r ? own->scale * thin_at(own, k * r + first + j) : 0.0f;
+    const int columns = panel_columns(r, first), given = (int)least(r - first, columns);
+    for (long k = 0; k < width; k++) {
+      const long from = k * r + first;
+      float *to = packed + (long)first * width + k * columns;
+      int j = 0;
+      for (; j + 8 <= given; j += 8) *(eight *)(to + j) = own->scale * eight_at(own, from + j);
+      for (; j < columns; j++) to[j] = j < given ? own->scale * thin_at(own, from + j) : 0.0f;
+    }
   }
 }
 

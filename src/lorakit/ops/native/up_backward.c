@@ -76,12 +76,14 @@ static int backward(const matrix *g, const group *groups, int n, const float *u,
             backward_block(scaled, blocks + b, tile, grad_u, grad_u_stride);
       }
       free(tile);
-    }
-    for (int i = 0; i < n; i++) {
-      const group *own = groups + i;
-      for (long c = 0; own->gradient && c < width; c++)
-        for (int j = 0; j < own->r; j++)
-          own->gradient[c * own->r + j] += own->scale * sums[starts[i] + j * width + c];
+#pragma omp for schedule(static)
+      for (long column = 0; column < width; column += chunk)
+        for (int i = 0; i < n; i++) {
+          const group *own = groups + i;
+          if (own->gradient)
+            add_turned(own->gradient + column * own->r, sums + starts[i] + column, width, own->r,
+                       least(width - column, chunk), own->scale);
+        }
     }
   }
   free(sums);

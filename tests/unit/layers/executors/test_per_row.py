@@ -9,6 +9,7 @@ from torch import nn
 from lorakit.errors import AdapterStateError, ShapeError
 from lorakit.layers import LoraConv1d, LoraEmbedding, LoraLinear, LowRankUpdate
 from lorakit.layers.executors.per_row import PerRowAdapters
+from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.layers.executors.single import run_single
 from tolerances import TOLERANCE, largest_error
 
@@ -158,8 +159,56 @@ def test_preparing_draws_no_mask():
     assert torch.equal(torch.get_rng_state(), before) and layer.known_terms is None
 
 
-def test_nothing_is_prepared_where_gradients_need_terms_of_their_own():
+def test_preparing_with_gradients_is_left_to_the_layer():
     layer, rows = KINDS["linear"][0](), PerRowAdapters(NAMES)
     enter(layer, rows)
     rows.prepare([layer], 3)
     assert layer.known_terms is None
+
+
+def gradients(layer, x, rows):
+    layer.zero_grad()
+    enter(layer, rows)(x).pow(3).sum().backward()
+    return [parameter.grad for parameter in layer.updates.parameters()]
+
+
+def test_steps_of_training_prepare_once():
+    layer, x = KINDS["linear"][0](), KINDS["linear"][1]
+    expected = gradients(layer, x, PerRowAdapters(NAMES))
+    terms = layer.known_terms.prepared.rows
+    with torch.no_grad():
+        layer(x)
+        layer.updates["a"].lora_B.mul_(2)
+    doubled = gradients(layer, x, PerRowAdapters(NAMES))
+    assert layer.known_terms.prepared.rows is terms
+    layer.known_terms = None
+    for got, wanted in zip(doubled, gradients(layer, x, PerRowAdapters(NAMES)), strict=True):
+        assert torch.equal(got, wanted)
+    assert not torch.equal(expected[0], doubled[0])
+    layer.updates["a"].scaling = 2.0
+    assert not torch.equal(gradients(layer, x, PerRowAdapters(NAMES))[0], doubled[0])
+
+
+def test_updates_with_dropout_or_in_another_dtype_are_not_prepared_for_training():
+    layer, x = KINDS["linear"][0](), KINDS["linear"][1]
+    for change in (lambda u: setattr(u, "drop_probability", 0.5), lambda u: u.double()):
+        change(layer.updates["a"])
+        gradients(layer, x, PerRowAdapters(NAMES))
+        assert layer.known_terms is None
+        layer.updates["a"].drop_probability = 0.0
+
+
+def test_padding_of_separate_batches_has_no_update():
+    layer, x = KINDS["linear"][0](), KINDS["linear"][1]
+    padded = PerRowAdapters(NAMES, batches=SeparateBatches((3, 3, 2, 3), lambda _: None))
+    full = gradients(layer, x, PerRowAdapters(NAMES))
+    h = enter(layer, padded)(x)
+    assert layer.known_terms.prepared.rows.own_tokens == (3, 3, 2, 3)
+    with torch.no_grad():
+        base = layer.base_output(x)
+        assert torch.equal(h[2, 2], base[2, 2]) and not torch.equal(h[2, 1], base[2, 1])
+    got = gradients(layer, x, padded)
+    wanted = gradients(layer, x[:, :2], PerRowAdapters(NAMES))  # row 2 is the only one of "a"
+    for one, other, all_three in zip(got[:2], wanted[:2], full[:2], strict=True):
+        assert largest_error(one, other) <= TOLERANCE[torch.float32]
+        assert not torch.equal(one, all_three)

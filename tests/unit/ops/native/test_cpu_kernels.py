@@ -34,7 +34,7 @@ def test_groups_for_backward_read_float32_and_leave_those_of_forward_alone():
     gradient = torch.zeros(4, 3)
     groups = cpu_kernels.Groups([cpu_kernels.Group(0, 5, A, 2), cpu_kernels.Group(5, 7, B, 4, 0.5)])
     before = bytes(groups.array)
-    found = groups.for_backward([None, gradient])
+    found = groups.for_backward([0, gradient.data_ptr()])
     first, second = found.array
     assert bytes(groups.array) == before
     assert (first.begin, first.end, first.thin_is_half, first.gradient) == (0, 5, 0, None)
