@@ -17,7 +17,6 @@ from lorakit.injection.per_row import RowChoice
 from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.training.objectives.reference import copy_base_dropout
-from lorakit.training.together.attention import with_short_attention
 from lorakit.training.together.dropout_by_run import DropoutByRun, has_dropout
 from lorakit.training.together.frozen_below import (
     Below,
@@ -187,8 +186,6 @@ class StackedModel:
             adapter_rows(self._model, names, batches=batches) as rows,
             standing_below(self._model, self._modules, [one.below for one in passes], stacked),
             dropping,
-            # Checkpointing has to save the same tensors when backward runs the blocks again.
-            nullcontext() if self._repeats else with_short_attention(),
         ):
             outputs = self._backbone(**stacked.inputs)
         for state in random.values():
