@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
 from lorakit import LoraConfig, add_adapter
 from lorakit.models.same_weights import copy_over_same_weights
+from lorakit.training.together import stacked_model
 from lorakit.training.together.process_state import ProcessState
 from lorakit.training.together.stacked_model import Pass, StackedModel, backbone_of
 from tiny_models import VOCABULARY, assert_untouched, llama, snapshot
@@ -94,3 +96,43 @@ def test_rows_of_the_base_alone_and_runs_that_have_left():
     group.attach("run-1", members[1])
     outputs, _ = group.forward(passes(has_graph=False, adapters=(None, "run-1")), states)
     assert not torch.equal(outputs[1].last_hidden_state, expected)
+
+
+@pytest.fixture
+def formulas(monkeypatch):
+    """Count how often a pass asks for attention by products of all heads."""
+    asked, choose = [], stacked_model.sdpa_kernel
+    monkeypatch.setattr(
+        stacked_model, "sdpa_kernel", lambda kind: (asked.append(kind), choose(kind))[1]
+    )
+    return asked
+
+
+def forward_of(group, found):
+    return group.forward(found, [ProcessState.current() for _ in found])
+
+
+def test_short_attention_in_bfloat16_is_computed_for_all_heads_at_once(formulas):
+    base = llama().requires_grad_(False)
+    group = StackedModel(base.bfloat16(), torch.device("cpu"))
+    for number, model in enumerate(members_over(base)):
+        group.attach(f"run-{number}", model)
+    chosen, _ = forward_of(group, passes())
+    assert formulas == [SDPBackend.MATH]
+    forward_of(group, passes(has_graph=False))
+    group._drops = True  # torch's other way draws other numbers
+    usual, _ = forward_of(group, passes())
+    assert len(formulas) == 1
+    for one, other in zip(chosen, usual, strict=True):
+        torch.testing.assert_close(
+            one.last_hidden_state, other.last_hidden_state, rtol=0.05, atol=0.05
+        )
+
+
+def test_attention_in_float32_stays_as_it_is(formulas):
+    base = llama().requires_grad_(False)
+    group = StackedModel(base, torch.device("cpu"))
+    for number, model in enumerate(members_over(base)):
+        group.attach(f"run-{number}", model)
+    forward_of(group, passes())
+    assert formulas == []
