@@ -29,8 +29,9 @@ is drawn, which takes time from the run; a point is to be on the screen within a
 _QUIET_LOOKS = 3
 """Looks that find nothing until a run counts as one that does not go on."""
 
-_WORDS_EVERY = 3
-"""Looks between two changes of the words, for which a browser lays out the page again."""
+_ALL_EVERY = 3
+"""Looks between two changes of the words, for which a browser lays out the page again, and of the
+curves below the loss: each picture that changes takes time from the run."""
 
 _ANSWERS = {
     "TOKEN_CLS": "data.tags",
@@ -62,7 +63,7 @@ class _RunView:
     def __init__(self, watch: RunWatch):
         self._watch = watch
         self._found: tuple[str, ...] = ()
-        self._since_words, self._is_behind, self._idle_looks = 0, False, 0
+        self._since_all, self._is_behind, self._idle_looks = 0, False, 0
         self._problems = ui.element("div").classes("flex-col gap-2")
         self._progress = Progress(watch)
         self._curves = Curves()
@@ -96,13 +97,15 @@ class _RunView:
         if seen.has_files or seen.has_state:
             self._progress.show_state()
             self._blame.update()
-        if seen.has_metrics:
-            self._curves.update(self._watch.log, self._watch.detail.planned_bytes)
-            self._is_behind = True
-        self._since_words += 1
-        is_due = self._since_words >= _WORDS_EVERY or not self._watch.is_active
-        if seen.has_files or seen.has_state or (self._is_behind and is_due):
-            self._since_words, self._is_behind = 0, False
+        self._is_behind |= seen.has_metrics
+        self._since_all += 1
+        is_due = self._since_all >= _ALL_EVERY or not self._watch.is_active
+        shows_all = seen.has_files or seen.has_state or (self._is_behind and is_due)
+        if self._is_behind:
+            planned_bytes = self._watch.detail.planned_bytes
+            self._curves.update(self._watch.log, planned_bytes, only_main=not shows_all)
+        if shows_all:
+            self._since_all, self._is_behind = 0, False
             self._progress.update()
             self._show_problems()
         if seen.has_files:
