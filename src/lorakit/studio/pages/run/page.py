@@ -69,7 +69,7 @@ class _RunView:
         self._curves = Curves()
         self._results = ui.element("div").classes("flex-col gap-4")
         self._blame = BlamePart(watch)
-        self._output, self._shows_log = "", False
+        self._output, self._shows_log, self._shows_files = "", False, False
         with fold("Log") as log:
             log.on("toggle", self._open_log, js_handler="(event) => emit(event.target.open)")
             self._no_log = Text(
@@ -79,7 +79,8 @@ class _RunView:
             ).classes("note")
             with ui.element("div").classes("log").props("tabindex=0"):
                 self._log = Text("pre", "")
-        with fold("Files"):
+        with fold("Files") as files:
+            files.on("toggle", self._open_files, js_handler="(event) => emit(event.target.open)")
             self._files = ui.element("div")
         with fold("Recipe"), ui.element("div").classes("scroll"):
             self._recipe = Text("pre", "").classes("mono")
@@ -92,7 +93,7 @@ class _RunView:
     async def look(self) -> None:
         """Read what is new in the run's files, in a thread, and show it."""
         seen = await asyncio.to_thread(self._watch.look)
-        is_news = seen.has_metrics or seen.has_files or seen.has_state
+        is_news = seen.has_metrics or seen.has_entries or seen.has_state
         self._idle_looks = 0 if is_news else self._idle_looks + 1
         if seen.has_files or seen.has_state:
             self._progress.show_state()
@@ -110,6 +111,8 @@ class _RunView:
             self._show_problems()
         if seen.has_files:
             self._show_results()
+        if seen.has_entries and self._shows_files:
+            self._show_files()
         if seen.output is not None:
             is_first = not self._output
             self._output = seen.output
@@ -122,6 +125,17 @@ class _RunView:
         self._shows_log = bool(event.args)
         if self._shows_log:
             self._show_log()
+
+    def _open_files(self, event: GenericEventArguments) -> None:
+        """List the files as they are now; each checkpoint would draw a list that nobody sees."""
+        self._shows_files = bool(event.args)
+        if self._shows_files:
+            self._show_files()
+
+    def _show_files(self) -> None:
+        self._files.clear()
+        with self._files:
+            show_files(self._watch.directory)
 
     def _show_log(self) -> None:
         self._log.set_text(escaped(self._output, keep="\n"))
@@ -138,14 +152,11 @@ class _RunView:
                 problem(sentence)
 
     def _show_results(self) -> None:
-        """Draw report, predictions, files and recipe again."""
+        """Draw report, predictions and recipe again."""
         self._results.clear()
         with self._results:
             self._show_examples()
             self._show_report()
-        self._files.clear()
-        with self._files:
-            show_files(self._watch.directory)
         self._recipe.set_text(escaped(self._watch.detail.recipe_text, keep="\n"))
 
     def _show_report(self) -> None:
