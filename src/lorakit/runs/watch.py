@@ -84,8 +84,12 @@ class RunWatch:
         """Whether something is going to change soon."""
         return self.state in ("queued", "running")
 
-    def look(self) -> Seen:
-        """Read what is new."""
+    def look(self, *, with_output: bool = True) -> Seen:
+        """Read what is new.
+
+        Args:
+            with_output: Whether to read what the run prints; what is left out is read later.
+        """
         has_state = self._looks % _STATE_EVERY == 0 and self._look_at_state()
         self._looks += 1
         has_metrics = self.log.read()
@@ -96,7 +100,7 @@ class RunWatch:
             self.detail = self._read_detail()
         entries = _stamp(self.directory)
         has_entries, self._entries = entries != self._entries, entries
-        output = None if self._output is None else self._output.read()
+        output = self._output.read() if with_output and self._output is not None else None
         return Seen(has_metrics, has_state, has_files, has_entries or has_files, output)
 
     def forget_state(self) -> None:

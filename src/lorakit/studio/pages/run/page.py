@@ -92,7 +92,8 @@ class _RunView:
 
     async def look(self) -> None:
         """Read what is new in the run's files, in a thread, and show it."""
-        seen = await asyncio.to_thread(self._watch.look)
+        reads_log = self._shows_log or not self._output
+        seen = await asyncio.to_thread(self._watch.look, with_output=reads_log)
         is_news = seen.has_metrics or seen.has_entries or seen.has_state
         self._idle_looks = 0 if is_news else self._idle_looks + 1
         if seen.has_files or seen.has_state:
@@ -114,17 +115,13 @@ class _RunView:
         if seen.has_entries and self._shows_files:
             self._show_files()
         if seen.output is not None:
-            is_first = not self._output
             self._output = seen.output
-            if is_first or self._shows_log:
-                self._show_log()
+            self._show_log()
         self._no_log.set_visibility(self._watch.job is None)
 
     def _open_log(self, event: GenericEventArguments) -> None:
-        """Show the log as it is now; while it is folded, nothing of it is sent."""
+        """Let the next looks read the log; a folded one stays as it was."""
         self._shows_log = bool(event.args)
-        if self._shows_log:
-            self._show_log()
 
     def _open_files(self, event: GenericEventArguments) -> None:
         """List the files as they are now; each checkpoint would draw a list that nobody sees."""
