@@ -10,7 +10,8 @@ seconds that the run's threads wait for a core are compared, too: they spread le
 which they bound, since a thread that waits holds up the others. The browser runs on this machine,
 so its part counts too; with the browser elsewhere, the share of the studio alone is left. Stop all
 other programs first. The part "watch" needs no quiet machine: it writes five steps a second into a
-run and counts the processor time of the browser and of the studio.
+run, and a checkpoint every ten seconds, and counts the processor time of the browser and of the
+studio.
 """
 
 import argparse
@@ -49,6 +50,7 @@ PARTS = ("start", "paint", "drawing", "points", "idle", "watch", "cost")
 EXAMPLES, POINTS, SAMPLES, STARTS = 400, 20_000, 9, 3
 STARTS_S, SETTLES_S, WARM_S = 120.0, 1.0, 15.0
 WATCHED_STEPS, STEP_S = 300, 0.2
+CHECKPOINT_STEPS, CHECKPOINT_FILES = 50, 11
 DRAWS = """(() => {
     let draw;
     window.drawnMs = [];
@@ -242,6 +244,8 @@ def watch(page: Page, url: str, root: Path, process: psutil.Process, seconds: fl
                 step += 1
                 with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
                     file.write(step_row(step))
+                if step % CHECKPOINT_STEPS == 0:
+                    write_checkpoint(run, step)
                 page.wait_for_timeout(1000 * STEP_S)
             passed_s = time.monotonic() - began_s
             shares["studio"] = [(cpu_s([process]) - used["studio"]) / passed_s]
@@ -367,6 +371,14 @@ def write_run(path: Path, steps: int) -> None:
     (path / "environment.json").write_text("{}", encoding="utf-8")
     lines = "".join(step_row(step) for step in range(1, steps + 1))
     (path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+
+
+def write_checkpoint(run: Path, step: int) -> None:
+    """Write a checkpoint of small files, as a run does."""
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir()
+    for number in range(CHECKPOINT_FILES):
+        (folder / f"{number}.json").write_text("{}", encoding="utf-8")
 
 
 def write_recipe(root: Path) -> None:
