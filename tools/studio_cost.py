@@ -39,6 +39,7 @@ from tools.studio_process import (
     parts_of_browser,
     studio,
     with_bytecode,
+    write_checkpoint,
 )
 
 import lorakit
@@ -50,7 +51,7 @@ PARTS = ("start", "paint", "drawing", "points", "idle", "watch", "cost")
 EXAMPLES, POINTS, SAMPLES, STARTS = 400, 20_000, 9, 3
 STARTS_S, SETTLES_S, WARM_S = 120.0, 1.0, 15.0
 WATCHED_STEPS, STEP_S = 300, 0.2
-CHECKPOINT_STEPS, CHECKPOINT_FILES = 50, 11
+CHECKPOINT_STEPS = 50
 DRAWS = """(() => {
     let draw;
     window.drawnMs = [];
@@ -371,14 +372,6 @@ def write_run(path: Path, steps: int) -> None:
     (path / "environment.json").write_text("{}", encoding="utf-8")
     lines = "".join(step_row(step) for step in range(1, steps + 1))
     (path / "metrics.jsonl").write_text(lines, encoding="utf-8")
-
-
-def write_checkpoint(run: Path, step: int) -> None:
-    """Write a checkpoint of small files, as a run does."""
-    folder = run / f"checkpoint-{step}"
-    folder.mkdir()
-    for number in range(CHECKPOINT_FILES):
-        (folder / f"{number}.json").write_text("{}", encoding="utf-8")
 
 
 def write_recipe(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Start a studio, and count the processor time of it and of the browser that shows it."""
+"""Start a studio and a browser, play a run, and count the processor time that they take."""
 
 import json
 import os
@@ -21,6 +21,7 @@ _HEADLESS = (
     "--disable-sync --remote-debugging-port=0"
 )
 _STARTS_S = 30.0
+_CHECKPOINT_FILES = 11
 
 
 @contextmanager
@@ -97,6 +98,14 @@ def bare_page(chromium: str) -> Iterator[BarePage]:
             yield page
         finally:
             page.close()
+
+
+def write_checkpoint(run: Path, step: int) -> None:
+    """Write a checkpoint of small files, as a run does."""
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir()
+    for number in range(_CHECKPOINT_FILES):
+        (folder / f"{number}.json").write_text("{}", encoding="utf-8")
 
 
 def with_bytecode() -> dict[str, str]:
