@@ -4,12 +4,14 @@
 
 The part "cost" lets a run train all the time while its page is shown and hidden in turn, and
 compares the seconds per step of adjacent windows, in the order shown, hidden, hidden, shown. A
-hidden page rests: its rows show that it takes what a browser without a page takes. On Linux, the
+hidden page rests: its rows show that it takes what a browser without a page takes. Nothing listens
+to this browser, unlike Playwright's, and its processes are counted by what they do. On Linux, the
 seconds that the run's threads wait for a core are compared, too: they spread less than the clock,
 which they bound, since a thread that waits holds up the others. The browser runs on this machine,
 so its part counts too; with the browser elsewhere, the share of the studio alone is left. Stop all
 other programs first. The part "watch" needs no quiet machine: it writes five steps a second into a
-run and counts the processor time of the browser and of the studio.
+run, and a checkpoint every ten seconds, and counts the processor time of the browser and of the
+studio.
 """
 
 import argparse
@@ -29,7 +31,16 @@ from pathlib import Path
 
 import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
-from tools.studio_process import browsers, cpu_s, studio, with_bytecode
+from tools.studio_process import (
+    BarePage,
+    bare_page,
+    browsers,
+    cpu_s,
+    parts_of_browser,
+    studio,
+    with_bytecode,
+    write_checkpoint,
+)
 
 import lorakit
 from lorakit.quickstart.model_files import base_model_path
@@ -40,6 +51,7 @@ PARTS = ("start", "paint", "drawing", "points", "idle", "watch", "cost")
 EXAMPLES, POINTS, SAMPLES, STARTS = 400, 20_000, 9, 3
 STARTS_S, SETTLES_S, WARM_S = 120.0, 1.0, 15.0
 WATCHED_STEPS, STEP_S = 300, 0.2
+CHECKPOINT_STEPS = 50
 DRAWS = """(() => {
     let draw;
     window.drawnMs = [];
@@ -84,13 +96,24 @@ def main() -> None:
         parser.error("there is no Chromium: `make browser` installs it where it can")
     for package in lorakit.__path__:  # as pip does when it installs a package
         compileall.compile_dir(package, quiet=2)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_run(root / "runs" / "long", POINTS)
+        parts = [part for part in arguments.only if part != "cost"]
+        if parts:
+            measure_parts(parts, root, arguments)
+        if "cost" in arguments.only:
+            with studio(root) as (link, _, process), bare_page(arguments.chromium) as page:
+                cost(page, link, root, process, arguments.seconds, arguments.window)
+
+
+def measure_parts(parts: Sequence[str], root: Path, arguments: argparse.Namespace) -> None:
+    """Measure all parts but the cost, in a browser that Playwright steers."""
+    with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=options)
         browser.new_page().goto("about:blank")  # what a first page starts is there
-        if "start" in arguments.only:
+        if "start" in parts:
             starts(root, browser)
         with studio(root) as (link, _, process):
             page = browser.new_page()
@@ -103,10 +126,9 @@ def main() -> None:
                 "points": lambda: live_points(page, f"{url}/run/runs/long", root / "runs" / "long"),
                 "idle": lambda: idle(page, url, process, arguments.idle),
                 "watch": lambda: watch(page, url, root, process, arguments.watch),
-                "cost": lambda: cost(page, url, root, process, arguments.seconds, arguments.window),
             }
             for part, measure in measured.items():
-                if part in arguments.only:
+                if part in parts:
                     measure()
         browser.close()
 
@@ -223,6 +245,8 @@ def watch(page: Page, url: str, root: Path, process: psutil.Process, seconds: fl
                 step += 1
                 with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
                     file.write(step_row(step))
+                if step % CHECKPOINT_STEPS == 0:
+                    write_checkpoint(run, step)
                 page.wait_for_timeout(1000 * STEP_S)
             passed_s = time.monotonic() - began_s
             shares["studio"] = [(cpu_s([process]) - used["studio"]) / passed_s]
@@ -233,9 +257,10 @@ def watch(page: Page, url: str, root: Path, process: psutil.Process, seconds: fl
 
 
 def cost(
-    page: Page, url: str, root: Path, process: psutil.Process, seconds: float, window: float
+    page: BarePage, link: str, root: Path, process: psutil.Process, seconds: float, window: float
 ) -> None:
     """Measure how much longer a step of a run takes while its page is shown."""
+    page.open(link)
     write_recipe(root)
     metrics = root / "runs" / "run" / "metrics.jsonl"
     words = [sys.executable, "-m", "lorakit", "train", str(root / "recipe.yaml")]
@@ -249,8 +274,8 @@ def cost(
                 time.sleep(0.2)
             rounds = max(1, round(seconds / (window + SETTLES_S) / 4))
             used = cpu_s(browsers())
-            page.goto(f"{url}/run/runs/run")
-            page.wait_for_timeout(WARM_S * 1000)
+            page.open(f"{link.partition('/access')[0]}/run/runs/run")
+            time.sleep(WARM_S)
             show("Chromium to open the page, seconds of a core", [cpu_s(browsers()) - used], "none")
             compare(page, process, psutil.Process(run.pid), metrics, rounds, window)
         finally:
@@ -258,7 +283,7 @@ def cost(
 
 
 def compare(
-    page: Page,
+    page: BarePage,
     studio: psutil.Process,
     run: psutil.Process,
     metrics: Path,
@@ -272,13 +297,15 @@ def compare(
     for _ in range(rounds):
         pair: dict[bool, list[float]] = {True: [], False: []}
         for is_shown in (True, False, False, True):
-            page.evaluate(HIDE, not is_shown)
-            page.wait_for_timeout(SETTLES_S * 1000)  # a page that is shown again catches up
+            page.run(f"({HIDE})({json.dumps(not is_shown)})")
+            time.sleep(SETTLES_S)  # a page that is shown again catches up
             before, began_s, used = steps_of(metrics), time.monotonic(), used_s(studio, run)
-            page.wait_for_timeout(window * 1000)
+            time.sleep(window)
             passed_s, after = time.monotonic() - began_s, steps_of(metrics)
             for name, value in used_s(studio, run).items():
-                shares.setdefault((name, is_shown), []).append((value - used[name]) / passed_s)
+                shares.setdefault((name, is_shown), []).append(
+                    (value - used.get(name, value)) / passed_s
+                )
             count = after[-1]["step"] - before[-1]["step"]
             if count:
                 pair[is_shown].append((after[-1]["wall_s"] - before[-1]["wall_s"]) / count)
@@ -307,6 +334,7 @@ def mean_of(values: Sequence[float]) -> str:
 def used_s(studio: psutil.Process, run: psutil.Process) -> dict[str, float]:
     """Return the seconds of a core that were used so far, by the name of who used them."""
     found = {"studio, of a core": cpu_s([studio]), "Chromium, of a core": cpu_s(browsers())}
+    found |= {name: cpu_s(parts) for name, parts in parts_of_browser().items()}
     threads = [Path(f"/proc/{run.pid}/task/{one.id}/schedstat") for one in run.threads()]
     if all(file.exists() for file in threads):
         waited_ns = sum(int(file.read_text(encoding="ascii").split()[1]) for file in threads)

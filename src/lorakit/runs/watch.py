@@ -14,8 +14,11 @@ from lorakit.runs.run_detail import RunDetail, read_detail
 from lorakit.runs.run_files import LogTail
 from lorakit.runs.run_summary import State, read_facts, state_of
 
-_WATCHED = ("", "recipe.yaml", "report.md", "verdict.json", "predictions.jsonl", "confusion.png")
-"""Files of a run, beside its metrics, that change what is known about it; "" is the directory."""
+_WATCHED = (
+    *("recipe.yaml", "environment.json", "report.md", "verdict.json", "predictions.jsonl"),
+    *("confusion.png", "adapter"),
+)
+"""Files of a run, beside its metrics, that change what is known about it."""
 _DECIDING = ("recipe.yaml", "environment.json", "report.md", "failure.json", "adapter")
 _METRICS_BYTES = 6_000
 """The end of metrics.jsonl that is shown of a run whose output is in a terminal."""
@@ -30,7 +33,9 @@ class Seen:
     has_metrics: bool
     has_state: bool
     has_files: bool
-    """Whether one of its files beside the metrics has appeared, gone or changed."""
+    """Whether a file beside the metrics that says something about it came, went or changed."""
+    has_entries: bool
+    """Whether anything in its directory came or went, as with each checkpoint."""
     output: str | None
     """The end of what it has printed, or None if that has not changed; the end of metrics.jsonl if
     it prints to a terminal."""
@@ -68,6 +73,7 @@ class RunWatch:
         self._index, self._jobs = index, JobFolder(index.root)
         self._output: LogTail | None = None
         self._stamp: tuple[object, ...] = ()
+        self._entries: tuple[int, int, int] | None = None
         self._state_signs: tuple[object, ...] = ()
         self._looks = 0
         self.job = self._jobs.of(path)
@@ -78,8 +84,12 @@ class RunWatch:
         """Whether something is going to change soon."""
         return self.state in ("queued", "running")
 
-    def look(self) -> Seen:
-        """Read what is new."""
+    def look(self, *, with_output: bool = True) -> Seen:
+        """Read what is new.
+
+        Args:
+            with_output: Whether to read what the run prints; what is left out is read later.
+        """
         has_state = self._looks % _STATE_EVERY == 0 and self._look_at_state()
         self._looks += 1
         has_metrics = self.log.read()
@@ -88,8 +98,10 @@ class RunWatch:
         if has_files:
             self._stamp = stamp
             self.detail = self._read_detail()
-        output = None if self._output is None else self._output.read()
-        return Seen(has_metrics, has_state, has_files, output)
+        entries = _stamp(self.directory)
+        has_entries, self._entries = entries != self._entries, entries
+        output = self._output.read() if with_output and self._output is not None else None
+        return Seen(has_metrics, has_state, has_files, has_entries or has_files, output)
 
     def forget_state(self) -> None:
         """Look at the state with the next look, because something was started or stopped."""
@@ -137,5 +149,5 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
         status = path.stat()
     except OSError:
         return None
-    # The metrics have their own reader; the directory changes with each checkpoint.
+    # The metrics have their own reader.
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -2,8 +2,8 @@
 // ECharts draws all points of a chart again for each one that is new, which takes a hundred times as
 // long. So it draws with room for the points of some seconds, and again when the room is used up.
 window.lorakitTail = (() => {
-  const MOST_ROOM = 0.2; // of the picture, but for
-  const [LEAST_MS, MOST_MS] = [8000, 60000]; // between two pictures by ECharts while points come
+  const MOST_ROOM = 1 / 3; // of what is drawn, but for
+  const [LEAST_MS, MOST_MS] = [15000, 120000]; // between two pictures by ECharts while points come
   const SETTLES_MS = 30000; // after which no more points are expected
   const [FIRST_PACE_MS, PACE_MS] = [500, 2000];
   const SYMBOL = 4; // pixels from the centre of a point to its edge

@@ -25,6 +25,16 @@ def test_only_what_is_new_is_reported(tmp_path):
     assert watch.look().has_files
 
 
+def test_a_checkpoint_is_an_entry_and_says_nothing_about_the_run(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "a", 20)
+    watch = RunWatch(RunIndex(tmp_path), "a")
+    watch.look()
+    monkeypatch.setattr(module, "read_detail", None)
+    (run / "checkpoint-20").mkdir()
+    seen = watch.look()
+    assert (seen.has_entries, seen.has_files) == (True, False)
+
+
 def test_the_state_follows_the_process(tmp_path):
     run = write_run(tmp_path / "a")
     watch = RunWatch(RunIndex(tmp_path), "a")

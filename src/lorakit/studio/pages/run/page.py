@@ -29,8 +29,9 @@ is drawn, which takes time from the run; a point is to be on the screen within a
 _QUIET_LOOKS = 3
 """Looks that find nothing until a run counts as one that does not go on."""
 
-_WORDS_EVERY = 3
-"""Looks between two changes of the words, for which a browser lays out the page again."""
+_ALL_EVERY = 3
+"""Looks between two changes of the words, for which a browser lays out the page again, and of the
+curves below the loss: each picture that changes takes time from the run."""
 
 _ANSWERS = {
     "TOKEN_CLS": "data.tags",
@@ -62,13 +63,13 @@ class _RunView:
     def __init__(self, watch: RunWatch):
         self._watch = watch
         self._found: tuple[str, ...] = ()
-        self._since_words, self._is_behind, self._idle_looks = 0, False, 0
+        self._since_all, self._is_behind, self._idle_looks = 0, False, 0
         self._problems = ui.element("div").classes("flex-col gap-2")
         self._progress = Progress(watch)
         self._curves = Curves()
         self._results = ui.element("div").classes("flex-col gap-4")
         self._blame = BlamePart(watch)
-        self._output, self._shows_log = "", False
+        self._output, self._shows_log, self._shows_files = "", False, False
         with fold("Log") as log:
             log.on("toggle", self._open_log, js_handler="(event) => emit(event.target.open)")
             self._no_log = Text(
@@ -78,7 +79,8 @@ class _RunView:
             ).classes("note")
             with ui.element("div").classes("log").props("tabindex=0"):
                 self._log = Text("pre", "")
-        with fold("Files"):
+        with fold("Files") as files:
+            files.on("toggle", self._open_files, js_handler="(event) => emit(event.target.open)")
             self._files = ui.element("div")
         with fold("Recipe"), ui.element("div").classes("scroll"):
             self._recipe = Text("pre", "").classes("mono")
@@ -90,35 +92,47 @@ class _RunView:
 
     async def look(self) -> None:
         """Read what is new in the run's files, in a thread, and show it."""
-        seen = await asyncio.to_thread(self._watch.look)
-        is_news = seen.has_metrics or seen.has_files or seen.has_state
+        reads_log = self._shows_log or not self._output
+        seen = await asyncio.to_thread(self._watch.look, with_output=reads_log)
+        is_news = seen.has_metrics or seen.has_entries or seen.has_state
         self._idle_looks = 0 if is_news else self._idle_looks + 1
         if seen.has_files or seen.has_state:
             self._progress.show_state()
             self._blame.update()
-        if seen.has_metrics:
-            self._curves.update(self._watch.log, self._watch.detail.planned_bytes)
-            self._is_behind = True
-        self._since_words += 1
-        is_due = self._since_words >= _WORDS_EVERY or not self._watch.is_active
-        if seen.has_files or seen.has_state or (self._is_behind and is_due):
-            self._since_words, self._is_behind = 0, False
+        self._is_behind |= seen.has_metrics
+        self._since_all += 1
+        is_due = self._since_all >= _ALL_EVERY or not self._watch.is_active
+        shows_all = seen.has_files or seen.has_state or (self._is_behind and is_due)
+        if self._is_behind:
+            planned_bytes = self._watch.detail.planned_bytes
+            self._curves.update(self._watch.log, planned_bytes, only_main=not shows_all)
+        if shows_all:
+            self._since_all, self._is_behind = 0, False
             self._progress.update()
             self._show_problems()
         if seen.has_files:
             self._show_results()
+        if seen.has_entries and self._shows_files:
+            self._show_files()
         if seen.output is not None:
-            is_first = not self._output
             self._output = seen.output
-            if is_first or self._shows_log:
-                self._show_log()
+            self._show_log()
         self._no_log.set_visibility(self._watch.job is None)
 
     def _open_log(self, event: GenericEventArguments) -> None:
-        """Show the log as it is now; while it is folded, nothing of it is sent."""
+        """Let the next looks read the log; a folded one stays as it was."""
         self._shows_log = bool(event.args)
-        if self._shows_log:
-            self._show_log()
+
+    def _open_files(self, event: GenericEventArguments) -> None:
+        """List the files as they are now; each checkpoint would draw a list that nobody sees."""
+        self._shows_files = bool(event.args)
+        if self._shows_files:
+            self._show_files()
+
+    def _show_files(self) -> None:
+        self._files.clear()
+        with self._files:
+            show_files(self._watch.directory)
 
     def _show_log(self) -> None:
         self._log.set_text(escaped(self._output, keep="\n"))
@@ -135,14 +149,11 @@ class _RunView:
                 problem(sentence)
 
     def _show_results(self) -> None:
-        """Draw report, predictions, files and recipe again."""
+        """Draw report, predictions and recipe again."""
         self._results.clear()
         with self._results:
             self._show_examples()
             self._show_report()
-        self._files.clear()
-        with self._files:
-            show_files(self._watch.directory)
         self._recipe.set_text(escaped(self._watch.detail.recipe_text, keep="\n"))
 
     def _show_report(self) -> None:

@@ -39,6 +39,8 @@ async def test_a_file_that_is_gone_is_said(download, studio, user):
     await user.should_see("there is no such file")
 
 
-async def test_each_file_has_a_button_with_its_name(download, user):
+async def test_each_file_has_a_button_with_its_name_once_the_list_is_open(download, user):
+    await user.should_not_see("adapter/adapter_config.json")
+    user.find(kind=ui.element).trigger("toggle", True)
     labels = [button.props.get("aria-label") for button in user.find(ui.button).elements]
     assert "Download adapter/adapter_config.json" in labels
