@@ -101,6 +101,7 @@ class Turns:
         """The state of the process before the first of the threads that run."""
         self._places: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         """For the thread that serves: who is next, when all wait; None when all have ended."""
+        self._server: threading.Thread
 
     def start(self, *turns: Turn) -> None:
         """Start threads, from any thread; each runs when it is its turn.
@@ -113,7 +114,7 @@ class Turns:
             if is_first:
                 self._before = ProcessState.current()
                 self._places = queue.SimpleQueue()
-                _start_thread(self._serve_all, "server of turns", self._places)
+                self._server = _start_thread(self._serve_all, "server of turns", self._places)
             try:
                 for turn in turns:
                     turn.state = self._before.for_new_run()  # type: ignore[union-attr]  # set at the first start
@@ -124,7 +125,7 @@ class Turns:
                     openmp.end_waiting_threads()
                     self._turns[0].wake()
                 elif is_first:
-                    self._places.put(None)
+                    self._end_server()
 
     def ask(self, turn: Turn, request: Any) -> Any:
         """Wait for the answer to a request, in the thread that has its turn.
@@ -165,25 +166,38 @@ class Turns:
                 self._pass_on(place)
             else:
                 self._before.restore()  # type: ignore[union-attr]  # set at the first start
-                self._places.put(None)
+                self._end_server()
         turn.is_over.set()
+
+    def _end_server(self) -> None:
+        self._places.put(None)
+        self._server.join()
 
     def _serve_all(self, places: queue.SimpleQueue[int | None]) -> None:
         """Serve requests whenever all wait, until all have ended."""
         while (place := places.get()) is not None:
-            while (following := self._find_next(place)) is None:
-                turns = self._turns[:]
-                turns[0].state.use_device()
-                try:
-                    self._serve(turns)
-                except BaseException as error:  # raised again in those who wait
-                    for turn in turns:
-                        turn.fail(error)
-            if not all(turn.does_little for turn in self._turns[:]):
-                openmp.end_waiting_threads()
-            following.wake()
+            self._serve_and_wake(place)
         openmp.end_waiting_threads()
 
+    def _serve_and_wake(self, place: int) -> None:
+        """Serve requests, and wake the next thread that can run.
 
-def _start_thread(work: Callable[..., None], name: str, *args: Any) -> None:
-    threading.Thread(target=work, args=args, name=name, daemon=True).start()
+        No thread is named outside, where a frame that waits would keep what has ended.
+        """
+        while (following := self._find_next(place)) is None:
+            turns = self._turns[:]
+            turns[0].state.use_device()
+            try:
+                self._serve(turns)
+            except BaseException as error:  # raised again in those who wait
+                for turn in turns:
+                    turn.fail(error)
+        if not all(turn.does_little for turn in self._turns[:]):
+            openmp.end_waiting_threads()
+        following.wake()
+
+
+def _start_thread(work: Callable[..., None], name: str, *args: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+    thread.start()
+    return thread
