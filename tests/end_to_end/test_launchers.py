@@ -164,7 +164,8 @@ def test_ctrl_c_on_ray_leaves_a_run_to_resume(write, forked_workers):
     with Program(*command, environment=os.environ | forked_workers) as program:
         deadline = time.monotonic() + 120
         while not list(path.glob("checkpoint-*/manifest.json")):
-            assert time.monotonic() < deadline and program.process.exitcode is None
+            assert time.monotonic() < deadline, "no checkpoint"
+            assert program.process.exitcode is None, program.printed("stderr")
             time.sleep(0.1)
         os.kill(program.process.pid, signal.SIGINT)
         ended = program.finished(60)

@@ -137,6 +137,7 @@ async def test_columns_that_do_not_fit_a_chosen_task_are_chosen_by_hand(studio, 
     await see(kind=ui.radio)
     only(ui.radio).set_value("pairs.jsonl")
     await see("The task cannot be inferred")
+    await see(kind=ui.select)  # it is drawn after the sentence
     only(ui.select, "task").set_value("dpo")
     await see("No preferences for objective.type=dpo")
     for key, column in (("prompt", "frage"), ("chosen", "gut"), ("rejected", "schlecht")):
