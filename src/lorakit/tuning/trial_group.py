@@ -1,21 +1,22 @@
-"""The process that trains the trials of a machine or a GPU together."""
+"""The process that trains the trials of a machine or a GPU together.
+
+Whoever calls it imports this file: so torch and the trainer are imported where it computes, not
+here, for the relays of Ray Tune to stay small.
+"""
 
 from __future__ import annotations
 
 import gc
 import queue
 import threading
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import StoppedError
-from lorakit.recipes.recipe import Recipe
-from lorakit.training.callbacks import EventHandler
-from lorakit.training.stop_request import StopRequest
-from lorakit.training.together import RunGroup
-from lorakit.tuning.group_size import APART, quickest_size, require_together
-from lorakit.tuning.trial import TrialPlan, train_trial
+
+if TYPE_CHECKING:
+    from lorakit.recipes.recipe import Recipe
+    from lorakit.training.callbacks import EventHandler
+    from lorakit.tuning.trial import TrialPlan
 
 
 class TrialGroup:
@@ -31,6 +32,11 @@ class TrialGroup:
             plan: Plan that all trials share.
             threads: Number of threads that compute.
         """
+        import torch
+
+        from lorakit.training.together import RunGroup
+        from lorakit.tuning.group_size import APART
+
         torch.set_num_threads(threads)
         self._plan = plan
         self._group = RunGroup(APART)
@@ -54,6 +60,8 @@ class TrialGroup:
             ConfigError: The settings ask for several, and the model cannot share its passes.
             PlanError: As many as the settings ask for do not fit into memory.
         """
+        from lorakit.tuning.group_size import quickest_size, require_together
+
         recipe, settings = self._plan.recipe, self._plan.settings
         if settings.together == "auto":
             threads = max(1, int(settings.cpus_per_trial))
@@ -82,6 +90,8 @@ class TrialGroup:
         Raises:
             LorakitError: See `train_trial`.
         """
+        from lorakit.tuning.trial import train_trial
+
         trial = _Trial()
         with self._changing:
             self._trials[name] = trial
@@ -120,5 +130,7 @@ class _Trial:
     """What a trial that trains shares with the calls about it."""
 
     def __init__(self) -> None:
+        from lorakit.training.stop_request import StopRequest
+
         self.request = StopRequest()
         self.reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

@@ -87,7 +87,9 @@ def test_an_error_of_the_trial_is_raised_and_a_stop_is_passed_on(reported, monke
     assert group.calls[-1] == ("stop", "trial-003")
 
 
-def test_it_imports_no_torch():
-    program = "import sys, lorakit.tuning.relay; print('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["relay", "trial_group"])
+def test_it_imports_no_torch(module):
+    """A handle of an actor imports the file of its class, in each process that gets it."""
+    program = f"import sys, lorakit.tuning.{module}; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr

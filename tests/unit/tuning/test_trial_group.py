@@ -63,7 +63,7 @@ def test_auto_asks_for_a_measurement_and_a_number_for_room(plan, monkeypatch):
     assert group.measure_size(1, 1)[0] == 1
     asked = []
     monkeypatch.setattr(
-        trial_group, "quickest_size", lambda *given: asked.append(given) or GroupSize(4, "why")
+        group_size, "quickest_size", lambda *given: asked.append(given) or GroupSize(4, "why")
     )
     auto = plan.settings.model_copy(update={"together": "auto"})
     object.__setattr__(plan, "settings", auto)
