@@ -122,6 +122,7 @@ class StudioServer(ThreadedServer):
 
     def stop(self) -> None:
         """End the server; runs go on."""
+        gc.unfreeze()  # frozen objects are never collected
         self._server.should_exit = True
         self.wait()
         self._socket.close()

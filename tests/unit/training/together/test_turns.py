@@ -86,25 +86,18 @@ def test_those_that_end_or_fail_are_not_waited_for():
     assert [len(requests) for requests in served] == [2, 1, 1, 1]
 
 
-def test_an_error_answers_a_request_in_its_thread():
-    def serve(turns):
-        turns[0].fail(ValueError("served"))
+def answer_with_an_error(turns):
+    turns[0].fail(ValueError("not served"))
 
+
+def fail_to_serve(turns):
+    raise ValueError("not served")
+
+
+@pytest.mark.parametrize("serve", [answer_with_an_error, fail_to_serve])
+def test_an_error_reaches_those_who_wait_in_their_threads(serve):
     def work(ask):
-        with pytest.raises(ValueError, match="served"):
-            ask(0)
-        return "after"
-
-    turns, _ = run(work, work, serve=serve)
-    assert [turn.result for turn in turns] == ["after"] * 2
-
-
-def test_an_error_of_serving_reaches_all_who_wait():
-    def serve(turns):
-        raise ValueError("nobody is served")
-
-    def work(ask):
-        with pytest.raises(ValueError, match="nobody is served"):
+        with pytest.raises(ValueError, match="not served"):
             ask(0)
         return "after"
 
