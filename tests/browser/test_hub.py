@@ -54,7 +54,7 @@ def test_a_base_is_downloaded_when_it_is_needed(hub, studio, root, page):
     assert not any(path.endswith(".safetensors") for path in hub)  # the tokenizer is enough so far
     page.get_by_role("button", name="Next: Method").click()
     page.get_by_label("training.num_train_epochs").fill("1")
-    page.get_by_role("button", name="Next: Plan").click()
+    page.get_by_role("button", name="Next: Plan").click(delay=500)  # as slowly as some press it
     page.get_by_text("It fits: ").wait_for()
     page.get_by_role("button", name="Next: Start").click()
     page.get_by_role("button", name="Start training").click()

@@ -6,7 +6,7 @@ Text is always shown as text, never as HTML, with control characters escaped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from nicegui import ui
@@ -34,6 +34,32 @@ class Text(TextElement):
     def show(self, text: str) -> None:
         """Show another text, if it differs."""
         self.set_text(escaped(text))
+
+
+class SteadyPart(ui.element):
+    """A part of a page that is drawn again only when what it shows has changed.
+
+    A press of the mouse that begins on one element and ends on another is no click: a link or a
+    button that is replaced without need loses clicks.
+    """
+
+    def __init__(self, tag: str = "div"):
+        super().__init__(tag)
+        self._content: object = None
+
+    def show(self, content: object, draw: Callable[[], None]) -> None:
+        """Show something, if it differs.
+
+        Args:
+            content: All that the drawing depends on; compared with what it was before.
+            draw: Draws it.
+        """
+        if content == self._content:
+            return
+        self._content = content
+        self.clear()
+        with self:
+            draw()
 
 
 def badge(word: str, kind: str | None = None) -> Text:

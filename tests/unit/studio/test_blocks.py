@@ -39,3 +39,22 @@ async def test_cells_of_a_table_are_texts(user):
     await user.open("/table")
     await user.should_see("<b>x</b>")
     await user.should_see("1\\x07")
+
+
+async def test_a_part_is_drawn_again_only_when_what_it_shows_has_changed(user):
+    from nicegui import ui
+
+    from lorakit.studio.blocks import SteadyPart
+
+    drawn = []
+
+    @ui.page("/part")
+    def show():
+        part = SteadyPart("nav")
+        for content in ("one", "one", "two"):
+            part.show(content, lambda: drawn.append(ui.label(content)))  # noqa: B023
+
+    await user.open("/part")
+    await user.should_see("two")
+    await user.should_not_see("one")
+    assert [label.text for label in drawn] == ["one", "two"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from nicegui import ui
@@ -10,7 +11,7 @@ from nicegui import ui
 from lorakit.analysis.metric_text import metric_name
 from lorakit.errors import escaped
 from lorakit.runs.trials import TrialReader, TrialRow, TrialTable
-from lorakit.studio.blocks import Text, badge, card, note, problem
+from lorakit.studio.blocks import SteadyPart, Text, badge, card, note, problem
 from lorakit.studio.chart_options import parallel_option, scatter_option
 from lorakit.studio.charts import Chart, LineChart
 from lorakit.studio.context import current
@@ -44,7 +45,8 @@ class _View:
         self._path, self._shown = path, None
         metric = f"validation {metric_name(reader.settings.metric)}"
         self._metric = metric
-        self._top = ui.element("div").classes("flex-col gap-4")
+        self._top = SteadyPart().classes("flex-col gap-4")
+        self._best = SteadyPart().classes("flex-col gap-4")
         with card("Learning curves"):
             self._curves = LineChart(
                 f"The {metric} of each trial over the epochs",
@@ -64,7 +66,8 @@ class _View:
             self._grid = ui.element("div").classes("grid-2")
         self._scatters: dict[str, Chart] = {}
         with card("Trials"):
-            self._rows = ui.element("div").classes("scroll")
+            self._rows = SteadyPart().classes("scroll")
+        self._row_of: dict[str, _TrialLine] = {}
 
     def show(self, table: TrialTable) -> None:
         """Draw what has changed."""
@@ -72,22 +75,31 @@ class _View:
         if state == self._shown:
             return
         self._shown = state
-        with self._top.clear() or self._top:
-            self._show_top(table)
-        with self._rows.clear() or self._rows:
-            self._show_rows(table)
+        self._show_progress(table)
+        best = table.best
+        known = None if best is None else (best.name, best.best, table.best_recipe)
+        self._best.show(known, lambda: self._draw_best(table))
+        self._rows.show(table.keys, lambda: self._draw_head(table.keys))
+        self._show_rows(table)
         self._curves.update({one.name: one.curve for one in table.trials})
         self._show_parameters(table)
 
-    def _show_top(self, table: TrialTable) -> None:
-        if table.problem is not None:
-            problem(table.problem)
+    def _show_progress(self, table: TrialTable) -> None:
         ended = sum(one.status not in ("waiting", "running") for one in table.trials)
         failed = sum(one.status == "failed" for one in table.trials)
         text = f"{ended:,} of {len(table.trials):,} trials have ended"
-        note(f"{text}, {failed:,} of them failed." if failed else f"{text}.")
-        if not table.trials:
-            note("The trials appear when the first one starts.")
+        text = f"{text}, {failed:,} of them failed." if failed else f"{text}."
+
+        def draw() -> None:
+            if table.problem is not None:
+                problem(table.problem)
+            note(text)
+            if not table.trials:
+                note("The trials appear when the first one starts.")
+
+        self._top.show((table.problem, text), draw)
+
+    def _draw_best(self, table: TrialTable) -> None:
         if table.best is None:
             return
         with card("Best so far" if table.best_recipe is None else "Best"):
@@ -99,38 +111,27 @@ class _View:
                 ui.link("Best recipe to a new run", target).classes("button")
                 ui.link("Open this trial", f"/run/{recipe}").classes("button button-quiet")
 
-    def _show_rows(self, table: TrialTable) -> None:
+    def _draw_head(self, keys: Sequence[str]) -> None:
         numbers = (f"best {self._metric}", "epochs", "time")
+        self._row_of.clear()
         with ui.element("table").classes("plain"):
             with ui.element("thead"), ui.element("tr"):
-                for name in ("trial", "status", *table.keys):
+                for name in ("trial", "status", *keys):
                     Text("th", name).props("scope=col")
                 for name in numbers:
                     Text("th", name).props("scope=col").classes("number")
-            with ui.element("tbody"):
-                for one in _sort_trials(table):
-                    with ui.element("tr"):
-                        self._show_row(one, table)
+            self._body = ui.element("tbody")
 
-    def _show_row(self, one: TrialRow, table: TrialTable) -> None:
-        with ui.element("td"):
-            if (current().root / self._path / "trials" / one.name / "recipe.yaml").is_file():
-                link = ui.link(escaped(one.name), f"/run/{self._path}/trials/{one.name}")
-                link.classes("truncate")
-            else:
-                Text("span", one.name)
-        with ui.element("td"):
-            badge(one.status, _STATUS_KINDS.get(one.status))
-            if one.error:
-                Text("p", one.error).classes("text-sm text-bad trial-error")
-        for key in table.keys:
-            Text("td", _text(one.values[key]))
-        is_best = table.best is not None and one.name == table.best.name
-        value = Text("td", _text(one.best)).classes("number")
-        if is_best:
-            value.classes("font-semibold")
-        Text("td", str(one.epochs)).classes("number")
-        Text("td", f"{one.wall_s:,.0f} s").classes("number")
+    def _show_rows(self, table: TrialTable) -> None:
+        """Show each trial in a row that stays the same element, wherever it moves."""
+        best = None if table.best is None else table.best.name
+        for place, one in enumerate(_sort_trials(table)):
+            if one.name not in self._row_of:
+                with self._body:
+                    self._row_of[one.name] = _TrialLine(f"{self._path}/trials/{one.name}")
+            line = self._row_of[one.name]
+            line.show(one, table.keys, is_best=one.name == best)
+            line.move_to(place)
 
     def _show_parameters(self, table: TrialTable) -> None:
         known = [one for one in table.trials if one.best is not None]
@@ -148,6 +149,50 @@ class _View:
                     self._scatters[key] = Chart(f"Best {self._metric} against {escaped(key)}")
             points = list(zip((one.name for one in known), column, values, strict=True))
             self._scatters[key].show(scatter_option(points, key, self._metric))
+
+
+class _TrialLine:
+    """The row of one trial."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._row = ui.element("tr")
+        with self._row:
+            self._name, self._status = SteadyPart("td"), SteadyPart("td")
+        self._cells: list[Text] = []
+
+    def show(self, one: TrialRow, keys: Sequence[str], *, is_best: bool) -> None:
+        has_recipe = (current().root / self._path / "recipe.yaml").is_file()
+        self._name.show((one.name, has_recipe), lambda: self._draw_name(one.name, has_recipe))
+        self._status.show((one.status, one.error), lambda: _draw_status(one))
+        numbers = (_text(one.best), str(one.epochs), f"{one.wall_s:,.0f} s")
+        texts = (*(_text(one.values[key]) for key in keys), *numbers)
+        if not self._cells:
+            with self._row:
+                self._cells = [Text("td", text) for text in texts]
+            for cell in self._cells[len(keys) :]:
+                cell.classes("number")
+        for cell, text in zip(self._cells, texts, strict=True):
+            cell.show(text)
+        self._cells[len(keys)].classes(**{"add" if is_best else "remove": "font-semibold"})
+
+    def move_to(self, place: int) -> None:
+        """Move the row within its table, if it stands elsewhere."""
+        table = self._row.parent_slot
+        if table is not None and table.children.index(self._row) != place:
+            self._row.move(target_index=place)
+
+    def _draw_name(self, name: str, has_recipe: bool) -> None:
+        if has_recipe:
+            ui.link(escaped(name), f"/run/{self._path}").classes("truncate")
+        else:
+            Text("span", name)
+
+
+def _draw_status(one: TrialRow) -> None:
+    badge(one.status, _STATUS_KINDS.get(one.status))
+    if one.error:
+        Text("p", one.error).classes("text-sm text-bad trial-error")
 
 
 def _state(table: TrialTable) -> object:

@@ -25,6 +25,26 @@ async def test_a_search_is_shown_while_it_runs(user, studio):
     assert "/new?from=s%2Ftrials%2Ftrial-002" in targets(user)
 
 
+async def test_a_trial_keeps_its_row_and_its_link_wherever_it_moves(user, studio):
+    def link(name):
+        (found,) = (one for one in user.find(ui.link).elements if one.text == name)
+        return found, found.parent_slot.parent.parent_slot  # the row
+
+    write_search(studio.root / "s", ("finished", 4, [0.5]), ("running", 8, [0.4]))
+    for name in ("trial-001", "trial-002"):
+        (studio.root / "s" / "trials" / name / "recipe.yaml").touch()
+    await user.open("/search/s")
+    await user.should_see("Best so far")
+    before, row = link("trial-002")
+    write_search(studio.root / "s", ("finished", 4, [0.5]), ("running", 8, [0.4, 0.9]))
+    await user.should_see("trial-002: validation", retries=40)
+    after, moved = link("trial-002")
+    assert after is before and moved is row
+    rows = [slot.parent for slot in (link("trial-002")[1], link("trial-001")[1])]
+    body = rows[0].parent_slot.children
+    assert body == rows
+
+
 async def test_pictures_of_the_parameters(user, studio):
     write_search(studio.root / "s", ("finished", 4, [0.5]), ("finished", 64, [0.9]))
     await user.open("/search/s")

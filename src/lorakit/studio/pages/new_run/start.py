@@ -32,15 +32,18 @@ async def draw(walk: Walk) -> None:
 class _StartStep:
     def __init__(self, walk: Walk):
         self.walk = walk
-        self.output = str(walk.value("output") or "")
-        self.recipe = recipe_path(walk.root, self.output)
+
+    @property
+    def recipe(self) -> str:
+        """Path of the file that the recipe will be, relative to the folder of the studio."""
+        return recipe_path(self.walk.root, str(self.walk.value("output") or ""))
 
     def draw(self) -> None:
         with ui.element("div").classes("walk-columns"):
             with card("Start", "walk-tall"):
                 self.name = ui.input(
                     "Run directory (output)",
-                    value=self.output,
+                    value=str(self.walk.value("output") or ""),
                     on_change=lambda event: self.rename(event.value),
                 )
                 self.name.props("dense outlined debounce=300")
@@ -92,9 +95,8 @@ class _StartStep:
     async def rename(self, output: str | None) -> None:
         """Train into another directory."""
         output = (output or "").strip()
-        if output and output != self.walk.value("output"):
+        if output != self.walk.value("output"):
             await self.walk.set_values({"output": output})
-        self.recipe = recipe_path(self.walk.root, output or "run")
         self._draw_command()
         self._check()
 
@@ -117,6 +119,7 @@ class _StartStep:
     async def begin(self) -> None:
         """Write the recipe and put the run into the queue; show its page."""
         walk = self.walk
+        await walk.wait_until_checked()
         recipe = walk.checked.recipe
         if recipe is None:
             return

@@ -51,7 +51,7 @@ class Walk:
         self.last_error: Exception | None = None
         """Error of the last question."""
         self._running: Computation[Any] | None = None
-        self._saving = asyncio.Lock()
+        self._writing, self._saving = asyncio.Lock(), asyncio.Lock()
 
     @property
     def where(self) -> str:
@@ -66,12 +66,23 @@ class Walk:
     async def write(self, text: str) -> None:
         """Save another text of the recipe, and check it."""
         self.draft = self.draft.with_text(text)
-        checked = await asyncio.to_thread(check_text, text, self.where)
-        if self.draft.text != text:  # meanwhile more was typed
-            return
-        self.checked = checked
+        async with self._writing:
+            if self.draft.text != text:  # meanwhile more was typed
+                return
+            checked = await asyncio.to_thread(check_text, text, self.where)
+            if self.draft.text != text:
+                return
+            self.checked = checked
         await self._save()
         self.on_change()
+
+    async def wait_until_checked(self) -> None:
+        """Wait until what was typed last is what `checked` tells about.
+
+        A button may be pressed while the text of a field that was just left is still checked.
+        """
+        async with self._writing:
+            pass
 
     async def set_values(self, changes: Mapping[str, Any]) -> None:
         """Set or remove keys of the recipe; see `with_values`."""
@@ -79,7 +90,11 @@ class Walk:
 
     @telling
     async def go(self, step: Step) -> None:
-        """Show another step."""
+        """Show another step; one further on only if nothing is missing before it."""
+        await self.wait_until_checked()
+        is_further = STEPS.index(step) > STEPS.index(self.draft.step)
+        if is_further and not self.is_reachable(step):
+            return
         self.cancel()
         self.draft = self.draft.at(step)
         await self._save()

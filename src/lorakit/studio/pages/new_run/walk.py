@@ -16,7 +16,7 @@ from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import STEPS, Draft, Step, load_draft, new_draft, save_draft
 from lorakit.runs.new_recipe import free_output, recipe_like
 from lorakit.runs.warm_process import warm_up
-from lorakit.studio.blocks import Text, note
+from lorakit.studio.blocks import SteadyPart, Text, note
 from lorakit.studio.context import Studio, current
 from lorakit.studio.frame import page, set_title, show_error
 from lorakit.studio.pages.new_run import base, data, method, more_steps, plan, start
@@ -99,9 +99,9 @@ class _Frame:
         walk.on_step = self._draw_step
 
     async def draw(self) -> None:
-        self.nav = ui.element("nav").classes("walk-steps").props('aria-label="Steps"')
+        self.nav = SteadyPart("nav").classes("walk-steps").props('aria-label="Steps"')
         self.body = ui.element("div").classes("walk-body")
-        self.foot = ui.element("div").classes("walk-foot")
+        self.foot = SteadyPart().classes("walk-foot")
         ui.navigate.history.replace(self._address())
         self.address = self._address()
         ui.on("walk-address", lambda event: self._follow(str(event.args)))
@@ -135,27 +135,30 @@ class _Frame:
 
     def _draw_ways(self) -> None:
         here = self.walk.draft.step
-        self.nav.clear()
-        with self.nav:
-            for number, step in enumerate(STEPS, start=1):
-                self._draw_step_button(number, step, here)
-        self.foot.clear()
+        reachable = tuple(step for step in STEPS if self.walk.is_reachable(step))
+        missing = self.walk.missing(here)
+        self.nav.show((here, reachable), self._draw_steps)
+        self.foot.show((here, missing), lambda: self._draw_foot(here, missing))
+
+    def _draw_steps(self) -> None:
+        for number, step in enumerate(STEPS, start=1):
+            self._draw_step_button(number, step, self.walk.draft.step)
+
+    def _draw_foot(self, here: Step, missing: str) -> None:
         at = STEPS.index(here)
-        with self.foot:
-            if at:
-                back = STEPS[at - 1]
-                button = ui.button("Back", on_click=lambda: self.walk.go(back))
-                button.props("outline no-caps")
-            missing = self.walk.missing(here)
-            if missing and here != "start":
-                note(missing)
-            if at + 1 < len(STEPS):
-                following = STEPS[at + 1]
-                button = ui.button(
-                    f"Next: {TITLES[following]}", on_click=lambda: self.walk.go(following)
-                )
-                button.props("unelevated no-caps").classes("walk-next")
-                button.set_enabled(not missing)
+        if at:
+            back = STEPS[at - 1]
+            button = ui.button("Back", on_click=lambda: self.walk.go(back))
+            button.props("outline no-caps")
+        if missing and here != "start":
+            note(missing)
+        if at + 1 < len(STEPS):
+            following = STEPS[at + 1]
+            button = ui.button(
+                f"Next: {TITLES[following]}", on_click=lambda: self.walk.go(following)
+            )
+            button.props("unelevated no-caps").classes("walk-next")
+            button.set_enabled(not missing)
 
     def _draw_step_button(self, number: int, step: Step, here: Step) -> None:
         button = ui.element("button").classes("walk-step").props("type=button")

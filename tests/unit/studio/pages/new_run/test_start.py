@@ -39,6 +39,8 @@ async def test_an_output_that_is_taken_is_said_before_anything_is_written(
     await see("Cannot write to output")
     (button,) = user.find(kind=ui.button, content="Start training").elements
     assert not button.enabled
+    only(ui.input).set_value("")
+    await see("output: got ''")
     only(ui.input).set_value("runs/c")
     await see("lorakit train recipes/c.yaml")
     assert button.enabled and not (studio.root / "recipes").exists()

@@ -1,6 +1,8 @@
 """What the steps share."""
 
+import asyncio
 from dataclasses import replace
+from threading import Event
 from unittest.mock import ANY
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from lorakit.errors import LorakitError, OutputExistsError
 from lorakit.runs.drafts import load_draft, new_draft, save_draft
 from lorakit.runs.recipe_form import check_text
+from lorakit.studio.pages.new_run import state
 from lorakit.studio.pages.new_run.state import Walk
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +29,33 @@ async def test_a_text_is_saved_and_checked(user, studio, tickets):
     await walk.set_values({"lora.r": 0})
     assert walk.missing("method") == "1 problem to mend first."
     assert load_draft(studio.root, walk.draft.id) == replace(walk.draft, saved_s=ANY)
+
+
+async def test_a_step_waits_for_the_text_of_the_field_that_was_just_left(
+    user, studio, tickets, monkeypatch
+):
+    walk, may_go_on, reading = Walk(studio.root, new_draft(tickets)), Event(), Event()
+
+    def check_slowly(text, where):
+        reading.set()
+        assert may_go_on.wait(60)
+        return check_text(text, where)
+
+    async def on_step():
+        shown.append((walk.draft.step, walk.checked.value("lora.r")))
+
+    shown, walk.on_step = [], on_step
+    for rank, step in ((5, "plan"), (0, "start")):
+        monkeypatch.setattr(state, "check_text", check_slowly)
+        may_go_on.clear(), reading.clear()
+        writing = asyncio.create_task(walk.set_values({"lora.r": rank}))
+        assert await asyncio.to_thread(reading.wait, 60)
+        going = asyncio.create_task(walk.go(step))
+        await asyncio.sleep(0)
+        assert not going.done()
+        may_go_on.set()
+        await asyncio.gather(writing, going)
+    assert shown == [("plan", 5)]  # and no start of a recipe with a problem
 
 
 async def test_what_another_tab_saved_is_not_overwritten(user, studio, tickets):

@@ -36,6 +36,17 @@ async def test_a_step_beyond_a_problem_cannot_be_reached(see, open_at, tickets, 
     assert not button.enabled
 
 
+async def test_the_way_on_stays_the_same_button_while_the_recipe_changes(
+    user, see, until, only, open_at, tickets, studio
+):
+    draft = await open_at("method", tickets)
+    (before,) = user.find(kind=ui.button, content="Next: Plan").elements
+    only(ui.input, "training.num_train_epochs").set_value("7")
+    await until(lambda: "num_train_epochs: 7" in load_draft(studio.root, draft.id).text)
+    (after,) = user.find(kind=ui.button, content="Next: Plan").elements
+    assert after is before  # a press that begins on one element and ends on another is no click
+
+
 async def test_a_lost_draft_begins_a_new_run(user, see):
     await user.open("/new?draft=0123456789ab")
     await see("Choose a base first.")
