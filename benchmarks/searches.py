@@ -1,6 +1,6 @@
 """A search and a study of the quickstart's task in four ways: their time and memory.
 
-The trials train in processes of their own or together in one, and what lies below the first adapted
+The trials train in separate processes or two in each of two, and what lies below the first adapted
 layer is computed in every step or kept from the first epoch of the first trial. All trials run to
 their end, and the search adapts the upper half, so that each way trains the same adapters. Time
 and memory are those of `lorakit tune` and `lorakit study` with all their processes: Ray, Python and
@@ -8,6 +8,7 @@ the libraries included; memory is the proportional share of resident memory (PSS
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ OF_PROCESSORS = "seconds of all processors"
 PEAK = "peak memory of all processes"
 SHAPE = "quickstart"
 _AT_ONCE = 4
+_TOGETHER = 2
 _SAMPLE_S = 0.25
 _SHARE = 0.25
 _KEPT_BYTES = 4 * 10**9
@@ -126,7 +128,7 @@ def _recipe(
     }
     examples = sum(1 for _ in files.validation.open(encoding="utf-8"))
     values["data"]["max_validation_rows"] = max(20, int(examples * share))
-    values[kind] = {**section, "together": _AT_ONCE if together else 1}
+    values[kind] = {**section, "together": _TOGETHER if together else 1}
     folder.mkdir()
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(values), encoding="utf-8")
@@ -139,7 +141,12 @@ def _watched(command: str, recipe: Path) -> dict[str, float]:
     log = recipe.with_suffix(".log")
     began_s, peak = time.perf_counter(), 0.0
     processors: dict[int, float] = {}
-    with log.open("w") as file, subprocess.Popen(words, stdout=file, stderr=file) as process:
+    # Ray gives each process as many threads as it has processors, if the environment says nothing.
+    others = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with (
+        log.open("w") as file,
+        subprocess.Popen(words, stdout=file, stderr=file, env=others) as process,
+    ):
         parent = psutil.Process(process.pid)
         while process.poll() is None:
             total = 0.0

@@ -124,8 +124,8 @@ SECTIONS = (
     Section(
         "A search and a study in four ways",
         "A search of eight trials that adapts the upper half, and a study with three depths, of "
-        "the quickstart's task: each trial in a separate process, together in one, with the "
-        "frozen part kept, and both; time and memory of all processes, Ray's included.",
+        "the quickstart's task: each trial in a separate process, two together in each of two, "
+        "with the frozen part kept, and both; time and memory of all processes, Ray's included.",
         "searches",
         tables.settings_table,
     ),

@@ -146,9 +146,9 @@ PARTS = (
     Part(
         "A search and a study",
         "A search of eight trials that adapts the upper half, and a study with three depths, on "
-        "the quickstart's task: each trial in a separate process, together in one, with the "
-        "frozen part kept, and both. Ray, Python and the libraries are counted. In separate "
-        "processes as many trials train at once as there are processors, together four.",
+        "the quickstart's task: each trial in a separate process, together, with the frozen part "
+        "kept, and both. Ray, Python and the libraries are counted. Two trials train at once in "
+        "separate processes; together four, two in each of two processes.",
         "searches",
         _searches,
         "searches.png",

@@ -114,9 +114,9 @@ class TrialsConfig(StrictConfig):
     """Maximum number of concurrent trials; None is as many as the machines have room for."""
 
     together: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TOGETHER)] = 1
-    """Number of trials that train in one process, with one pass for all in each step; one process a
-    GPU, or a machine. "auto" measures how many are quickest and fit; 1 gives each trial its own
-    process."""
+    """Number of trials that train in one process, with one pass for all in each step. There is one
+    process for each GPU; without one, as many as have room for cpus_per_trial. "auto" measures what
+    is quickest and fits; 1 gives each trial its own process."""
 
     @field_validator("metric")
     @classmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import size_text
 from lorakit.planning import FakeRun, MemoryPlan, build_fake_run, bytes_together, plan_of
 from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.search_sections import MOST_TOGETHER
 from lorakit.training.run import train
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.together import RunGroup
@@ -34,55 +36,87 @@ _GAIN = 0.97
 
 
 @dataclass(frozen=True)
+class Room:
+    """What a machine, or a GPU, has for trials.
+
+    Attributes:
+        trials: Number of trials that may train there at once.
+        threads: Number of threads that compute there.
+        processes: Number of processes in which trials can train there at once.
+        threads_alone: Threads of a trial in its own process.
+    """
+
+    trials: int
+    threads: int
+    processes: int
+    threads_alone: int
+
+    def processes_for(self, size: int) -> int:
+        """Return the largest number of processes of use, for so many trials in each."""
+        return min(self.processes, math.ceil(self.trials / size))
+
+
+@dataclass(frozen=True)
 class GroupSize:
-    """How many trials train together, and why."""
+    """How many trials train in one process, in how many processes, and why."""
 
     size: int
+    processes: int
     note: str
 
 
-def quickest_size(
-    group: RunGroup, recipe: Recipe, most: int, threads_alone: int, at_once_alone: int
-) -> GroupSize:
+def words_of(size: int, processes: int) -> str:
+    """Return how trials train, for a note."""
+    return (
+        f"{size} in one process" if processes == 1 else f"{size} in each of {processes} processes"
+    )
+
+
+def quickest_size(group: RunGroup, recipe: Recipe, room: Room) -> GroupSize:
     """Measure two, four, … trials in one process against trials in separate processes.
+
+    Processes that train at once are assumed not to disturb each other, so the measurement favours
+    many of them, and trials alone.
 
     Args:
         group: Group in which trials are measured; it keeps the base.
         recipe: Recipe of the trials.
-        most: Largest number that is of use.
-        threads_alone: Threads of a trial in its own process.
-        at_once_alone: Number of these processes that train at once. They are assumed not to
-            disturb each other, so the measurement favours them.
+        room: What there is for them.
 
-    Returns: The number with the shortest time for a step of each trial; 1 if that is not clearly
+    Returns: The numbers with the shortest time for a step of each trial; 1 if that is not clearly
         shorter than alone, or if two do not fit into memory or cannot train together.
     """
-    sizes = _sizes(recipe, most)
-    if not sizes:
-        return GroupSize(1, f"{ALONE}, as two do not fit together")
-    with _threads(threads_alone):
-        alone_s = _step_s(recipe) / at_once_alone
-    best, best_s = 1, alone_s * _GAIN
-    for size in sizes:
-        try:
-            each_s = _shared_step_s(group, recipe, size) / size
-        except LorakitError as error:  # a trial alone has none
-            note = ALONE if best == 1 else f"{best} in one process"
-            return GroupSize(best, f"{note}, as {size} cannot train together: {error}")
-        if each_s >= best_s:
+    layouts = _layouts(recipe, room)
+    if not layouts:
+        return GroupSize(1, 1, f"{ALONE}, as two do not fit together")
+    with _threads(room.threads_alone):
+        alone_s = _step_s(recipe) / room.processes
+    best, best_s = GroupSize(1, 1, f"{ALONE}, which is as quick here"), alone_s * _GAIN
+    for size, numbers in layouts.items():
+        seconds: dict[int, float] = {}
+        for processes in numbers:
+            try:
+                with _threads(max(1, room.threads // processes)):
+                    seconds[processes] = _shared_step_s(group, recipe, size) / (size * processes)
+            except LorakitError as error:  # a trial alone has none
+                how = ALONE if best.size == 1 else words_of(best.size, best.processes)
+                return replace(best, note=f"{how}, as {size} cannot train together: {error}")
+        quickest = min(numbers, key=lambda processes: seconds[processes])
+        if seconds[quickest] >= best_s:
             break
-        best, best_s = size, each_s
-    if best == 1:
-        return GroupSize(1, f"{ALONE}, which is as quick here")
-    return GroupSize(best, f"{best} in one process, in {best_s / alone_s:.2f} of the time")
+        best_s = seconds[quickest]
+        note = f"{words_of(size, quickest)}, in {best_s / alone_s:.2f} of the time"
+        best = GroupSize(size, quickest, note)
+    return best
 
 
-def require_together(recipe: Recipe, runs: int) -> None:
+def require_together(recipe: Recipe, runs: int, processes: int = 1) -> None:
     """Refuse a number of trials that cannot train together.
 
     Args:
         recipe: Recipe of the trials.
-        runs: Their number.
+        runs: Their number in a process.
+        processes: Number of processes on the machine.
 
     Raises:
         ConfigError: The model of a trial cannot share its passes.
@@ -95,21 +129,27 @@ def require_together(recipe: Recipe, runs: int) -> None:
     planned = _plan_or_none(run)
     if planned is None:
         return
-    needed, there = bytes_together([planned] * runs), planned.memory_bytes
+    needed, there = bytes_together([planned] * runs) * processes, planned.memory_bytes
     if there is not None and needed > there:
         raise PlanError(
-            f"{runs} trials do not fit together: they need {size_text(needed)}, expected at most "
-            f"{size_text(there)}. Set `together` to a smaller number, or to auto."
+            f"{runs * processes} trials do not fit together: they need {size_text(needed)}, "
+            f"expected at most {size_text(there)}. Set `together` to a smaller number, or to auto."
         )
 
 
-def _sizes(recipe: Recipe, most: int) -> list[int]:
-    """Return the numbers to measure: powers of two that fit into memory."""
+def _layouts(recipe: Recipe, room: Room) -> dict[int, tuple[int, ...]]:
+    """Return the numbers of processes to measure by the number of trials in each, if they fit."""
     planned = _plan_or_none(build_fake_run(recipe))
-    sizes = [2**power for power in range(1, most.bit_length()) if 2**power <= most]
-    if planned is None or planned.memory_bytes is None:
-        return sizes
-    return [s for s in sizes if bytes_together([planned] * s) <= planned.memory_bytes]
+    there = None if planned is None else planned.memory_bytes
+    most = min(room.trials, MOST_TOGETHER)
+    layouts: dict[int, tuple[int, ...]] = {}
+    for size in (2**power for power in range(1, most.bit_length())):
+        needed = 0 if planned is None else bytes_together([planned] * size)
+        numbers = dict.fromkeys((room.processes_for(size), 1))
+        fitting = tuple(n for n in numbers if there is None or n * needed <= there)
+        if fitting:
+            layouts[size] = fitting
+    return layouts
 
 
 def _plan_or_none(run: FakeRun) -> MemoryPlan | None:

@@ -1,4 +1,4 @@
-"""Processes in which trials train together: one for each GPU, or for each machine without one."""
+"""Processes in which trials train together: one for each GPU, or some for each machine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def open_groups(
         return
     import ray
 
-    from lorakit.tuning.group_size import ALONE, APART
+    from lorakit.tuning.group_size import ALONE, APART, Room, words_of
     from lorakit.tuning.trial_group import TrialGroup
 
     problems = _problems(plan)
@@ -67,19 +67,33 @@ def open_groups(
 
     at_once = min(trials, settings.max_concurrent or trials)
     places = _places(machines, on_gpus)[:at_once]
-    most = min(math.ceil(at_once / len(places)), MOST_TOGETHER)
+    here = math.ceil(at_once / len(places))
     remote: Any = ray.remote(TrialGroup)
-    actors = [
-        remote.options(num_cpus=cpus, num_gpus=gpus, max_concurrency=3 * most + 4).remote(
-            plan, int(cpus)
-        )
-        for cpus, gpus in places
-    ]
+
+    def start(cpus: float, gpus: float) -> Any:
+        calls = 3 * min(here, MOST_TOGETHER) + 4
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": calls}
+        return remote.options(**options).remote(plan, int(cpus))
+
+    cpus, gpus = places[0]
+    alone = 1 if gpus else max(1, int(cpus // settings.cpus_per_trial))
+    room = Room(here, int(cpus), min(alone, here), max(1, int(settings.cpus_per_trial)))
+    actors: list[Any] = []
     try:
-        group_cpus, group_gpus = places[0]
-        alone = 1 if group_gpus else max(1, int(group_cpus // settings.cpus_per_trial))
-        size, note = _result(actors[0].measure_size.remote(most, min(alone, most)))
+        if settings.together == "auto":
+            actors.append(start(cpus, gpus))
+            size, processes, note = _result(actors[0].measure_size.remote(room))
+            if processes > 1:  # each has a part of the processors, which the first one holds
+                ray.kill(actors.pop())
+        else:
+            size = min(settings.together, here)
+            processes = room.processes_for(size)
+            note = words_of(size, processes)
         if size > 1:
+            shares = [(max(1.0, cpus // processes), gpus) for cpus, gpus in places] * processes
+            actors += [start(*share) for share in shares[len(actors) :]]
+            if settings.together != "auto":
+                _result(actors[0].require_size.remote(size, processes))
             _result([actor.open.remote(size) for actor in actors])
             yield Groups(tuple(actors), size, note)
             return

@@ -104,7 +104,8 @@ def _trainable(
         resources = {"cpu": settings.cpus_per_trial, "gpu": gpus}
         return tune.with_resources(alone, resources), settings.max_concurrent
     relay = tune.with_parameters(relay_trial, groups=groups.actors)
-    return tune.with_resources(relay, _RELAY), groups.places
+    at_once = min(groups.places, settings.max_concurrent or groups.places)
+    return tune.with_resources(relay, _RELAY), at_once
 
 
 def require_trial_resources(settings: TrialsConfig, machines: list[Machine]) -> float:

@@ -130,8 +130,11 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
         ConfigError: The output is not on a file system that this machine shares.
         LorakitError: See `lorakit.training.train`.
     """
+    import torch
     from ray import tune
 
+    # Ray sets OMP_NUM_THREADS unless the environment has it; then trials would share processors.
+    torch.set_num_threads(max(1, int(plan.settings.cpus_per_trial)))
     gc.collect()  # the process may have run another trial, whose trainer and model form a cycle
     name = str(tune.get_context().get_trial_name())
     train_trial(sample, name, plan, partial(train, shared_base=plan.base_path), tune.report)

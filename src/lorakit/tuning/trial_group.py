@@ -1,4 +1,4 @@
-"""The process that trains the trials of a machine or a GPU together.
+"""A process that trains trials together.
 
 Whoever calls it imports this file: so torch and the trainer are imported where it computes, not
 here, for the relays of Ray Tune to stay small.
@@ -16,6 +16,7 @@ from lorakit.errors import StoppedError
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
     from lorakit.training.callbacks import EventHandler
+    from lorakit.tuning.group_size import Room
     from lorakit.tuning.trial import TrialPlan
 
 
@@ -49,29 +50,24 @@ class TrialGroup:
         """Set how many trials train at once."""
         self._places = places
 
-    def measure_size(self, most: int, at_once_alone: int) -> tuple[int, str]:
-        """Return how many trials should train together here, and why.
+    def measure_size(self, room: Room) -> tuple[int, int, str]:
+        """Return how many trials should train in one process, in how many processes, and why."""
+        from lorakit.tuning.group_size import quickest_size
 
-        Args:
-            most: Largest number that is of use.
-            at_once_alone: Number of trials that would train at once in separate processes.
+        found = quickest_size(self._group, self._plan.recipe, room)
+        gc.collect()
+        return found.size, found.processes, found.note
+
+    def require_size(self, size: int, processes: int) -> None:
+        """Refuse a number of trials in each process, and of processes.
 
         Raises:
-            ConfigError: The settings ask for several, and the model cannot share its passes.
-            PlanError: As many as the settings ask for do not fit into memory.
+            ConfigError: The model of a trial cannot share its passes.
+            PlanError: So many do not fit into memory.
         """
-        from lorakit.tuning.group_size import quickest_size, require_together
+        from lorakit.tuning.group_size import require_together
 
-        recipe, settings = self._plan.recipe, self._plan.settings
-        if settings.together == "auto":
-            threads = max(1, int(settings.cpus_per_trial))
-            found = quickest_size(self._group, recipe, most, threads, at_once_alone)
-            gc.collect()
-            return found.size, found.note
-        size = min(settings.together, most)
-        if size > 1:
-            require_together(recipe, size)
-        return size, f"{size} in one process"
+        require_together(self._plan.recipe, size, processes)
 
     def take_place(self) -> bool:
         """Take a place for a trial, if one is free; `train` gives it back."""

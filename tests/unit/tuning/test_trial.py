@@ -1,5 +1,7 @@
 """Trials: their recipe, what they report and when, and what a resumed one need not repeat."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from lorakit.config import TaskType
@@ -95,3 +97,14 @@ def test_a_machine_without_the_output_is_named(tmp_path):
     require_shared_output(tmp_path)
     with pytest.raises(ConfigError, match=f"No directory {tmp_path}/none on the machine "):
         require_shared_output(tmp_path / "none")
+
+
+def test_a_trial_computes_with_its_processors_whatever_the_environment_says(tmp_path, monkeypatch):
+    settings = SearchConfig(cpus_per_trial=2)
+    plan = trial.TrialPlan(recipe_of(), None, settings, tmp_path, tmp_path)
+    asked = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    monkeypatch.setattr("ray.tune.get_context", lambda: SimpleNamespace(get_trial_name=lambda: "a"))
+    monkeypatch.setattr(trial, "train_trial", lambda *given: asked.append(given[1]))
+    trial.run_trial({}, plan)
+    assert asked == [2, "a"]

@@ -9,7 +9,7 @@ from lorakit.errors import ConfigError, PlanError
 from lorakit.planning import plan as plan_memory
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.tuning import group_size, trial_group
-from lorakit.tuning.group_size import GroupSize
+from lorakit.tuning.group_size import GroupSize, Room
 from lorakit.tuning.space import Space
 from lorakit.tuning.trial import TrialPlan, trial_recipe
 
@@ -57,22 +57,23 @@ def test_a_trial_that_fails_raises_its_error_and_ends_its_reports(plan):
     assert group.next_report("trial-001") is None
 
 
-def test_auto_asks_for_a_measurement_and_a_number_for_room(plan, monkeypatch):
-    group = trial_group.TrialGroup(plan, threads=1)
-    assert group.measure_size(8, 2) == (2, "2 in one process")
-    assert group.measure_size(1, 1)[0] == 1
-    asked = []
-    monkeypatch.setattr(
-        group_size, "quickest_size", lambda *given: asked.append(given) or GroupSize(4, "why")
-    )
-    auto = plan.settings.model_copy(update={"together": "auto"})
-    object.__setattr__(plan, "settings", auto)
-    assert group.measure_size(8, 2) == (4, "why")
-    assert asked == [(group._group, plan.recipe, 8, 1, 2)]
+def test_auto_measures_with_the_base_of_the_trials(plan, monkeypatch):
+    group, asked = trial_group.TrialGroup(plan, threads=1), []
+
+    def measure(*given):
+        asked.append(given)
+        return GroupSize(4, 2, "why")
+
+    monkeypatch.setattr(group_size, "quickest_size", measure)
+    room = Room(trials=8, threads=1, processes=2, threads_alone=1)
+    assert group.measure_size(room) == (4, 2, "why")
+    assert asked == [(group._group, plan.recipe, room)]
 
 
 def test_more_trials_than_fit_are_refused(plan, monkeypatch):
     planned = replace(plan_memory(plan.recipe), memory_bytes=1000)
     monkeypatch.setattr(group_size, "_plan_or_none", lambda run: planned)
     with pytest.raises(PlanError, match=r"2 trials do not fit together: they need .* or to auto"):
-        trial_group.TrialGroup(plan, threads=1).measure_size(8, 1)
+        trial_group.TrialGroup(plan, threads=1).require_size(2, 1)
+    with pytest.raises(PlanError, match=r"4 trials do not fit together"):
+        trial_group.TrialGroup(plan, threads=1).require_size(2, 2)
