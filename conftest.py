@@ -7,6 +7,7 @@ is an error and not a skip: its tests would be lost silently.
 import gc
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -28,8 +29,18 @@ gc.disable()
 _freeze, _unfreeze = gc.freeze, gc.unfreeze
 gc.freeze = gc.unfreeze = lambda: None
 
+_TESTS = Path(__file__).parent / "tests"
+
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton/triton_kernels.py"]
+
+
+def pytest_ignore_collect(collection_path):
+    """Pass over the sources without examples; pytest would search each docstring of hundreds."""
+    is_source = collection_path.suffix == ".py" and not collection_path.is_relative_to(_TESTS)
+    if is_source and ">>> " not in collection_path.read_text(encoding="utf-8"):
+        return True
+    return None
 
 
 def pytest_collection_finish():
