@@ -30,7 +30,7 @@ Runs on one base can share two things: [one pass for many runs](how-to/many-runs
 
 _TAIL = """## When which of them helps
 
-- One pass for many runs saves the reading of weights: it helps small batches most, and bases in 4 bits, whose weights are made dense once for all runs. A large batch on a dense base is computed by itself, and costs what it costs alone.
+- One pass for many runs saves the reading of weights: it helps small batches most, and bases in 4 bits, whose weights are made dense once for all runs. A large batch on a dense base is computed by itself, and costs what it costs alone. The trials above have batches of 16 texts: they gain nothing from one pass, and those of one process wait for each other. `together: auto` measures that, and trains such trials in separate processes.
 - The base, Python and the libraries are in memory once, whatever the batch is.
 - The frozen part saves the forward pass of the layers below, from the second epoch on and in every later run on the same data. What remains is the forward and backward pass of the layers above and the output layer: where half of the layers are adapted, the share that is saved is therefore less than half.
 - Runs that train together read and fill the same cache. While they see the same examples in the same order, as trials of a search do, the layers below are computed once for all of them in the first epoch too. Runs whose first adapted layers differ are computed one depth after the other.
