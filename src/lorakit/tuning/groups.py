@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorakit.errors import ConfigError
@@ -13,6 +13,9 @@ from lorakit.libraries.ray_cluster import Machine
 from lorakit.recipes.search_sections import MOST_TOGETHER, TrialsConfig
 from lorakit.training.together.agreement import find_fixed_keys, find_unshared_settings
 from lorakit.tuning.trial import TrialPlan
+
+_LITTLE = 0.001
+"""Share of what Ray calls node:ADDRESS, of which each machine has one; it keeps a group there."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,22 @@ def open_groups(
     here = math.ceil(at_once / len(places))
     remote: Any = ray.remote(TrialGroup)
 
-    def start(cpus: float, gpus: float) -> Any:
-        calls = 3 * min(here, MOST_TOGETHER) + 4
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": calls}
-        return remote.options(**options).remote(plan, int(cpus))
+    def start(place: Machine) -> Any:
+        options = {
+            "num_cpus": place.cpus,
+            "num_gpus": place.gpus,
+            "resources": {f"node:{place.address}": _LITTLE},
+            "max_concurrency": 3 * min(here, MOST_TOGETHER) + 4,
+        }
+        return remote.options(**options).remote(plan, int(place.cpus))
 
-    cpus, gpus = places[0]
-    alone = 1 if gpus else max(1, int(cpus // settings.cpus_per_trial))
-    room = Room(here, int(cpus), min(alone, here), max(1, int(settings.cpus_per_trial)))
+    first = places[0]
+    alone = 1 if first.gpus else max(1, int(first.cpus // settings.cpus_per_trial))
+    room = Room(here, int(first.cpus), min(alone, here), max(1, int(settings.cpus_per_trial)))
     actors: list[Any] = []
     try:
         if settings.together == "auto":
-            actors.append(start(cpus, gpus))
+            actors.append(start(first))
             size, processes, note = _result(actors[0].measure_size.remote(room))
             if processes > 1:  # each has a part of the processors, which the first one holds
                 ray.kill(actors.pop())
@@ -90,8 +97,8 @@ def open_groups(
             processes = room.processes_for(size)
             note = words_of(size, processes)
         if size > 1:
-            shares = [(max(1.0, cpus // processes), gpus) for cpus, gpus in places] * processes
-            actors += [start(*share) for share in shares[len(actors) :]]
+            shares = [share for place in places for share in _split(place, processes)]
+            actors += [start(share) for share in shares[len(actors) :]]
             if settings.together != "auto":
                 _result(actors[0].require_size.remote(size, processes))
             _result([actor.open.remote(size) for actor in actors])
@@ -124,12 +131,18 @@ def _result(call: Any) -> Any:
         raise failure.cause from None
 
 
-def _places(machines: list[Machine], on_gpus: bool) -> list[tuple[float, float]]:
-    """Return the CPUs and GPUs of each group."""
+def _places(machines: list[Machine], on_gpus: bool) -> list[Machine]:
+    """Return what each group may have: a GPU and its part of a machine, or a machine."""
     if on_gpus:
         return [
-            (max(1.0, machine.cpus // int(machine.gpus)), 1.0)
+            replace(machine, cpus=max(1.0, machine.cpus // int(machine.gpus)), gpus=1.0)
             for machine in machines
             for _ in range(int(machine.gpus))
         ]
-    return [(machine.cpus, 0.0) for machine in machines if machine.cpus >= 1]
+    return [replace(machine, gpus=0.0) for machine in machines if machine.cpus >= 1]
+
+
+def _split(place: Machine, processes: int) -> list[Machine]:
+    """Return equal parts of a place, each with a processor or more."""
+    number = min(processes, int(place.cpus))
+    return [replace(place, cpus=max(1.0, place.cpus // number))] * number

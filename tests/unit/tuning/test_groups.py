@@ -8,7 +8,7 @@ from lorakit.errors import ConfigError
 from lorakit.libraries.ray_cluster import Machine
 from lorakit.training import Recipe, RunDirectory, train
 from lorakit.tuning import tune
-from lorakit.tuning.groups import _places, open_groups
+from lorakit.tuning.groups import _places, _split, open_groups
 from lorakit.tuning.records import evaluations_of
 from lorakit.tuning.space import Space
 from lorakit.tuning.trial import TrialPlan, trial_recipe
@@ -88,5 +88,12 @@ def test_why_trials_stay_apart_is_said(machines, recipe, tmp_path, training, sai
 
 def test_there_is_a_group_for_each_gpu_or_for_each_machine_without():
     bare, with_gpus = Machine("a", 4, 0), Machine("b", 9, 2)
-    assert _places([bare, Machine("c", 0, 0)], on_gpus=False) == [(4, 0)]
-    assert _places([bare, with_gpus], on_gpus=True) == [(4, 1), (4, 1)]
+    assert _places([bare, Machine("c", 0, 0)], on_gpus=False) == [bare]
+    assert _places([with_gpus], on_gpus=False) == [Machine("b", 9, 0)]
+    assert _places([bare, with_gpus], on_gpus=True) == [Machine("b", 4, 1)] * 2
+
+
+def test_a_machine_is_split_into_as_many_parts_as_it_has_processors():
+    assert _split(Machine("a", 7, 0), 3) == [Machine("a", 2, 0)] * 3
+    assert _split(Machine("a", 1, 0), 3) == [Machine("a", 1, 0)]
+    assert _split(Machine("b", 4, 1), 1) == [Machine("b", 4, 1)]
