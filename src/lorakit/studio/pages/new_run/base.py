@@ -53,8 +53,9 @@ async def draw(walk: Walk) -> None:
     @telling
     async def choose(model: str | None) -> None:
         model = (model or "").strip()
-        if model and await _describe(walk, model, about):
-            await walk.set_values({"model": model})
+        async with walk.choosing:
+            if model and await _describe(walk, model, about):
+                await walk.set_values({"model": model})
 
     await _describe(walk, str(walk.value("model") or ""), about)
 

@@ -39,6 +39,7 @@ class Walk:
         checked: What is in its text, and what is wrong with it.
         on_change: Called after the text has changed.
         on_step: Called after the step has changed.
+        choosing: Held while something that was chosen is looked at before it is written.
     """
 
     def __init__(self, root: Path, draft: Draft):
@@ -51,6 +52,7 @@ class Walk:
         self.last_error: Exception | None = None
         """Error of the last question."""
         self._running: Computation[Any] | None = None
+        self.choosing = asyncio.Lock()
         self._writing, self._saving = asyncio.Lock(), asyncio.Lock()
 
     @property
@@ -77,11 +79,11 @@ class Walk:
         self.on_change()
 
     async def wait_until_checked(self) -> None:
-        """Wait until what was typed last is what `checked` tells about.
+        """Wait until what was chosen or typed last is what `checked` tells about.
 
         A button may be pressed while the text of a field that was just left is still checked.
         """
-        async with self._writing:
+        async with self.choosing, self._writing:
             pass
 
     async def set_values(self, changes: Mapping[str, Any]) -> None:

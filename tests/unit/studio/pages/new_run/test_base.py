@@ -1,6 +1,8 @@
 """Choosing a base."""
 
+import asyncio
 import json
+from threading import Event
 
 import pytest
 from nicegui import ui
@@ -8,6 +10,7 @@ from nicegui import ui
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.runs.drafts import recent_drafts
 from lorakit.runs.recipe_form import check_text
+from lorakit.studio.pages.new_run import base
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +32,35 @@ async def test_a_base_is_chosen_and_described(user, studio, see, only):
     await see("special")
     (draft,) = recent_drafts(studio.root)
     assert check_text(draft.text, "r").value("model") == "mine"
+
+
+async def test_the_next_step_has_the_base_that_was_just_chosen(
+    user, studio, see, until, only, monkeypatch
+):
+    (studio.root / "mine").mkdir()
+    (studio.root / "mine" / "config.json").write_text(json.dumps({"model_type": "special"}))
+    (studio.root / "mine" / "model.safetensors").touch()
+    await user.open("/new")
+    await see(kind=ui.radio)
+    only(ui.radio).set_value(str(base_model_path()))
+    await until(lambda: recent_drafts(studio.root))
+    describe, asked, may_go_on = base.describe_base, Event(), Event()
+
+    def describe_slowly(*given):
+        asked.set()
+        assert may_go_on.wait(60)
+        return describe(*given)
+
+    monkeypatch.setattr(base, "describe_base", describe_slowly)
+    only(ui.radio).set_value("mine")
+    await until(asked.is_set)
+    user.find("Next: Data").click()
+    await asyncio.sleep(0.2)
+    assert recent_drafts(studio.root)[0].step == "base"
+    may_go_on.set()
+    await see("Choose the training data")
+    (draft,) = recent_drafts(studio.root)
+    assert (draft.step, check_text(draft.text, "r").value("model")) == ("data", "mine")
 
 
 async def test_another_base_is_typed_and_one_that_is_not_there_says_so(user, see, only):
