@@ -6,10 +6,12 @@ that a recipe can name.
 
 import atexit
 import gc
+import multiprocessing.forkserver
 import os
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 # Makes the tables and model builders in tests/ importable: `from tiny_models import llama`.
@@ -47,6 +49,7 @@ from fixtures.tasks import jsonl, prepare, prepare_texts, recipe_of  # noqa: E40
 
 # `make test` gives whole files to its workers in this order, the longest first: near the end only
 # short files are left, so that all workers end at the same time.
+BROWSER = "tests/browser"
 LONG_FILES = (
     "end_to_end/test_launchers.py",
     "unit/tuning/test_search.py",
@@ -62,6 +65,31 @@ LONG_FILES = (
     "features/test_trained_initializations.py",
     "end_to_end/test_processes_resume.py",
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    """Let the workers be forks of one process, which imports the libraries for all of them."""
+    from forked_python import forked_python
+
+    stack = ExitStack()
+    program = stack.enter_context(forked_python())
+    config.add_cleanup(stack.close)
+    for spec in specs:
+        spec.python = program
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give whole files to the workers, and all files of `tests/browser`, which share a browser."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FileScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return BROWSER if file.startswith(BROWSER) else file
+
+    return FileScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -95,9 +123,14 @@ def _one_thread():
 def _one_server():
     """Let computations of the studio be forks of the process from which programs are forks.
 
-    Python has one such server; whoever comes first starts it.
+    Python has one such server; whoever comes first starts it. That of a worker is a fork itself.
     """
-    from forked import LIBRARIES
+    from forked import LIBRARIES, PYTHON
+
+    if sys.executable != PYTHON:
+        multiprocessing.forkserver.ensure_running()
+        multiprocessing.set_executable(PYTHON)
+        sys.executable = PYTHON
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lorakit.runs.warm_process._LIBRARIES", tuple(LIBRARIES))

@@ -20,8 +20,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+PYTHON = os.environ.setdefault("LORAKIT_TESTS_PYTHON", sys.executable)
+"""The Python of the tests; in a fork `sys.executable` may be a program that asks for another fork."""
+
 TIMEOUT_S = 240
 LIBRARIES = [
+    "lorakit",  # hides what some of the others say
     *("torch", "torch.distributed", "accelerate", "bitsandbytes", "datasets", "trl"),
     *("transformers.trainer", "lorakit.training.run", "lorakit.studio.app", "lorakit.cli.main"),
     *("lorakit.planning.alternatives", "matplotlib.figure", "torch.utils.tensorboard"),
@@ -124,6 +128,7 @@ def _be_program(
     code: str, words: list[str], environment: dict[str, str], folder: str, output: str
 ) -> None:
     """Become the program, whose streams are files."""
+    sys.executable = PYTHON
     flags = os.O_WRONLY | os.O_CREAT
     streams = [os.open(Path(output) / name, flags) for name in ("stdout", "stderr")]
     with become(words, environment, folder, streams):

@@ -1,7 +1,7 @@
 """A Python for what starts processes itself: each is a fork of one that has the libraries.
 
-Ray's workers, the processes of `accelerate launch`, the studio and its commands would import them
-for seconds otherwise.
+Ray's workers, the processes of `accelerate launch`, the studio and its commands, and the workers of
+the suite would import them for seconds otherwise.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from forked import become, fork_server
+from forked import PYTHON, become, fork_server
 
 # What is started asks the server for the fork, passes on its streams, waits for the end of the fork
 # and ends as it did. It imports little, so that it takes no time. Processes of `multiprocessing`
@@ -81,7 +81,7 @@ def forked_python(variables: Mapping[str, str] | None = None) -> Iterator[str]:
     """
     folder = Path(tempfile.mkdtemp(prefix="lorakit-python-"))  # of a path that a socket may have
     program, address = folder / "python", str(folder / "address")
-    program.write_text(_PROGRAM.format(python=sys.executable, address=address), encoding="utf-8")
+    program.write_text(_PROGRAM.format(python=PYTHON, address=address), encoding="utf-8")
     program.chmod(0o755)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -93,7 +93,7 @@ def forked_python(variables: Mapping[str, str] | None = None) -> Iterator[str]:
         else:
             number = listener.fileno()
             code = _SERVER.format(tests=str(Path(__file__).parent))
-            words = [sys.executable, "-c", code, str(number), str(program)]
+            words = [PYTHON, "-c", code, str(number), str(program)]
             server = subprocess.Popen(words, pass_fds=[number], env=os.environ | variables)
             ended = server.wait
     yield str(program)

@@ -121,9 +121,9 @@ def hub():
     """The hub that the studio's processes ask; a test file may have its own."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium():
-    """A headless browser; it ends with the file, since its event loop would block other tests'."""
+    """A headless browser; it ends with the folder, as its event loop would block other tests'."""
     reason = _reason_to_skip()
     if reason:
         pytest.skip(reason)
