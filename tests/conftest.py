@@ -47,9 +47,10 @@ from fixtures.runs import (  # noqa: E402, F401
 from fixtures.serving import adapter_folder, served, served_with  # noqa: E402, F401
 from fixtures.tasks import jsonl, prepare, prepare_texts, recipe_of  # noqa: E402, F401
 
+BROWSER = "tests/browser"
+
 # `make test` gives whole files to its workers in this order, the longest first: near the end only
 # short files are left, so that all workers end at the same time.
-BROWSER = "tests/browser"
 LONG_FILES = (
     "end_to_end/test_launchers.py",
     "unit/tuning/test_search.py",

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PYTHON = os.environ.setdefault("LORAKIT_TESTS_PYTHON", sys.executable)
-"""The Python of the tests; in a fork `sys.executable` may be a program that asks for another fork."""
+"""The Python of the tests; in a fork, `sys.executable` may be a program that asks for a fork."""
 
 TIMEOUT_S = 240
 LIBRARIES = [
