@@ -47,7 +47,8 @@ from fixtures.runs import (  # noqa: E402, F401
 from fixtures.serving import adapter_folder, served, served_with  # noqa: E402, F401
 from fixtures.tasks import jsonl, prepare, prepare_texts, recipe_of  # noqa: E402, F401
 
-BROWSER = "tests/browser"
+# Folders whose files share what takes long to start: a browser, Ray.
+SHARING = ("tests/browser", "tests/unit/tuning")
 
 # `make test` gives whole files to its workers in this order, the longest first: near the end only
 # short files are left, so that all workers end at the same time.
@@ -82,13 +83,13 @@ def pytest_xdist_setupnodes(config, specs):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Give whole files to the workers, and all files of `tests/browser`, which share a browser."""
+    """Give whole files to the workers, and whole folders whose files share something."""
     from xdist.scheduler import LoadFileScheduling
 
     class FileScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return BROWSER if file.startswith(BROWSER) else file
+            return next((folder for folder in SHARING if file.startswith(f"{folder}/")), file)
 
     return FileScheduling(config, log)
 

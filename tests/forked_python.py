@@ -6,7 +6,7 @@ the suite would import them for seconds otherwise.
 
 import fcntl
 import json
-import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import runpy
 import select
@@ -132,6 +132,8 @@ def _serve(listener: socket.socket, program: str) -> None:
     sys.executable = program
     multiprocessing.set_executable(program)
     multiprocessing.current_process().daemon = False  # it may start processes
+    tracker = multiprocessing.resource_tracker._resource_tracker
+    tracker._fd = tracker._pid = None  # the server's would tell at its end what was left behind
     option = words.pop(0) if words[0].startswith("-") else ""
     with become(words, environment, folder, streams):
         if option == "-c":

@@ -2,8 +2,17 @@
 
 import pytest
 
+from fixtures.runs import running_ray
+
 # One trial at a time: each process of a trial imports the libraries, which takes most of its time.
 TINY = {"max_epochs": 3, "cpus_per_trial": 1, "max_concurrent": 1}
+
+
+@pytest.fixture(scope="package")
+def machines(forked_workers):
+    """Ray in this process, which ends with the folder; its machines."""
+    with running_ray(forked_workers) as found:
+        yield found
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,10 +23,15 @@ def rows_of(result):
 
 
 def kill_trial_process():
-    for process in psutil.Process().children(recursive=True):
-        words = process.cmdline()
-        if words and words[0].startswith("ray::ImplicitFunc"):
-            process.kill()  # as the kernel does where memory runs out
+    """Kill the process of the trial that runs, as the kernel does where memory runs out."""
+    import ray
+
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    for log in session.glob("logs/worker-*.err"):  # Ray names each after its process
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(log.stem.rpartition("-")[2]))
+            if "".join(process.cmdline()).startswith("ray::ImplicitFunc"):
+                process.kill()
 
 
 @pytest.fixture(scope="module")
