@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from lorakit.ops import grouped_in_torch, skinny
 from lorakit.ops.compute_dtype import (
@@ -39,6 +38,7 @@ from lorakit.ops.native import cpu_kernels
 from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import PerRowTerms
 from lorakit.ops.quantized import Layout, Weight, dense, linear, parts, weight_from
+from lorakit.ops.weight_products import backward_product, forward_product
 
 
 def low_rank_linear_per_row(
@@ -129,7 +129,8 @@ def _forward(
     """Compute h, and what the gradients need."""
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
     bias = None if bias is None else bias.to(dtype)
-    h = F.linear(tokens, dense(W0, dtype), bias) if trains else linear(tokens, W0, bias)
+    W = dense(W0, dtype) if trains else None
+    h = linear(tokens, W0, bias) if W is None else forward_product(tokens, W, bias)
     kernels = skinny.kernels_for(tokens)
     groups = None
     if isinstance(kernels, cpu_kernels.CpuKernels):
@@ -184,8 +185,8 @@ class _LowRankLinearPerRow(torch.autograd.Function):
         with autocast_off(grad.device.type):
             g: Tensor = flatten_tokens(grad, settings.dtype)  # type: ignore[assignment]  # None stays None
             tokens: Tensor = flatten_tokens(x, settings.dtype)  # type: ignore[assignment]  # None stays None
-            grad_x = g @ dense(W0, settings.dtype) if needs_x else None
             g = g.contiguous()
+            grad_x = backward_product(g, dense(W0, settings.dtype)) if needs_x else None
             if ctx.groups is not None:
                 gradients = _backward_compiled(
                     tokens, g, u, ctx.groups, ctx.numbers, factors, grad_x, flags

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lorakit.ops import skinny
 from lorakit.ops.operands import (
@@ -40,6 +39,7 @@ from lorakit.ops.operands import (
 )
 from lorakit.ops.quantized import dense, linear
 from lorakit.ops.row_scale import factors, may_write_over, up_scaled, up_scaled_backward
+from lorakit.ops.weight_products import backward_product, forward_product
 
 
 class _Stack(NamedTuple):
@@ -97,7 +97,7 @@ def infer(x: Tensor, layer: LinearOperands) -> Tensor:
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     early = None if scale is not None else bias
     if merges(x2d.shape[0], (layer,), x.dtype, trains=False):
-        h = F.linear(x, _merged_weight(layer, x.dtype), early)
+        h = forward_product(x, _merged_weight(layer, x.dtype), early)
     else:
         h = linear(x, layer.W0, early)
         flat = h.view(-1, h.shape[-1])
@@ -173,8 +173,8 @@ def output_of(v: Tensor, layer: LinearOperands) -> Tensor:
 def _base_product(x2d: Tensor, layer: LinearOperands, merged: bool) -> Tensor:
     weight = _merged_weight(layer, x2d.dtype) if merged else dense(layer.W0, x2d.dtype)
     if layer.bias is None or layer.row_scale is not None:
-        return x2d @ weight.t()
-    return torch.addmm(layer.bias.to(x2d.dtype), x2d, weight.t())
+        return forward_product(x2d, weight)
+    return forward_product(x2d, weight, layer.bias.to(x2d.dtype))
 
 
 def _merged_weight(layer: LinearOperands, dtype: torch.dtype) -> Tensor:
@@ -257,7 +257,8 @@ def _base_grad_x(
         if g is None:
             continue
         weight = _merged_weight(layer, g.dtype) if merged else dense(layer.W0, g.dtype)
-        grad_x = g @ weight if grad_x is None else grad_x.addmm_(g, weight)
+        share = backward_product(g, weight)
+        grad_x = share if grad_x is None else grad_x.add_(share)
     return grad_x
 
 

@@ -31,9 +31,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import functional as F
 
 from lorakit.ops.native import cpu_kernels, quantized_kernels
+from lorakit.ops.weight_products import forward_product
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """dtypes that bitsandbytes dequantises into."""
@@ -143,7 +143,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
     """
     kernels = _product_for(x, weight, bias) if isinstance(weight, QuantizedWeight) else None
     if kernels is None or not isinstance(weight, QuantizedWeight):
-        return F.linear(x, dense(weight, x.dtype), bias)
+        return forward_product(x, dense(weight, x.dtype), bias)
     y = kernels.linear(x.reshape(-1, x.shape[-1]), _to_stored(weight), bias)
     return y.view(*x.shape[:-1], y.shape[-1])
 

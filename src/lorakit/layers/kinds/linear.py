@@ -5,6 +5,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.ops import LinearOperands, low_rank_linears
+from lorakit.ops.weight_products import forward_product
 
 
 class MatrixProduct(AdaptedLayer):
@@ -37,6 +38,10 @@ class LoraLinear(AdaptedLinear, nn.Linear):
     """
 
     plain_class = nn.Linear
+
+    def base_output(self, x: Tensor) -> Tensor:
+        """Return the output of the base alone."""
+        return forward_product(x, self.weight, self.bias)
 
 
 class LoraConv1D(MatrixProduct, Conv1D):

@@ -27,6 +27,7 @@ from lorakit.ops.linear_loss import (
     values_and_gradients,
     values_over_chunks,
 )
+from lorakit.ops.weight_products import frozen_linear
 from lorakit.training.losses.counted_labels import count_labels
 from lorakit.training.losses.logit_form import LogitForm
 from lorakit.training.losses.token_loss import TokenLoss
@@ -249,7 +250,11 @@ class OutputLoss:
         # The hooks of a sharded head gathered its weights when the model ran. Here they would
         # mistake the backward of a chunk for that of the step.
         head = self.head.forward if is_fsdp_unit(self.head) else self.head
-        logits = head(hidden)
+        linear = _plain_linear(self.head)
+        if linear is None or any(p.requires_grad for p in linear.parameters()):
+            logits = head(hidden)
+        else:
+            logits = frozen_linear(hidden, linear.weight, linear.bias)
         return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def _as_linear(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:

@@ -1,0 +1,132 @@
+"""Products with a weight by oneDNN and by MKL: the same numbers, and which of them is taken."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lorakit.ops import weight_products
+from lorakit.ops.linear_loss import linear_cross_entropy_sum
+from lorakit.ops.weight_products import backward_product, forward_product, frozen_linear
+from tolerances import TOLERANCE
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
+)
+SHAPES = ((4, 3, 5), (7, 64, 48), (300, 130, 257))
+
+
+class Calls(list):
+    """Notes that oneDNN was called, which no dispatch mode may see."""
+
+    def __call__(self, x, *rest):
+        self.append(tuple(x.shape))
+        return self.product(x, *rest)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Let oneDNN compute products of all sizes, whoever made the processor."""
+    noted = Calls()
+    noted.product = weight_products._linear
+    monkeypatch.setattr(weight_products, "onednn_is_quicker", lambda: True)
+    monkeypatch.setattr(weight_products, "LEAST_OPERATIONS", 1)
+    monkeypatch.setattr(weight_products, "_linear", noted)
+    return noted
+
+
+def largest_error(got, x, W, bias=None):
+    """Return the largest error of x Wᵀ + b, as a share of the sum of absolute products."""
+    exact = nn.functional.linear(x.double(), W.double(), None if bias is None else bias.double())
+    sizes = x.double().abs() @ W.double().abs().t()
+    return ((got.double() - exact).abs() / sizes).max()
+
+
+@pytest.mark.parametrize(("tokens", "width", "out"), SHAPES)
+@pytest.mark.parametrize("is_turned", [False, True], ids=["as it lies", "transposed"])
+def test_both_products_are_those_of_float64(calls, tokens, width, out, is_turned):
+    W = torch.randn(width, out).t() if is_turned else torch.randn(out, width)
+    x, g, bias = torch.randn(tokens, width), torch.randn(tokens, out), torch.randn(out)
+    tolerance = TOLERANCE[torch.float32]
+    assert largest_error(forward_product(x, W), x, W) <= tolerance
+    assert largest_error(forward_product(x, W, bias), x, W, bias) <= 2 * tolerance
+    assert largest_error(backward_product(g, W), g, W.t()) <= tolerance
+    assert len(calls) == 3
+
+
+def test_rows_of_any_shape(calls):
+    x, W = torch.randn(2, 3, 4, 8), torch.randn(6, 8)
+    assert forward_product(x, W).shape == (2, 3, 4, 6)
+    torch.testing.assert_close(forward_product(x, W), nn.functional.linear(x, W))
+    assert calls
+
+
+def test_a_frozen_layer_passes_its_gradient_on(calls):
+    x, W, bias = torch.randn(9, 8, requires_grad=True), torch.randn(6, 8), torch.randn(6)
+    weights = torch.randn(9, 6)
+    (frozen_linear(x, W, bias) * weights).sum().backward()
+    torch.testing.assert_close(x.grad, weights @ W)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("chunk", [4, 64])
+def test_the_loss_of_a_frozen_output_layer_is_torch_s(calls, has_bias, chunk):
+    hidden, weight = torch.randn(13, 8, requires_grad=True), torch.randn(30, 8)
+    bias, targets = torch.randn(30) if has_bias else None, torch.randint(0, 30, (13,))
+    loss = linear_cross_entropy_sum(hidden, weight, bias, targets, chunk_tokens=chunk)
+    (3 * loss).backward()
+    assert calls
+    leaf = hidden.detach().clone().requires_grad_()
+    expected = nn.functional.cross_entropy(
+        nn.functional.linear(leaf, weight, bias), targets, reduction="sum"
+    )
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(hidden.grad, leaf.grad)
+
+
+def test_a_loss_without_gradients(calls):
+    hidden, weight, targets = torch.randn(5, 8), torch.randn(30, 8), torch.arange(5)
+    loss = linear_cross_entropy_sum(hidden, weight, None, targets)
+    torch.testing.assert_close(
+        loss, nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    )
+
+
+class Mode(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_onednn_cannot_or_need_not_compute_is_torch_s(calls, monkeypatch):
+    x, W = torch.randn(8, 16), torch.randn(4, 16)
+    trained = W.clone().requires_grad_()
+    forward_product(x, trained).sum().backward()
+    assert trained.grad is not None
+    for dtype in (torch.float64, torch.bfloat16):
+        forward_product(x.to(dtype), W.to(dtype))
+    forward_product(x[:3], W)
+    forward_product(torch.randn(16, 8).t(), W)
+    forward_product(x, torch.randn(4, 32)[:, ::2])
+    forward_product(torch.randn(0, 16), W)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert forward_product(x, W).dtype == torch.bfloat16
+    with Mode():
+        forward_product(x, W)
+        backward_product(torch.randn(8, 4), W)
+    torch.func.vmap(forward_product, (0, None))(x[None], W)
+    monkeypatch.setattr(weight_products, "LEAST_OPERATIONS", 8 * 16 * 4 + 1)
+    forward_product(x, W)
+    assert calls == []
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_onednn_is_taken_where_mkl_does_not_know_the_processor(monkeypatch, vendor, expected):
+    monkeypatch.setattr(weight_products, "_vendor", lambda: vendor)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    weight_products.onednn_is_quicker.cache_clear()
+    try:
+        assert weight_products.onednn_is_quicker() is expected
+    finally:
+        weight_products.onednn_is_quicker.cache_clear()
