@@ -6,8 +6,8 @@ with AVX-512 it takes half of MKL's time, and with AVX2 a tenth less. torch's ow
 oneDNN for 16 bits alone. Both sum in float32; results differ in their last bits.
 """
 
-# torch gives the parameters of Function.backward no names.
-# pyright: reportIncompatibleMethodOverride=false
+# torch gives the parameters of Function.backward no names, and no public names to its modes.
+# pyright: reportIncompatibleMethodOverride=false, reportPrivateUsage=false
 
 from functools import cache
 from pathlib import Path
@@ -67,7 +67,7 @@ def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not suits_onednn(x, W, bias):
         return F.linear(x, W, bias)
-    return _FrozenLinear.apply(x, W, bias)
+    return _FrozenLinear.apply(x, W, bias)  # type: ignore[return-value]  # `apply` has no types
 
 
 class _FrozenLinear(torch.autograd.Function):
