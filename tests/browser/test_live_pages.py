@@ -279,12 +279,14 @@ def test_a_page_at_rest_shows_what_is_new_as_soon_as_it_is_used(studio, root, ad
         lambda: page.keyboard.press("Shift"),
     )
     for use in uses:
-        rests = False
-        while not rests:  # it looks until its last use is half a second ago
+        for _ in range(20):  # until its last use is half a second ago
             step += 1
             append(run, step_row(step, 1.0))
             page.wait_for_timeout(1500)
-            rests = f" to {step}, first" not in loss(page).get_attribute("aria-label")
+            if f" to {step}, first" not in loss(page).get_attribute("aria-label"):
+                break
+        else:
+            pytest.fail("The page does not rest.")
         use()
         wait_for_step(page, step)
 

@@ -23,14 +23,20 @@ class Curves:
         self._charts: dict[str, LineChart] = {}
         self._cards: dict[str, ui.element] = {}
 
-    def update(self, log: MetricLog, planned_bytes: float | None) -> None:
+    def update(
+        self, log: MetricLog, planned_bytes: float | None, *, only_main: bool = False
+    ) -> None:
         """Draw what is new.
 
         Args:
             log: The metrics of the run.
             planned_bytes: Its planned peak memory.
+            only_main: Draw only the first curve, the loss; the others take what is new later.
         """
         found = panels(log, planned_bytes)
+        if only_main and all(panel.title in self._charts for panel in found):
+            self._charts[found[0].title].update(found[0].series, found[0].levels)
+            return
         self._waiting.set_visibility(not found)
         for title in self._cards.keys() - {panel.title for panel in found}:
             self._cards.pop(title).delete()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import PurePosixPath
 
 from nicegui import ui
@@ -25,6 +26,10 @@ from lorakit.studio.pages.run.results import show_picture, show_predictions, sho
 _POLL_S = 0.85
 """Each look that finds something is drawn, which takes time from the run; a point is to be on the
 screen of somebody who uses the page within a second."""
+
+_ALL_EVERY_S = 2.5
+"""Between two changes of the words, for which a browser lays out the page again, and of the curves
+below the loss: each picture that changes takes time from the run."""
 
 _ANSWERS = {
     "TOKEN_CLS": "data.tags",
@@ -56,6 +61,7 @@ class _RunView:
     def __init__(self, watch: RunWatch):
         self._watch = watch
         self._found: tuple[str, ...] = ()
+        self._is_behind, self._all_shown_s = False, 0.0
         self._problems = ui.element("div").classes("flex-col gap-2")
         self._progress = Progress(watch)
         self._curves = Curves()
@@ -84,9 +90,14 @@ class _RunView:
         if seen.has_files or seen.has_state:
             self._progress.show_state()
             self._blame.update()
-        if seen.has_metrics:
-            self._curves.update(self._watch.log, self._watch.detail.planned_bytes)
-        if seen.has_metrics or seen.has_files or seen.has_state:
+        self._is_behind |= seen.has_metrics
+        is_due = time.monotonic() - self._all_shown_s >= _ALL_EVERY_S
+        shows_all = seen.has_files or seen.has_state or (self._is_behind and is_due)
+        if self._is_behind:
+            planned_bytes = self._watch.detail.planned_bytes
+            self._curves.update(self._watch.log, planned_bytes, only_main=not shows_all)
+        if shows_all:
+            self._is_behind, self._all_shown_s = False, time.monotonic()
             self._progress.update()
             self._show_problems()
         if seen.has_files:
