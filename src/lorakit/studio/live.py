@@ -67,8 +67,9 @@ def every(
     async def repeat() -> None:
         shown = ""
         while not client.is_deleted:
+            was_awaited = is_awaited()  # if so, its end is shown too
             await asyncio.sleep(period_s)
-            if not is_awaited():
+            if not was_awaited:
                 await attention.rest(_REST_S - period_s)
             if client.is_deleted or place.is_deleted:
                 continue

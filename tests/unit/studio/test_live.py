@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from fixtures.studio_pages import attend
 from lorakit.errors import DataError
 
 pytestmark = pytest.mark.anyio
@@ -32,18 +33,6 @@ async def acted(calls, count):
     async with asyncio.timeout(20):
         while len(calls) < count:
             await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-def become(user):
-    """Return a function that tells what a browser tells: "used", "resting" or "hidden"."""
-
-    def tell(state):
-        layout = user.client.layout
-        (listener,) = [e for e in layout._event_listeners.values() if e.type == "attention"]
-        layout._handle_event({"listener_id": listener.id, "args": state})
-
-    return tell
 
 
 @pytest.fixture
@@ -85,25 +74,25 @@ async def test_an_unexpected_error_ends_it(started, user, caplog):
     caplog.clear()
 
 
-async def test_a_page_at_rest_acts_with_the_next_use(endless_rest, started, become):
+async def test_a_page_at_rest_acts_with_the_next_use(endless_rest, started, user):
     calls = []
     await started(lambda: calls.append(1))
-    become("resting")
+    attend(user, "resting")
     await asyncio.sleep(0.1)
     count = len(calls)
     await asyncio.sleep(0.3)
     assert len(calls) == count > 5
-    become("used")
+    attend(user, "used")
     await acted(calls, count + 4)
 
 
-async def test_a_page_at_rest_acts_more_seldom(started, become, monkeypatch):
+async def test_a_page_at_rest_acts_more_seldom(started, user, monkeypatch):
     from lorakit.studio import live
 
     monkeypatch.setattr(live, "_REST_S", 0.2)
     calls = []
     await started(lambda: calls.append(1))
-    become("resting")
+    attend(user, "resting")
     await asyncio.sleep(0.1)
     clock, count = asyncio.get_running_loop().time, len(calls)
     began_s = clock()
@@ -111,28 +100,29 @@ async def test_a_page_at_rest_acts_more_seldom(started, become, monkeypatch):
     assert clock() - began_s > 0.4
 
 
-async def test_a_hidden_page_does_not_act(started, become, monkeypatch):
+async def test_a_hidden_page_does_not_act(started, user, monkeypatch):
     from lorakit.studio import live
 
     monkeypatch.setattr(live, "_REST_S", 0.05)
     calls = []
     await started(lambda: calls.append(1))
-    become("hidden")
+    attend(user, "hidden")
     await asyncio.sleep(0.1)
     count = len(calls)
     await asyncio.sleep(0.3)
     assert len(calls) == count
-    become("used")
+    attend(user, "used")
     await acted(calls, count + 1)
 
 
-async def test_a_page_does_not_rest_while_somebody_waits(endless_rest, started, become):
+async def test_a_page_does_not_rest_while_somebody_waits(endless_rest, started, user):
     calls, is_awaited = [], [True]
     await started(lambda: calls.append(1), is_awaited=lambda: is_awaited[0])
-    become("resting")
+    attend(user, "resting")
     await asyncio.sleep(0.1)
     await acted(calls, len(calls) + 4)
     is_awaited[0] = False
+    await acted(calls, len(calls) + 1)  # what was awaited has come
     await asyncio.sleep(0.1)
     count = len(calls)
     await asyncio.sleep(0.2)
