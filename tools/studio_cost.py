@@ -38,8 +38,8 @@ from tools.studio_process import (
     bare_page,
     browsers,
     cpu_s,
-    parts_of_browser,
     studio,
+    used_s,
     with_bytecode,
     write_checkpoint,
 )
@@ -337,17 +337,6 @@ def mean_of(values: Sequence[float]) -> str:
     """Return the mean of shares and its standard error in words."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if values[1:] else 0.0
     return f"mean {statistics.mean(values):+.2%} ± {error:.2%} (standard error)"
-
-
-def used_s(studio: psutil.Process, run: psutil.Process) -> dict[str, float]:
-    """Return the seconds of a core that were used so far, by the name of who used them."""
-    found = {"studio, of a core": cpu_s([studio]), "Chromium, of a core": cpu_s(browsers())}
-    found |= {name: cpu_s(parts) for name, parts in parts_of_browser().items()}
-    threads = [Path(f"/proc/{run.pid}/task/{one.id}/schedstat") for one in run.threads()]
-    if all(file.exists() for file in threads):
-        waited_ns = sum(int(file.read_text(encoding="ascii").split()[1]) for file in threads)
-        found["the run's threads wait for a core"] = waited_ns / 1e9
-    return found
 
 
 def wait_for_step(page: Page, step: int) -> None:
