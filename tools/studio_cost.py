@@ -4,7 +4,7 @@
 
 The part "cost" lets a run train all the time while its page is in use, rests since nobody touches
 it, and is hidden in turn, and compares the seconds per step of adjacent windows, in the order in
-use, hidden, at rest, at rest, hidden, in use. A page at rest looks every five seconds, so that a
+use, hidden, at rest, at rest, hidden, in use. A page at rest looks every ten seconds, so that a
 window should be a multiple of these. A hidden page looks at nothing: its rows show that it takes
 what a browser without a page takes. Nothing listens to this browser, unlike Playwright's, and its
 processes are counted by what they do. On Linux, the seconds that the run's threads wait for a core

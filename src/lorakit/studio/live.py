@@ -19,7 +19,7 @@ from lorakit.studio.frame import error_text
 _RESTS_AFTER_S = 30.0
 """How long after its last use a page rests."""
 
-_REST_S = 5.0
+_REST_S = 10.0
 """Between two looks of a page that rests: each takes time from the runs of this machine."""
 
 _TELL = """((restsAfterMs) => {
