@@ -1,17 +1,19 @@
 """Measure what the studio costs and how quick it is: one row for each target of its page.
 
-    python -m tools.studio_cost [--seconds 150] [--window 4] [--only PART ...]
+    python -m tools.studio_cost [--seconds 150] [--window 10] [--only PART ...]
 
-The part "cost" lets a run train all the time while its page is shown and hidden in turn, and
-compares the seconds per step of adjacent windows, in the order shown, hidden, hidden, shown. A
-hidden page rests: its rows show that it takes what a browser without a page takes. Nothing listens
-to this browser, unlike Playwright's, and its processes are counted by what they do. On Linux, the
-seconds that the run's threads wait for a core are compared, too: they spread less than the clock,
-which they bound, since a thread that waits holds up the others. The browser runs on this machine,
-so its part counts too; with the browser elsewhere, the share of the studio alone is left. Stop all
-other programs first. The part "watch" needs no quiet machine: it writes five steps a second into a
+The part "cost" lets a run train all the time while its page is in use, rests since nobody touches
+it, and is hidden in turn, and compares the seconds per step of adjacent windows, in the order in
+use, hidden, at rest, at rest, hidden, in use. A page at rest looks every ten seconds, so that a
+window should be a multiple of these. A hidden page looks at nothing: its rows show that it takes
+what a browser without a page takes. Nothing listens to this browser, unlike Playwright's, and its
+processes are counted by what they do. On Linux, the seconds that the run's threads wait for a core
+are compared, too: they spread less than the clock, which they bound, since a thread that waits
+holds up the others. The browser runs on this machine, so its part counts too; with the browser
+elsewhere, the share of the studio alone is left. Stop all other programs first. The part "points"
+is of a page in use. The part "watch" needs no quiet machine: it writes five steps a second into a
 run, and a checkpoint every ten seconds, and counts the processor time of the browser and of the
-studio.
+studio, while the page is in use and while it rests.
 """
 
 import argparse
@@ -36,8 +38,8 @@ from tools.studio_process import (
     bare_page,
     browsers,
     cpu_s,
-    parts_of_browser,
     studio,
+    used_s,
     with_bytecode,
     write_checkpoint,
 )
@@ -49,7 +51,11 @@ from lorakit.recipes.recipe import Recipe
 
 PARTS = ("start", "paint", "drawing", "points", "idle", "watch", "cost")
 EXAMPLES, POINTS, SAMPLES, STARTS = 400, 20_000, 9, 3
-STARTS_S, SETTLES_S, WARM_S = 120.0, 1.0, 15.0
+STARTS_S, SETTLES_S = 120.0, 1.0
+RESTS_S = 32.0
+"""After which a page that nobody touches rests; it tells no more until somebody does."""
+STATES = {"used": "in use", "resting": "at rest", "hidden": "hidden"}
+"""What a page tells the studio, and what the rows call it."""
 WATCHED_STEPS, STEP_S = 300, 0.2
 CHECKPOINT_STEPS = 50
 DRAWS = """(() => {
@@ -71,11 +77,6 @@ DRAWS = """(() => {
     });
 })()"""
 """Notes how long each chart takes, from the arrival of its points to their picture."""
-HIDE = """(isHidden) => {
-    Object.defineProperty(document, "hidden", { configurable: true, get: () => isHidden });
-    document.dispatchEvent(new Event("visibilitychange"));
-}"""
-"""Tells a page that it is hidden or shown, as a browser does when another tab is chosen."""
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
 
@@ -83,9 +84,9 @@ def main() -> None:
     """Read the arguments, measure, and print a row for each target."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--seconds", type=float, default=150, help="of the run, page shown and hidden"
+        "--seconds", type=float, default=150, help="of the run, page used, at rest and hidden"
     )
-    parser.add_argument("--window", type=float, default=4, help="seconds between shown and hidden")
+    parser.add_argument("--window", type=float, default=10, help="seconds in each of these")
     parser.add_argument("--idle", type=float, default=10, help="seconds to look at an idle page")
     parser.add_argument("--watch", type=float, default=30, help="seconds to look at a live page")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
@@ -198,13 +199,14 @@ def _live_points(page: Page, address: str, run: Path) -> None:
     wait_for_step(page, POINTS)
     found = []
     for step in range(POINTS + 1, POINTS + 1 + SAMPLES):
+        page.mouse.move(step % 2, 0)
         time.sleep(0.37)  # looks of the page and rows of the run are not in step
         began_s = time.monotonic()
         with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(step_row(step))
         wait_for_step(page, step)
         found.append(time.monotonic() - began_s)
-    show("point of a run to the screen", found, "1 s")
+    show("point of a run to the screen, page in use", found, "1 s")
 
 
 def idle(page: Page, url: str, process: psutil.Process, seconds: float) -> None:
@@ -233,33 +235,39 @@ def watch(page: Page, url: str, root: Path, process: psutil.Process, seconds: fl
     """
     run = root / "runs" / "watched"
     write_run(run, WATCHED_STEPS)
-    shares: dict[str, list[float]] = {}
+    step = WATCHED_STEPS
+
+    def write(for_s: float, *, in_use: bool) -> None:
+        nonlocal step
+        until_s = time.monotonic() + for_s
+        while time.monotonic() < until_s:
+            step += 1
+            with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(step_row(step))
+            if step % CHECKPOINT_STEPS == 0:
+                write_checkpoint(run, step)
+                if in_use:
+                    page.mouse.move(step % 100, 0)
+            page.wait_for_timeout(1000 * STEP_S)
+
     with locking_directory(run):
         page.goto(f"{url}/run/runs/watched")
         wait_for_step(page, WATCHED_STEPS)
-        step = WATCHED_STEPS
-        for window_s in (SETTLES_S, seconds):
-            began_s = time.monotonic()
-            used = {"studio": cpu_s([process]), "Chromium": cpu_s(browsers())}
-            while time.monotonic() - began_s < window_s:
-                step += 1
-                with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(step_row(step))
-                if step % CHECKPOINT_STEPS == 0:
-                    write_checkpoint(run, step)
-                page.wait_for_timeout(1000 * STEP_S)
-            passed_s = time.monotonic() - began_s
-            shares["studio"] = [(cpu_s([process]) - used["studio"]) / passed_s]
-            shares["Chromium"] = [(cpu_s(browsers()) - used["Chromium"]) / passed_s]
+        for name, settles_s, in_use in (("in use", SETTLES_S, True), ("at rest", RESTS_S, False)):
+            write(settles_s, in_use=in_use)
+            began_s, used = time.monotonic(), (cpu_s([process]), cpu_s(browsers()))
+            write(seconds, in_use=in_use)
+            now, passed_s = (cpu_s([process]), cpu_s(browsers())), time.monotonic() - began_s
+            for who, before, after in zip(("studio", "Chromium"), used, now, strict=True):
+                row = f"5 steps/s, page {name}, {who}, share of a core"
+                show(row, [(after - before) / passed_s], "2 %, both", "%")
         wait_for_step(page, step)
-    for name, share in shares.items():
-        show(f"5 steps/s watched, {name}, share of a core", share, "2 %, both", "%")
 
 
 def cost(
     page: BarePage, link: str, root: Path, process: psutil.Process, seconds: float, window: float
 ) -> None:
-    """Measure how much longer a step of a run takes while its page is shown."""
+    """Measure how much longer a step of a run takes while its page is in use or rests."""
     page.open(link)
     write_recipe(root)
     metrics = root / "runs" / "run" / "metrics.jsonl"
@@ -272,10 +280,10 @@ def cost(
                 if run.poll() is not None or time.monotonic() > until_s:
                     sys.exit(f"The run did not start; train {root / 'recipe.yaml'} to see why.")
                 time.sleep(0.2)
-            rounds = max(1, round(seconds / (window + SETTLES_S) / 4))
+            rounds = max(1, round(seconds / (window + SETTLES_S) / 2 / len(STATES)))
             used = cpu_s(browsers())
             page.open(f"{link.partition('/access')[0]}/run/runs/run")
-            time.sleep(WARM_S)
+            time.sleep(RESTS_S)
             show("Chromium to open the page, seconds of a core", [cpu_s(browsers()) - used], "none")
             compare(page, process, psutil.Process(run.pid), metrics, rounds, window)
         finally:
@@ -290,38 +298,38 @@ def compare(
     rounds: int,
     window: float,
 ) -> None:
-    """Show and hide the page in turn, and compare the seconds per step of adjacent windows."""
-    differences: list[float] = []
-    per_step: dict[bool, list[float]] = {True: [], False: []}
-    shares: dict[tuple[str, bool], list[float]] = {}
+    """Let the page be used, hidden and at rest in turn; compare adjacent seconds per step."""
+    per_step: dict[str, list[float]] = {state: [] for state in STATES}
+    shares: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
-        pair: dict[bool, list[float]] = {True: [], False: []}
-        for is_shown in (True, False, False, True):
-            page.run(f"({HIDE})({json.dumps(not is_shown)})")
+        found: dict[str, list[float]] = {state: [] for state in STATES}
+        for state in ("used", "hidden", "resting", "resting", "hidden", "used"):
+            page.run(f"emitEvent('attention', '{state}')")
             time.sleep(SETTLES_S)  # a page that is shown again catches up
             before, began_s, used = steps_of(metrics), time.monotonic(), used_s(studio, run)
             time.sleep(window)
             passed_s, after = time.monotonic() - began_s, steps_of(metrics)
             for name, value in used_s(studio, run).items():
-                shares.setdefault((name, is_shown), []).append(
+                shares.setdefault((name, state), []).append(
                     (value - used.get(name, value)) / passed_s
                 )
             count = after[-1]["step"] - before[-1]["step"]
             if count:
-                pair[is_shown].append((after[-1]["wall_s"] - before[-1]["wall_s"]) / count)
-        if len(pair[True]) == len(pair[False]) == 2:
-            means = {is_shown: statistics.mean(values) for is_shown, values in pair.items()}
-            differences.append(means[True] / means[False] - 1)
-            for is_shown, mean in means.items():
-                per_step[is_shown].append(mean)
-    if not differences:
+                found[state].append((after[-1]["wall_s"] - before[-1]["wall_s"]) / count)
+        if all(len(values) == 2 for values in found.values()):
+            for state, values in found.items():
+                per_step[state].append(statistics.mean(values))
+    if not per_step["hidden"]:
         sys.exit("No step was logged in some windows; use a longer --window.")
-    show("a step while its page is hidden", per_step[False], "none")
-    show("a step while its page is shown", per_step[True], "none")
-    show("page shown against hidden, by the clock", differences, "1 %", "%")
-    print(f"{'':<52} {mean_of(differences)}")
-    for (name, is_shown), values in sorted(shares.items()):
-        show(f"{name}, page {'shown' if is_shown else 'hidden'}", values, "none", "%")
+    for state, words in STATES.items():
+        show(f"a step while its page is {words}", per_step[state], "none")
+    for state, target in (("resting", "1 %"), ("used", "none")):
+        pairs = zip(per_step[state], per_step["hidden"], strict=True)
+        differences = [one / hidden - 1 for one, hidden in pairs]
+        show(f"page {STATES[state]} against hidden, by the clock", differences, target, "%")
+        print(f"{'':<52} {mean_of(differences)}")
+    for (name, state), values in sorted(shares.items()):
+        show(f"{name}, page {STATES[state]}", values, "none", "%")
         print(f"{'':<52} {mean_of(values)}")
 
 
@@ -329,17 +337,6 @@ def mean_of(values: Sequence[float]) -> str:
     """Return the mean of shares and its standard error in words."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if values[1:] else 0.0
     return f"mean {statistics.mean(values):+.2%} ± {error:.2%} (standard error)"
-
-
-def used_s(studio: psutil.Process, run: psutil.Process) -> dict[str, float]:
-    """Return the seconds of a core that were used so far, by the name of who used them."""
-    found = {"studio, of a core": cpu_s([studio]), "Chromium, of a core": cpu_s(browsers())}
-    found |= {name: cpu_s(parts) for name, parts in parts_of_browser().items()}
-    threads = [Path(f"/proc/{run.pid}/task/{one.id}/schedstat") for one in run.threads()]
-    if all(file.exists() for file in threads):
-        waited_ns = sum(int(file.read_text(encoding="ascii").split()[1]) for file in threads)
-        found["the run's threads wait for a core"] = waited_ns / 1e9
-    return found
 
 
 def wait_for_step(page: Page, step: int) -> None:

@@ -151,3 +151,14 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
         except psutil.Error:
             continue
     return total
+
+
+def used_s(studio: psutil.Process, run: psutil.Process) -> dict[str, float]:
+    """Return the seconds of a core that were used so far, by the name of who used them."""
+    found = {"studio, of a core": cpu_s([studio]), "Chromium, of a core": cpu_s(browsers())}
+    found |= {name: cpu_s(parts) for name, parts in parts_of_browser().items()}
+    threads = [Path(f"/proc/{run.pid}/task/{one.id}/schedstat") for one in run.threads()]
+    if all(file.exists() for file in threads):
+        waited_ns = sum(int(file.read_text(encoding="ascii").split()[1]) for file in threads)
+        found["the run's threads wait for a core"] = waited_ns / 1e9
+    return found

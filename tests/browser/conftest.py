@@ -48,13 +48,13 @@ def _reason_to_skip():
 class StudioProcess:
     """`lorakit studio` on a free port; `kill` and `start` may follow each other."""
 
-    def __init__(self, root: Path, log: Path, *options: str):
-        self.root, self.log, self.options = root, log, options
+    def __init__(self, root: Path, log: Path, *options: str, program=("-m", "lorakit")):
+        self.root, self.log, self.options, self.program = root, log, options, program
         self.port = 0
         self.process = None
 
     def start(self):
-        words = [sys.executable, "-m", "lorakit", "studio", str(self.root), "--no-browser"]
+        words = [sys.executable, *self.program, "studio", str(self.root), "--no-browser"]
         words += ["--port", str(self.port), *self.options]
         with self.log.open("ab") as log:
             size = log.tell()
@@ -105,9 +105,15 @@ def python(forked_commands):
 
 
 @pytest.fixture
-def studio(root, tmp_path, hub, python, chromium):
+def program():
+    """What Python runs as lorakit; a test may have another."""
+    return ("-m", "lorakit")
+
+
+@pytest.fixture
+def studio(root, tmp_path, hub, python, chromium, program):
     """A studio that has started on `root`."""
-    process = StudioProcess(root, tmp_path / "studio.log").start()
+    process = StudioProcess(root, tmp_path / "studio.log", program=program).start()
     yield process
     if process.process.poll() is None:
         process.kill()

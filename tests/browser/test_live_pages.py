@@ -257,6 +257,40 @@ def test_a_page_that_nobody_sees_rests_and_catches_up(studio, root, admitted):
     wait_for_step(page, 31)
 
 
+_RESTS_SOON = """
+from lorakit.studio import live
+
+live._RESTS_AFTER_S, live._REST_S = 0.5, 3600
+
+from lorakit.__main__ import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize("program", [("-c", _RESTS_SOON)])
+def test_a_page_at_rest_shows_what_is_new_as_soon_as_it_is_used(studio, root, admitted):
+    page, run, step = admitted, write_run(root / "run", 30), 30
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, step)
+    uses = (
+        lambda: page.mouse.move(step, step),
+        lambda: page.mouse.wheel(0, 1),
+        lambda: page.keyboard.press("Shift"),
+    )
+    for use in uses:
+        for _ in range(20):  # until its last use is half a second ago
+            step += 1
+            append(run, step_row(step, 1.0))
+            page.wait_for_timeout(1500)
+            if f" to {step}, first" not in loss(page).get_attribute("aria-label"):
+                break
+        else:
+            pytest.fail("The page does not rest.")
+        use()
+        wait_for_step(page, step)
+
+
 def test_a_log_is_sent_while_it_is_open(studio, root, admitted):
     page, run = admitted, write_run(root / "run", 30)
     page.goto(f"{studio.url}/run/run")

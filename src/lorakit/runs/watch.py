@@ -22,8 +22,6 @@ _WATCHED = (
 _DECIDING = ("recipe.yaml", "environment.json", "report.md", "failure.json", "adapter")
 _METRICS_BYTES = 6_000
 """The end of metrics.jsonl that is shown of a run whose output is in a terminal."""
-_STATE_EVERY = 3
-"""Calls of `look` between two looks at processes and the queue."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,6 @@ class RunWatch:
         self._stamp: tuple[object, ...] = ()
         self._entries: tuple[int, int, int] | None = None
         self._state_signs: tuple[object, ...] = ()
-        self._looks = 0
         self.job = self._jobs.of(path)
         self.detail = self._read_detail()
 
@@ -90,8 +87,7 @@ class RunWatch:
         Args:
             with_output: Whether to read what the run prints; what is left out is read later.
         """
-        has_state = self._looks % _STATE_EVERY == 0 and self._look_at_state()
-        self._looks += 1
+        has_state = self._look_at_state()
         has_metrics = self.log.read()
         stamp = tuple(_stamp(self.directory / name) for name in _WATCHED)
         has_files = stamp != self._stamp
@@ -102,10 +98,6 @@ class RunWatch:
         has_entries, self._entries = entries != self._entries, entries
         output = self._output.read() if with_output and self._output is not None else None
         return Seen(has_metrics, has_state, has_files, has_entries or has_files, output)
-
-    def forget_state(self) -> None:
-        """Look at the state with the next look, because something was started or stopped."""
-        self._looks = 0
 
     def _look_at_state(self) -> bool:
         self.job = self._jobs.of(self.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,35 +16,64 @@ from lorakit.errors import LorakitError
 from lorakit.studio.blocks import notify_problem
 from lorakit.studio.frame import error_text
 
-_is_seen: WeakKeyDictionary[Client, bool] = WeakKeyDictionary()
-"""Whether the browser shows a page, or has it in another tab or a minimized window."""
+_RESTS_AFTER_S = 30.0
+"""How long after its last use a page rests."""
 
-_TELL = """(() => {
-    const tell = () => emitEvent("seen", !document.hidden);
-    document.addEventListener("visibilitychange", tell);
-    if (document.hidden) tell();
-})()"""
+_REST_S = 10.0
+"""Between two looks of a page that rests: each takes time from the runs of this machine."""
+
+_TELL = """((restsAfterMs) => {
+    let told = "used", usedMs, timer;
+    const tell = () => {
+        const leftMs = usedMs + restsAfterMs - performance.now();
+        const now = document.hidden ? "hidden" : leftMs > 0 ? "used" : "resting";
+        if (now !== told) emitEvent("attention", (told = now));
+        clearTimeout(timer);
+        if (now === "used") timer = setTimeout(tell, leftMs);
+    };
+    const use = () => {
+        usedMs = performance.now();
+        if (told !== "used" || document.hidden) tell();
+    };
+    const signs = ["pointermove", "pointerdown", "wheel", "keydown", "focus", "visibilitychange"];
+    for (const sign of signs) addEventListener(sign, use, { capture: true, passive: true });
+    use();
+    tell();
+})"""
+"""Tells whether a page is hidden, used or resting, when that changes."""
 
 
-def every(period_s: float | Callable[[], float], act: Callable[[], Any]) -> None:
-    """Call a function, or await it, every `period_s` seconds while the browser shows this page.
+def every(
+    period_s: float,
+    act: Callable[[], Any],
+    *,
+    is_awaited: Callable[[], bool] = lambda: False,
+) -> None:
+    """Call a function, or await it, every `period_s` seconds while somebody uses this page.
+
+    A page that nobody has touched for half a minute rests: the function is called every few seconds
+    then, and at once with the next touch. A page that the browser hides calls it no more.
 
     A `LorakitError` is shown once and the function is called again; another error ends it.
 
     Args:
-        period_s: Seconds between the end of a call and the next, or a function that returns them.
+        period_s: Seconds between the end of a call and the next.
         act: Function without arguments; what it draws goes to the place of this call.
+        is_awaited: Whether somebody waits for what comes, so that the page does not rest.
     """
     client, place = ui.context.client, ui.context.slot.parent
-    _note_visibility(client)
+    attention = _attention.get(client) or _Attention(client)
 
     async def repeat() -> None:
         shown = ""
         while not client.is_deleted:
-            await asyncio.sleep(period_s() if callable(period_s) else period_s)
+            was_awaited = is_awaited()  # if so, its end is shown too
+            await asyncio.sleep(period_s)
+            if not was_awaited:
+                await attention.rest(_REST_S - period_s)
             if client.is_deleted or place.is_deleted:
                 continue
-            if not client.has_socket_connection or not _is_seen[client]:
+            if not client.has_socket_connection or attention.is_hidden:
                 continue
             with place:
                 try:
@@ -62,14 +92,34 @@ def every(period_s: float | Callable[[], float], act: Callable[[], Any]) -> None
     background_tasks.create(repeat(), name=f"repeating on {client.page.path}")
 
 
-def _note_visibility(client: Client) -> None:
-    """Let a page tell when the browser hides and shows it."""
-    if client in _is_seen:
-        return
-    _is_seen[client] = True
+class _Attention:
+    """How a page is watched, as its browser tells: hidden, resting or used.
 
-    def note(event: GenericEventArguments) -> None:
-        _is_seen[client] = bool(event.args)
+    Attributes:
+        is_hidden: Whether the page is in another tab or a minimized window.
+    """
 
-    ui.on("seen", note)
-    client.run_javascript(_TELL)
+    def __init__(self, client: Client):
+        """Let a page tell; somebody has just opened it."""
+        self.is_hidden = False
+        self._is_used = asyncio.Event()
+        self._is_used.set()
+        _attention[client] = self
+        ui.on("attention", self._note)
+        client.run_javascript(f"{_TELL}({1000 * _RESTS_AFTER_S})")
+
+    async def rest(self, seconds: float) -> None:
+        """Wait until somebody uses the page, which may be now, but no longer than some seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_used.wait()
+
+    def _note(self, event: GenericEventArguments) -> None:
+        self.is_hidden = event.args == "hidden"
+        if event.args == "used":
+            self._is_used.set()
+        else:
+            self._is_used.clear()
+
+
+_attention: WeakKeyDictionary[Client, _Attention] = WeakKeyDictionary()

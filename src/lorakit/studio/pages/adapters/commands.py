@@ -65,7 +65,10 @@ class CommandsPart:
         self._area = ui.element("div").classes("flex-col gap-4")
         self._area.props('role=status aria-live=polite aria-label="Commands"')
         self._look()
-        every(_LOOK_EVERY_S, self._look)
+        every(_LOOK_EVERY_S, self._look, is_awaited=self._is_running)
+
+    def _is_running(self) -> bool:
+        return any(not command.is_over for command in self._commands)
 
     def _look(self) -> None:
         now = [(id(e), e.is_over, e.is_cancelled, int(e.seconds)) for e in self._commands]

@@ -42,4 +42,4 @@ async def playground(runs: str = "", mixture: str = "") -> None:
         others.look()
 
     look()
-    every(_LOOK_EVERY_S, look)
+    every(_LOOK_EVERY_S, look, is_awaited=lambda: state.is_answering or state.loading is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import PurePosixPath
 
 from nicegui import ui
@@ -22,16 +23,13 @@ from lorakit.studio.pages.run.downloads import show_files
 from lorakit.studio.pages.run.progress import Progress
 from lorakit.studio.pages.run.results import show_picture, show_predictions, show_report
 
-_POLL_S, _QUIET_POLL_S = 0.85, 2.0
-"""Between two looks at a run that goes on, and at one that does not. Each look that finds something
-is drawn, which takes time from the run; a point is to be on the screen within a second."""
+_POLL_S = 0.85
+"""Each look that finds something is drawn, which takes time from the run; a point is to be on the
+screen of somebody who uses the page within a second."""
 
-_QUIET_LOOKS = 3
-"""Looks that find nothing until a run counts as one that does not go on."""
-
-_ALL_EVERY = 3
-"""Looks between two changes of the words, for which a browser lays out the page again, and of the
-curves below the loss: each picture that changes takes time from the run."""
+_ALL_EVERY_S = 2.5
+"""Between two changes of the words, for which a browser lays out the page again, and of the curves
+below the loss: each picture that changes takes time from the run."""
 
 _ANSWERS = {
     "TOKEN_CLS": "data.tags",
@@ -54,7 +52,7 @@ async def run(path: str) -> None:
     set_title(path)
     view = _RunView(await asyncio.to_thread(lambda: RunWatch(current().index, path)))
     await view.look()
-    every(view.period_s, view.look)
+    every(_POLL_S, view.look)
 
 
 class _RunView:
@@ -63,7 +61,7 @@ class _RunView:
     def __init__(self, watch: RunWatch):
         self._watch = watch
         self._found: tuple[str, ...] = ()
-        self._since_all, self._is_behind, self._idle_looks = 0, False, 0
+        self._is_behind, self._all_shown_s = False, 0.0
         self._problems = ui.element("div").classes("flex-col gap-2")
         self._progress = Progress(watch)
         self._curves = Curves()
@@ -85,29 +83,21 @@ class _RunView:
         with fold("Recipe"), ui.element("div").classes("scroll"):
             self._recipe = Text("pre", "").classes("mono")
 
-    def period_s(self) -> float:
-        """Return the seconds between two looks."""
-        is_quiet = self._idle_looks >= _QUIET_LOOKS and not self._watch.is_active
-        return _QUIET_POLL_S if is_quiet else _POLL_S
-
     async def look(self) -> None:
         """Read what is new in the run's files, in a thread, and show it."""
         reads_log = self._shows_log or not self._output
         seen = await asyncio.to_thread(self._watch.look, with_output=reads_log)
-        is_news = seen.has_metrics or seen.has_entries or seen.has_state
-        self._idle_looks = 0 if is_news else self._idle_looks + 1
         if seen.has_files or seen.has_state:
             self._progress.show_state()
             self._blame.update()
         self._is_behind |= seen.has_metrics
-        self._since_all += 1
-        is_due = self._since_all >= _ALL_EVERY or not self._watch.is_active
+        is_due = time.monotonic() - self._all_shown_s >= _ALL_EVERY_S
         shows_all = seen.has_files or seen.has_state or (self._is_behind and is_due)
         if self._is_behind:
             planned_bytes = self._watch.detail.planned_bytes
             self._curves.update(self._watch.log, planned_bytes, only_main=not shows_all)
         if shows_all:
-            self._since_all, self._is_behind = 0, False
+            self._is_behind, self._all_shown_s = False, time.monotonic()
             self._progress.update()
             self._show_problems()
         if seen.has_files:

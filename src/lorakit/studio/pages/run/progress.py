@@ -83,7 +83,6 @@ class Progress:
             except LorakitError as error:
                 notify_problem(str(error))
             finally:
-                self._watch.forget_state()
                 button.enable()
 
         button = ui.button(name, on_click=press).props("unelevated no-caps")

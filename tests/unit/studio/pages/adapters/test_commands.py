@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fixtures.studio_pages import ended
+from fixtures.studio_pages import attend, ended
 
 pytestmark = pytest.mark.anyio
 
@@ -14,6 +14,8 @@ async def test_analysing_shows_the_result_when_the_command_has_ended(user, root,
     user.find("Analyse").click()
     await asyncio.sleep(0.1)
     (command,) = commands()
+    await asyncio.sleep(0.5)
+    attend(user, "resting")  # the end is shown all the same
     await ended(lambda: command.is_over)
     assert command.problem is None
     await user.should_see("The largest updates")

@@ -3,6 +3,7 @@
 import pytest
 
 from fixtures.studio_pages import ended, load
+from lorakit.serving.clients.playground import Loading
 
 pytestmark = pytest.mark.anyio
 
@@ -29,3 +30,16 @@ async def test_a_path_outside_the_folder_is_refused(user, root, state):
     await user.should_see("it leads out of that folder")
     await user.open("/playground?mixture=../x")
     await user.should_see("No mixture")
+
+
+async def test_the_page_does_not_rest_while_it_loads_or_answers(user, state, monkeypatch):
+    given = {}
+    every = "lorakit.studio.pages.playground.page.every"
+    monkeypatch.setattr(every, lambda *_, **options: given.update(options))
+    await user.open("/playground")
+    assert not given["is_awaited"]()
+    state.loading = Loading()
+    assert given["is_awaited"]()
+    state.loading = None
+    monkeypatch.setattr(type(state), "is_answering", True)
+    assert given["is_awaited"]()
