@@ -6,8 +6,10 @@ with AVX-512 it takes half of MKL's time, and with AVX2 a tenth less. torch's ow
 oneDNN for 16 bits alone. Both sum in float32; results differ in their last bits.
 """
 
-# torch gives the parameters of Function.backward no names, and no public names to its modes.
+# torch gives the parameters of Function.backward no names, and no public names to traces and modes;
+# its types say that there is always a trace.
 # pyright: reportIncompatibleMethodOverride=false, reportPrivateUsage=false
+# pyright: reportUnnecessaryComparison=false
 
 from functools import cache
 from pathlib import Path
@@ -98,7 +100,9 @@ def suits_onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> bool:
         and x.is_contiguous()
         and (W.is_contiguous() or W.t().is_contiguous())
         and not torch.is_autocast_enabled("cpu")
-        and torch._C._len_torch_dispatch_stack() == 0  # such a mode may not know the operation
+        # What records or counts operations may not know this one.
+        and torch._C._get_tracing_state() is None
+        and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]  # torch's private name
     )
 
