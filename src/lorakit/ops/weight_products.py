@@ -93,6 +93,7 @@ def suits_onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> bool:
     return (
         x.dtype == torch.float32
         and onednn_is_quicker()
+        and torch._C._get_tracing_state() is None
         and x.numel() >= LEAST_TOKENS * x.shape[-1]
         and x.numel() * W.shape[0] >= LEAST_OPERATIONS
         and not torch.compiler.is_compiling()
@@ -100,9 +101,7 @@ def suits_onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> bool:
         and x.is_contiguous()
         and (W.is_contiguous() or W.t().is_contiguous())
         and not torch.is_autocast_enabled("cpu")
-        # What records or counts operations may not know this one.
-        and torch._C._get_tracing_state() is None
-        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_dispatch_stack() == 0  # such a mode may not know the operation
         and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]  # torch's private name
     )
 
