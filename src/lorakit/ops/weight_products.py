@@ -89,6 +89,8 @@ class _FrozenLinear(torch.autograd.Function):
 
 def suits_onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> bool:
     """Return whether oneDNN is to compute x Wᵀ + b."""
+    if torch.compiler.is_compiling():
+        return False
     given = (x, W) if bias is None else (x, W, bias)
     return (
         x.dtype == torch.float32
@@ -96,7 +98,6 @@ def suits_onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> bool:
         and torch._C._get_tracing_state() is None
         and x.numel() >= LEAST_TOKENS * x.shape[-1]
         and x.numel() * W.shape[0] >= LEAST_OPERATIONS
-        and not torch.compiler.is_compiling()
         and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.is_cpu for t in given)
         and x.is_contiguous()
         and (W.is_contiguous() or W.t().is_contiguous())
