@@ -22,7 +22,7 @@ from lorakit.training.together.stacked_model import Leaves, Pass, StackedModel
 from lorakit.training.together.stacking import Inputs, kind_of, tokens_of
 from lorakit.training.together.turns import Turn, Turns
 
-_GAINING_TOKENS = 512
+_GAINING_TOKENS = 1024
 """A batch of fewer tokens gains from weights that are read once for all runs; with more, a step is
 arithmetic, and stacking only makes activations too large for the caches. On a base in 4 or 8 bits,
 whose weights are also made dense once, every batch gains. See `python -m benchmarks.together`."""
