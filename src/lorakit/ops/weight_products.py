@@ -11,6 +11,7 @@ oneDNN for 16 bits alone. Both sum in float32; results differ in their last bits
 # pyright: reportIncompatibleMethodOverride=false, reportPrivateUsage=false
 # pyright: reportUnnecessaryComparison=false
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,13 @@ def _needs_graph(x: Tensor, W: Tensor, bias: Tensor | None) -> bool:
 
 @cache
 def onednn_is_quicker() -> bool:
-    """Return whether torch multiplies float32 matrices with MKL on a processor unknown to it."""
+    """Return whether torch multiplies float32 matrices with MKL on a processor unknown to it.
+
+    `LORAKIT_ONEDNN=0` in the environment leaves all products to torch's own operations.
+    """
     return (
-        torch.backends.mkl.is_available()
+        os.environ.get("LORAKIT_ONEDNN") != "0"
+        and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and _vendor() == "AuthenticAMD"
     )

@@ -130,5 +130,8 @@ def test_onednn_is_taken_where_mkl_does_not_know_the_processor(monkeypatch, vend
     weight_products.onednn_is_quicker.cache_clear()
     try:
         assert weight_products.onednn_is_quicker() is expected
+        weight_products.onednn_is_quicker.cache_clear()
+        monkeypatch.setenv("LORAKIT_ONEDNN", "0")
+        assert not weight_products.onednn_is_quicker()
     finally:
         weight_products.onednn_is_quicker.cache_clear()
