@@ -20,9 +20,9 @@ from pathlib import Path
 
 import lorakit.layers.updates.low_rank_update as update
 import lorakit.training.encode_once as encode_once
-from fixtures.runs import drawing_losses, write_blank
+from fixtures.runs import write_blank
 from lorakit.errors import LorakitError, StoppedError
-from lorakit.training import Recipe, train
+from lorakit.training import Recipe, report, train, validation_predictions
 from lorakit.distributed.processes import should_report_error, process_rank
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
@@ -30,6 +30,8 @@ from lorakit.training.verdict import judge
 
 passages = judge.neutral_passages()[:{passages}]
 judge.neutral_passages = lambda: passages
+report.plot_losses = lambda run, *_: write_blank(None, run.loss_plot)
+validation_predictions.plot_confusion = lambda *given: write_blank(None, given[2])
 jobs, notes = json.loads(sys.argv[1]), Path(sys.argv[2])
 seen = {"rows": [], "seeds": [], "sharded": [], "errors": []}
 draw, encode_once_per_machine = update.draw_seed, encode_once.encode_once_per_machine
@@ -65,8 +67,7 @@ for path, how in jobs:
     seen["sharded"].append(None)
     stop = StopRequest()
     try:
-        with drawing_losses(write_blank):
-            train(Recipe.load(path), resume=how == "resume", stop=stop)
+        train(Recipe.load(path), resume=how == "resume", stop=stop)
     except StoppedError as stopped:
         seen["stopped_at"] = stopped.checkpoint.name
     except LorakitError as error:

@@ -38,7 +38,7 @@ QUICK_GRID = Grid(
     learning_rates=((LORA, (2e-3,)), (FULL, (1e-3,))),
     seeds=(1,),
     epochs=1,
-    rows=60,
+    rows=40,
 )
 ANALYSED_RANKS = (4, 8, 64)
 """Adapters on every linear layer that are kept, for `directions`."""

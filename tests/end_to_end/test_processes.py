@@ -37,7 +37,12 @@ KINDS = {
     # name: (task, adapter, what two processes do besides, what both do)
     "SEQ_CLS": ("SEQ_CLS", {}, {}, {}),
     "TOKEN_CLS": ("TOKEN_CLS", {}, {}, {}),
-    "SEQ_2_SEQ_LM": ("SEQ_2_SEQ_LM", {}, {}, {"activation_checkpointing": True}),
+    "SEQ_2_SEQ_LM": (
+        "SEQ_2_SEQ_LM",
+        {},
+        {},
+        {"activation_checkpointing": True, "generation_max_length": 8},
+    ),
     "CAUSAL_LM": ("CAUSAL_LM", {}, {}, {"optim": "memory_mapped_adamw"}),
     "head": ("CAUSAL_LM", {"modules_to_save": ["lm_head"]}, {}, {}),
     "4 bits": ("CAUSAL_LM", {}, {}, {}),

@@ -33,7 +33,7 @@ def test_a_search_uses_both_machines_of_a_cluster(
         "training": {"per_device_train_batch_size": 1, "use_cpu": True},
         "search": {
             "trials": 2,
-            "max_epochs": 8,
+            "max_epochs": 6,
             "cpus_per_trial": 1,
             "asha": None,
             "space": {"training.learning_rate": {"log_uniform": [1e-4, 1e-2]}},
@@ -50,5 +50,5 @@ def test_a_search_uses_both_machines_of_a_cluster(
     printed = done.stdout
     second_starts = max(printed.index("trial-001 starts"), printed.index("trial-002 starts"))
     assert second_starts < min(
-        printed.index("trial-001 epoch 8/8"), printed.index("trial-002 epoch 8/8")
+        printed.index("trial-001 epoch 6/6"), printed.index("trial-002 epoch 6/6")
     )

@@ -77,6 +77,7 @@ def test_others_run(benchmark, tmp_path):
     assert [one.key() for one in read_rows([name], tmp_path)] == [one.key() for one in rows]
 
 
+@pytest.mark.usefixtures("forked_commands")
 def test_each_runs_in_its_own_process_and_a_failing_one_does_not_stop_the_rest(
     tmp_path, monkeypatch
 ):

@@ -341,7 +341,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(lanes, tmp_path
     table = {"TOKENS": TOKENS[:-1], "WIDTHS": WIDTHS, "RANKS": RANKS}
     defined = [f"-D{name}={','.join(map(str, values))}" for name, values in table.items()]
     source.write_text(DRIVER, encoding="utf-8")
-    flags = ["-O1", "-march=native", "-std=gnu11", "-fopenmp", "-g", "-Wno-psabi"]
+    flags = ["-O1", "-march=native", "-std=gnu11", "-fopenmp", "-g1", "-Wno-psabi"]
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     flags += [f"-DLANES={lanes}", *defined, f"-I{compiled_library._SOURCES}"]
     command = [compiler, *flags, str(source), "-o", str(program)]

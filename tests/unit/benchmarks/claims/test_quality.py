@@ -130,7 +130,7 @@ def test_a_quick_grid_trains_and_its_adapters_can_be_compared(tmp_path, monkeypa
     assert row.p50 > 0
     page = page_text(Evidence.read(tmp_path))
     assert line_of(rank_table(Evidence.read(tmp_path)), "LoRA, r=1")[1] == "24,960"
-    assert "45 training examples, 15 held out, 1 epochs, seeds 1." in page
+    assert "30 training examples, 10 held out, 1 epochs, seeds 1." in page
 
 
 def test_adapters_that_are_not_kept_are_named(tmp_path, capsys):
