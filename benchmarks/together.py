@@ -6,7 +6,6 @@ process that trains all, and of one process for each, added up.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -42,10 +41,15 @@ ALONE = "one after another"
 TOGETHER = "together"
 PEAK = "peak of the processes"
 MEMORY_SETTING = "4 runs of 1 x 64, float32"
-_MIB = 1024
-_STEPS = 3
-"""Steps of a sample. Threads of runs live from their first step to their last, so those of the
-benchmark live for more than one."""
+_KIB = 1024
+_PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+_STEPS = 6
+"""Steps of a sample. Threads of runs live from their first step to their last, which are hundreds;
+starting them is a part of each sample here."""
 
 COLUMNS: tuple[tuple[int, int, int, str], ...] = (
     (8, 1, 32, "4 bits"),
@@ -277,14 +281,15 @@ def _write_recipes(folder: Path, shape: Shape, runs: int, suffix: str = "") -> l
 
 
 def _peak_bytes(arguments: Sequence[str]) -> int:
-    """Return the peak of resident memory of a command that trains."""
+    """Return the peak of resident memory of a command that trains.
+
+    A small process starts it: Linux counts what the process that starts a program has used, too.
+    """
     command = [sys.executable, "-m", "lorakit", "train", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}.")
-    return usage.ru_maxrss * _MIB
+    found = subprocess.run(
+        [sys.executable, "-c", _PEAK, *command], check=True, capture_output=True, text=True
+    )
+    return int(found.stdout) * _KIB
 
 
 if __name__ == "__main__":
