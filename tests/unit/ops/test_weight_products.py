@@ -135,3 +135,16 @@ def test_onednn_is_taken_where_mkl_does_not_know_the_processor(monkeypatch, vend
         assert not weight_products.onednn_is_quicker()
     finally:
         weight_products.onednn_is_quicker.cache_clear()
+
+
+def test_the_same_product_has_the_same_bits_wherever_it_lies(calls):
+    """A resumed run computes what the run before it did, at other addresses."""
+    x, W, g = torch.randn(37, 256), torch.randn(130, 256), torch.randn(37, 130)
+    forward, backward = forward_product(x, W), backward_product(g, W)
+    for offset in (1, 5, 8):
+        moved = [torch.empty(t.numel() + offset)[offset:].view(t.shape) for t in (x, W, g)]
+        for to, original in zip(moved, (x, W, g), strict=True):
+            to.copy_(original)
+        assert torch.equal(forward_product(moved[0], moved[1]), forward)
+        assert torch.equal(backward_product(moved[2], moved[1]), backward)
+    assert calls
