@@ -257,8 +257,7 @@ def _base_grad_x(
         if g is None:
             continue
         weight = _merged_weight(layer, g.dtype) if merged else dense(layer.W0, g.dtype)
-        share = backward_product(g, weight)
-        grad_x = share if grad_x is None else grad_x.add_(share)
+        grad_x = backward_product(g, weight, grad_x)
     return grad_x
 
 

@@ -13,13 +13,14 @@ oneDNN for 16 bits alone. Both sum in float32; results differ in their last bits
 
 import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from lorakit.ops.native.compiled_library import processor_lines
 
 LEAST_TOKENS = 4
 """Fewer are a matter of reading the weight, which MKL does as quickly."""
@@ -44,18 +45,20 @@ def forward_product(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
     return _linear(x, W, bias)
 
 
-def backward_product(g: Tensor, W: Tensor) -> Tensor:
+def backward_product(g: Tensor, W: Tensor, total: Tensor | None = None) -> Tensor:
     """Return g W, the gradient of x in x Wᵀ.
 
     Args:
-        g: dL/d(x Wᵀ), (*, out).
+        g: dL/d(x Wᵀ), (tokens, out).
         W: (out, in), dtype of g; a transposed view also works.
+        total: (tokens, in), to which the product is added in place; None for a new tensor.
 
-    Returns: (*, in), dtype of g.
+    Returns: (tokens, in), dtype of g; `total` if that is given.
     """
     if not suits_onednn(g, W.t()) or _needs_graph(g, W, None):
-        return g @ W
-    return _linear(g, W.t(), None)
+        return g @ W if total is None else total.addmm_(g, W)
+    product = _linear(g, W.t(), None)
+    return product if total is None else total.add_(product)
 
 
 def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -85,7 +88,8 @@ class _FrozenLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (W,) = ctx.saved_tensors
-        return backward_product(grad.contiguous(), W), None, None
+        grad_x = backward_product(grad.reshape(-1, grad.shape[-1]), W)
+        return grad_x.view(*grad.shape[:-1], -1), None, None
 
 
 def suits_onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> bool:
@@ -133,8 +137,5 @@ def onednn_is_quicker() -> bool:
 
 def _vendor() -> str:
     """Return who made the processor, in its own words; empty where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if "vendor_id" in line), "")
+    lines = processor_lines("vendor_id")
+    return lines[0].partition(":")[2].strip() if lines else ""

@@ -14,6 +14,7 @@ import torch
 
 from lorakit.libraries.torch_environment import spinning_note
 from lorakit.ops.native import compiled_library
+from lorakit.ops.weight_products import onednn_is_quicker
 
 KEY = "numerics"
 """Key of the facts in environment.json."""
@@ -29,6 +30,7 @@ def numerics_facts() -> dict[str, str]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "compiled products": "on" if unavailable is None else f"off: {unavailable}",
+        "float32 products": "oneDNN" if onednn_is_quicker() else "torch",
         **{name: package_version(name) or "none" for name in _PACKAGES},
     }
 
@@ -81,9 +83,8 @@ def cpu_notes(device: torch.device) -> tuple[str, ...]:
 
 
 def _processor_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    lines = compiled_library.processor_lines("model name")
+    names = (line.partition(":")[2].strip() for line in lines)
     return next(names, "") or platform.processor() or platform.machine()
 
 

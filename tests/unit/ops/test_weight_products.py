@@ -51,7 +51,20 @@ def test_both_products_are_those_of_float64(calls, tokens, width, out, is_turned
     assert largest_error(forward_product(x, W), x, W) <= tolerance
     assert largest_error(forward_product(x, W, bias), x, W, bias) <= 2 * tolerance
     assert largest_error(backward_product(g, W), g, W.t()) <= tolerance
-    assert len(calls) == 3
+    total = torch.randn(tokens, width)
+    summed = backward_product(g, W, total.clone())
+    torch.testing.assert_close(summed, total + g @ W, rtol=1e-4, atol=1e-4)
+    assert len(calls) == 4
+
+
+def test_a_product_is_added_in_place(calls, monkeypatch):
+    g, W, total = torch.randn(8, 4), torch.randn(4, 16), torch.randn(8, 16)
+    expected = total + g @ W
+    assert backward_product(g, W, total) is total and len(calls) == 1
+    torch.testing.assert_close(total, expected)
+    monkeypatch.setattr(weight_products, "LEAST_OPERATIONS", 8 * 16 * 4 + 1)
+    assert backward_product(g, W, total) is total and len(calls) == 1
+    torch.testing.assert_close(total, expected + g @ W)
 
 
 def test_rows_of_any_shape(calls):

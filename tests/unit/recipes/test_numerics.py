@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lorakit.ops.native import compiled_library
+from lorakit.recipes import numerics
 from lorakit.recipes.numerics import KEY, cpu_notes, note_changed_numerics, numerics_facts
 
 CPU = torch.device("cpu")
@@ -24,6 +25,13 @@ def test_the_facts_are_those_of_this_process():
 
 def test_nothing_is_said_where_nothing_has_changed(environment_file):
     assert note_changed_numerics(environment_file) is None
+
+
+def test_another_library_for_products_is_said(environment_file, monkeypatch):
+    before = numerics_facts()["float32 products"]
+    now = {"oneDNN": "torch", "torch": "oneDNN"}[before]
+    monkeypatch.setattr(numerics, "onednn_is_quicker", lambda: now == "oneDNN")
+    assert f"float32 products {now} (was {before})" in note_changed_numerics(environment_file)
 
 
 def test_other_threads_and_missing_products_are_said(environment_file, monkeypatch):

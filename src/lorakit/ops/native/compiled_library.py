@@ -154,12 +154,15 @@ def _identity(compiler: str, runtime: str) -> str:
 
 def processor() -> str:
     """Return what code for this processor depends on: machines may share a cache."""
+    lines = processor_lines("model name", "flags", "Features", "CPU part")
+    return platform.machine() + "".join(sorted({" ".join(sorted(line.split())) for line in lines}))
+
+
+def processor_lines(*names: str) -> list[str]:
+    """Return the lines of /proc/cpuinfo that begin with one of these names; none without it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return platform.machine() + "".join(
-        sorted({" ".join(sorted(line.split())) for line in lines if line.startswith(wanted)})
-    )
+    return [line for line in lines if line.startswith(names)]
 
 
 def _compile(compiler: str, runtime: str, directory: Path, stem: str) -> Path:
