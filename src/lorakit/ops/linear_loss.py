@@ -17,8 +17,6 @@ from torch.nn import LinearCrossEntropyOptions
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lorakit.ops.weight_products import backward_product, forward_product, suits_onednn
-
 CHUNK_TOKENS = 256
 """Number of tokens whose logits exist at once.
 
@@ -36,7 +34,7 @@ def linear_cross_entropy_sum(
     *,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Tensor:
-    """Compute the summed cross-entropy of a linear output layer.
+    """Compute the summed cross-entropy of a linear output layer by torch's own operation.
 
     Args:
         hidden: Input of the output layer, (tokens, in).
@@ -50,53 +48,12 @@ def linear_cross_entropy_sum(
     Memory: one (chunk_tokens, vocabulary) buffer; between forward and backward the gradients of
     the trained tensors, such as (tokens, in) for `hidden`.
     Source: the chunked path of `torch.nn.functional.linear_cross_entropy`. It computes the
-    gradients in forward, so each product is done once, as without chunks. Where oneDNN is quicker,
-    a weight that is not trained takes the same way with its products.
+    gradients in forward, so each product is done once, as without chunks.
     """
-    is_frozen = not (weight.requires_grad or (bias is not None and bias.requires_grad))
-    if is_frozen and suits_onednn(hidden[:chunk_tokens], weight, bias):
-        return _FrozenCrossEntropySum.apply(hidden, weight, bias, targets, chunk_tokens)
     options = LinearCrossEntropyOptions(batch_chunk_size=chunk_tokens, chunking_method=None)
     return F.linear_cross_entropy(
         hidden, weight, targets, linear_bias=bias, reduction="sum", options=options
     )
-
-
-class _FrozenCrossEntropySum(torch.autograd.Function):
-    """L = -Σ_t log p_t[target_t] with p = softmax(h Wᵀ + b), and in the same pass its gradient.
-
-    dL/dh_t = (p_t - onehot(target_t)) W                    (tokens, in)
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        chunk_tokens: int,
-    ) -> Tensor:
-        total = hidden.new_zeros(())
-        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        done = 0
-        for h, t in chunks(hidden, targets, chunk_tokens):
-            logits = forward_product(h, weight, bias)
-            log_probs = torch.log_softmax(logits, -1, out=logits)  # one buffer for all of it
-            total -= log_probs.gather(1, t[:, None]).sum()
-            if gradient is not None:
-                surplus = log_probs.exp_()
-                surplus.scatter_add_(1, t[:, None], surplus.new_full((len(t), 1), -1.0))
-                gradient[done : done + len(h)] = backward_product(surplus, weight)
-            done += len(h)
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
-        (gradient,) = ctx.saved_tensors
-        return None if gradient is None else gradient * grad_loss, None, None, None, None
 
 
 def sum_over_chunks(

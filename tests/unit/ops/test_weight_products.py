@@ -6,7 +6,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit.ops import weight_products
-from lorakit.ops.linear_loss import linear_cross_entropy_sum
 from lorakit.ops.weight_products import backward_product, forward_product, frozen_linear
 from tolerances import TOLERANCE
 
@@ -80,31 +79,6 @@ def test_a_frozen_layer_passes_its_gradient_on(calls):
     (frozen_linear(x, W, bias) * weights).sum().backward()
     torch.testing.assert_close(x.grad, weights @ W)
     assert len(calls) == 2
-
-
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("chunk", [4, 64])
-def test_the_loss_of_a_frozen_output_layer_is_torch_s(calls, has_bias, chunk):
-    hidden, weight = torch.randn(13, 8, requires_grad=True), torch.randn(30, 8)
-    bias, targets = torch.randn(30) if has_bias else None, torch.randint(0, 30, (13,))
-    loss = linear_cross_entropy_sum(hidden, weight, bias, targets, chunk_tokens=chunk)
-    (3 * loss).backward()
-    assert calls
-    leaf = hidden.detach().clone().requires_grad_()
-    expected = nn.functional.cross_entropy(
-        nn.functional.linear(leaf, weight, bias), targets, reduction="sum"
-    )
-    (3 * expected).backward()
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(hidden.grad, leaf.grad)
-
-
-def test_a_loss_without_gradients(calls):
-    hidden, weight, targets = torch.randn(5, 8), torch.randn(30, 8), torch.arange(5)
-    loss = linear_cross_entropy_sum(hidden, weight, None, targets)
-    torch.testing.assert_close(
-        loss, nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
-    )
 
 
 class Mode(TorchDispatchMode):

@@ -26,6 +26,11 @@ class LogitForm:
     offset: Tensor | None = None
     """(vocabulary,), or None."""
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether the model's logits are those of its output layer."""
+        return self.scale == 1.0 and self.cap is None and self.offset is None
+
     def __call__(self, logits: Tensor) -> Tensor:
         """Transform the logits of the output layer, (*, vocabulary)."""
         if self.scale != 1.0:

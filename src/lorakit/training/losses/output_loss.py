@@ -13,12 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lorakit.adapters.sharded import is_fsdp_unit, unsharded_class
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
 from lorakit.ops.compute_dtype import autocast_dtype, autocast_off
+from lorakit.ops.cross_entropy import (
+    cross_entropies,
+    frozen_linear_cross_entropies,
+    suits_frozen_linear,
+)
 from lorakit.ops.linear_loss import (
     CHUNK_TOKENS,
     chunks,
@@ -35,6 +39,10 @@ from lorakit.training.losses.token_loss import TokenLoss
 LossesElsewhere = Callable[["OutputLoss", TokenLoss, Tensor, Tensor], Tensor | None]
 """Function of the loss, the loss of a token, (tokens, in) and targets that returns (tokens,), with
 a graph, or None to compute them here."""
+
+
+_Losses = Callable[[Tensor, Tensor], Tensor]
+"""Function of (chunk, in) and targets that returns the loss of each token, (chunk,)."""
 
 
 class OutputLoss:
@@ -125,7 +133,9 @@ class OutputLoss:
         if losses is not None:
             return losses.sum()
         with self._model_autocast(hidden.device):
-            linear = self._as_linear(hidden) if token_loss.is_plain else None
+            frozen = self._frozen_losses(hidden) if token_loss.is_plain else None
+            is_other = token_loss.is_plain and frozen is None
+            linear = self._as_linear(hidden) if is_other else None
             if linear is not None:
                 weight, bias = linear
                 hidden = hidden.to(weight.dtype)
@@ -133,8 +143,14 @@ class OutputLoss:
                 return linear_cross_entropy_sum(
                     hidden, weight, bias, targets, chunk_tokens=self.chunk_tokens
                 )
+
+            def loss_of(h: Tensor, t: Tensor) -> Tensor:
+                if frozen is not None:
+                    return frozen(h, t).sum()
+                return token_loss(self._logits(h), t)
+
             return sum_over_chunks(
-                lambda h, t: token_loss(self._logits(h), t),
+                loss_of,
                 hidden,
                 targets,
                 [parameter for parameter in self.head.parameters() if parameter.requires_grad],
@@ -172,12 +188,7 @@ class OutputLoss:
 
         Returns: (tokens,) and (tokens, in), without a graph.
         """
-        device = hidden.device
-
-        def losses_of(h: Tensor, t: Tensor) -> Tensor:
-            with self._model_autocast(device):
-                return token_loss.of_each(self._logits(h), t)
-
+        losses_of = self._losses_of(hidden, token_loss)
         return values_and_gradients(losses_of, hidden, targets, chunk_tokens=self.chunk_tokens)
 
     @torch.no_grad()
@@ -196,7 +207,7 @@ class OutputLoss:
             for h, t in chunks(hidden, targets, self.chunk_tokens):
                 logits = self._logits(h)
                 hits.add_((logits.argmax(-1) == t).sum())
-                losses.append(F.cross_entropy(logits, t, reduction="none"))
+                losses.append(cross_entropies(logits, t))
         return torch.cat(losses), hits
 
     def log_probs(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -208,15 +219,10 @@ class OutputLoss:
 
         Returns: (tokens,), float32 at least.
         """
-        device = hidden.device
-
-        def values_of(h: Tensor, t: Tensor) -> Tensor:
-            with self._model_autocast(device):
-                return -F.cross_entropy(self._logits(h), t, reduction="none")
-
         trained = [p for p in self.head.parameters() if p.requires_grad]
-        return values_over_chunks(
-            values_of, hidden, targets, trained, chunk_tokens=self.chunk_tokens
+        losses_of = self._losses_of(hidden, TokenLoss())
+        return -values_over_chunks(
+            losses_of, hidden, targets, trained, chunk_tokens=self.chunk_tokens
         )
 
     @torch.no_grad()
@@ -245,6 +251,40 @@ class OutputLoss:
                 found.append((log_probs.exp() * (log_probs - expected)).sum(-1))
         return torch.cat(found) if found else hidden.new_zeros(0)
 
+    def _losses_of(self, hidden: Tensor, token_loss: TokenLoss) -> _Losses:
+        """Return the function of a chunk that returns the loss of each token."""
+        frozen = self._frozen_losses(hidden) if token_loss.is_plain else None
+        device = hidden.device
+
+        def losses_of(h: Tensor, t: Tensor) -> Tensor:
+            with self._model_autocast(device):
+                return token_loss.of_each(self._logits(h), t)
+
+        return losses_of if frozen is None else frozen
+
+    def _frozen_losses(self, hidden: Tensor) -> _Losses | None:
+        """Return the cross-entropies of a chunk by one operation; None if it is not for this head.
+
+        A 16-bit head's logits are not changed before they are widened, so no form fits between.
+        """
+        found = self.frozen_weight
+        if found is None or self.form.cap is not None:
+            return None
+        dtype = self._autocast_dtype or found.dtype
+        if dtype != torch.float32 and not self.form.is_identity:
+            return None
+        weight = found.to(dtype)
+        if not suits_frozen_linear(hidden, weight):
+            return None
+        bias, scale = self._bias(dtype), self.form.scale
+
+        def losses_of(h: Tensor, t: Tensor) -> Tensor:
+            h = h.to(dtype)
+            h = h if scale == 1.0 else h * scale
+            return frozen_linear_cross_entropies(h, weight, bias, t)
+
+        return losses_of
+
     def _logits(self, hidden: Tensor) -> Tensor:
         """Return the model's logits, in float32 as in transformers' losses."""
         # The hooks of a sharded head gathered its weights when the model ran. Here they would
@@ -265,13 +305,18 @@ class OutputLoss:
         # On a CPU torch's chunked loss would convert the whole half-precision weight to float32.
         if linear.weight.dtype in (torch.float16, torch.bfloat16) and hidden.device.type == "cpu":
             return None
-        bias: Tensor | None = linear.bias
-        if bias is not None and self.form.scale != 1.0:
-            bias = bias * self.form.scale
+        return linear.weight, self._bias(linear.weight.dtype)
+
+    def _bias(self, dtype: torch.dtype) -> Tensor | None:
+        """Return what is added to the product of weight and scale · hidden; None if nothing is."""
+        linear = _plain_linear(self.head)
+        bias: Tensor | None = None if linear is None else linear.bias
+        if bias is not None:
+            bias = bias.to(dtype) * self.form.scale if self.form.scale != 1.0 else bias.to(dtype)
         if self.form.offset is not None:
-            offset = self.form.offset.to(linear.weight.dtype)
+            offset = self.form.offset.to(dtype)
             bias = offset if bias is None else bias + offset
-        return linear.weight, bias
+        return bias
 
 
 def _plain_linear(head: nn.Module) -> nn.Linear | None:
