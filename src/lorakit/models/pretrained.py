@@ -21,6 +21,7 @@ from transformers import (
 from lorakit.config import ProblemType, QuantizationConfig, TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.selection.heads import task_heads
+from lorakit.layers.frozen_linear import speed_up_frozen_layers_
 from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.libraries.logs import logging_errors_only
 from lorakit.models.loading_problems import (
@@ -202,6 +203,7 @@ def load_model(
     fresh = dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing))
     remember_fresh_modules(model, tuple(fresh))
     compute_odd_experts_one_by_one(model)
+    speed_up_frozen_layers_(model)
     return model
 
 

@@ -66,12 +66,14 @@ def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Args:
         x: Activations, (*, in).
-        W: (out, in), dtype of x, without gradient.
+        W: (out, in), dtype of x; a transposed view also works. If it is trained, torch's own
+            operation computes its gradient too.
         bias: (out,), likewise; or None.
 
     Returns: (*, out), dtype of x, differentiable once.
     """
-    if not suits_onednn(x, W, bias):
+    is_trained = W.requires_grad or (bias is not None and bias.requires_grad)
+    if (is_trained and torch.is_grad_enabled()) or not suits_onednn(x, W, bias):
         return F.linear(x, W, bias)
     return _FrozenLinear.apply(x, W, bias)  # type: ignore[return-value]  # `apply` has no types
 

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.layers.class_swap import mixed_class, swap_class
 from lorakit.layers.described import DescribedLayer
+from lorakit.layers.frozen_linear import FrozenConv1D, FrozenLinear
 from lorakit.layers.hooks import has_foreign_forward, has_global_hooks, is_intercepted
 from lorakit.layers.replaced import ReplacedModule
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, are_one_product, shared_seed
@@ -159,9 +160,9 @@ def _weight_of(layer: Any) -> Weight | None:
     if isinstance(layer, DescribedLayer):
         is_linear = issubclass(layer.plain_class, nn.Linear | Conv1D)
         return layer.base_weight() if is_linear else None
-    if type(layer) is nn.Linear:
+    if type(layer) in (nn.Linear, FrozenLinear):
         return layer.weight
-    if type(layer) is Conv1D:
+    if type(layer) in (Conv1D, FrozenConv1D):
         return layer.weight.t()
     return quantized_weight(layer)
 
