@@ -16,6 +16,7 @@ from benchmarks import (
     layer_kinds,
     loading,
     memory_plan,
+    output_loss,
     predict,
     preferences,
     qlora,
@@ -93,6 +94,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_loading(make),
         *_large_data(make),
         *_thin(make),
+        *_output_losses(make),
         *_decoding_in_4_bits(make),
         *_searching(make),
         *_plans(make, origin),
@@ -382,6 +384,20 @@ def _thin(make: Make) -> list[Row]:
             where = ("thin_products", "down", f"{inside} to {out}")
             setting = f"tokens {thin_products.TOKENS}"
             made += make(*where, values, thin_products.IN_TORCH, setting=setting, r=r)
+    return made
+
+
+def _output_losses(make: Make) -> list[Row]:
+    references = (output_loss.IN_CHUNKS, output_loss.LOSS_IN_TORCH)
+    paces = dict(zip(output_loss.VARIANTS, (0.4, 0.5, 0.8, 1.0), strict=True))
+    made = []
+    for dtype in output_loss.DTYPES:
+        for features, tokens in output_loss.SIZES:
+            shape = f"{features} to {output_loss.VOCABULARY}"
+            common = {"setting": f"{tokens} tokens", "dtype": dtype}
+            made += make("output_loss", FORWARD_BACKWARD, shape, paces, *references, **common)
+            sizes = {name: pace * 2**30 for name, pace in paces.items()}
+            made += make("output_loss", PEAK, shape, sizes, *references, unit="B", **common)
     return made
 
 
