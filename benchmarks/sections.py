@@ -270,11 +270,11 @@ SECTIONS = (
         "The loss of an output layer",
         "Forward and backward of an output layer that is not trained and its loss, to the gradient "
         "of the hidden states, in chunks of 256 tokens and with all logits at once. With the loss "
-        "in torch lorakit computes the same products, and the losses and their gradient with "
-        "torch's operations. In float32 *torch in chunks* is its `linear_cross_entropy`; in "
-        "bfloat16 that would convert the whole weight on a CPU, so `cross_entropy` runs on each "
-        "chunk. The peak is that of a training step: without buffers that a library takes from the "
-        "system itself.",
+        "in torch, lorakit computes the same products, and torch's operations compute losses and "
+        "their gradient in one buffer. In float32 *torch in chunks* is its "
+        "`linear_cross_entropy`, which takes torch's products; in bfloat16 that would convert the "
+        "whole weight on a CPU, so `cross_entropy` runs on each chunk. The peak is without buffers "
+        "that a library takes from the system itself.",
         "output_loss",
         quantized_tables.output_loss_table,
     ),
