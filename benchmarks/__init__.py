@@ -9,7 +9,7 @@ import os
 
 BENCHMARKS = (
     *("step", "qlora", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways"),
-    *("thin_products", "decode_4bit"),
+    *("thin_products", "output_loss", "decode_4bit"),
     "dora",
     "preferences",
     "frozen_part",

@@ -1,8 +1,16 @@
-"""The tables of docs/performance.md about quantised bases, searches and thin products."""
+"""The tables of docs/performance.md about quantised bases, searches and single operations."""
 
 from collections.abc import Sequence
 
-from benchmarks import data_at_scale, decode_4bit, loading, qlora, search_memory, thin_products
+from benchmarks import (
+    data_at_scale,
+    decode_4bit,
+    loading,
+    output_loss,
+    qlora,
+    search_memory,
+    thin_products,
+)
 from benchmarks.options import quantity_text
 from benchmarks.results import Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED
@@ -110,6 +118,27 @@ def thin_table(device_rows: Sequence[Row]) -> str:
             lines.append((measure, shape, *cells))
         header = ("product", "layer", *(f"r={r}" for r in ranks))
         parts += [f"**{dtype}, dropout {dropout:g}, C / torch**", table(header, sorted(lines))]
+    return "\n\n".join(parts)
+
+
+def output_loss_table(device_rows: Sequence[Row]) -> str:
+    """Return time and peak of each way, and its ratios, for each layer and number of tokens."""
+    parts = []
+    references = (output_loss.IN_CHUNKS, output_loss.LOSS_IN_TORCH)
+    for (shape, setting, dtype), group in grouped(
+        device_rows, lambda row: (row.shape, row.setting, row.dtype)
+    ):
+        lines = []
+        for variant in output_loss.VARIANTS:
+            cells: list[str] = []
+            for measure in (FORWARD_BACKWARD, PEAK):
+                where = {"measure": measure, "variant": variant}
+                cells.append(median_of(group, **where))
+                cells += [ratio_of(group, ratio_to=to, **where) for to in references]
+            lines.append((variant, *cells))
+        ratios = ("/ torch in chunks", "/ loss in torch")
+        header = ("", "forward+backward", *ratios, "peak", *ratios)
+        parts += [f"**{shape}, {setting}, {dtype}**", table(header, lines)]
     return "\n\n".join(parts)
 
 

@@ -267,6 +267,18 @@ SECTIONS = (
         quantized_tables.thin_table,
     ),
     Section(
+        "The loss of an output layer",
+        "Forward and backward of an output layer that is not trained and its loss, to the gradient "
+        "of the hidden states, in chunks of 256 tokens and with all logits at once. With the loss "
+        "in torch, lorakit computes the same products, and torch's operations compute losses and "
+        "their gradient in one buffer. In float32 *torch in chunks* is its "
+        "`linear_cross_entropy`, which takes torch's products; in bfloat16 that would convert the "
+        "whole weight on a CPU, so `cross_entropy` runs on each chunk. The peak is without buffers "
+        "that a library takes from the system itself.",
+        "output_loss",
+        quantized_tables.output_loss_table,
+    ),
+    Section(
         "Ways of dropping",
         "Dropout of an activation, alone and in front of the projection to the rank.",
         "dropout_ways",

@@ -10,7 +10,6 @@ from benchmarks import (
     data_at_scale,
     decode_4bit,
     dora,
-    dropout_ways,
     growth,
     latency,
     layer_kinds,
@@ -23,7 +22,6 @@ from benchmarks import (
     search_memory,
     step,
     switching,
-    thin_products,
 )
 from benchmarks import same_quality as quality
 from benchmarks.models import shape_named
@@ -32,6 +30,7 @@ from benchmarks.results import Origin, Row, compared, row
 from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, TOTAL, WITH_OPTIMIZER
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, LORALIB, PEFT, PEFT_FLOAT32
 
+from invented_operation_rows import dropout_rows, output_loss_rows, thin_rows
 from invented_serving_rows import serving_rows
 from invented_together_rows import frozen_part_rows, searches_rows, together_rows
 
@@ -80,7 +79,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_decoding(make),
         *_switching(make, origin),
         *_bracketing(make),
-        *_dropping(make),
+        *dropout_rows(make),
         *_magnitudes(make),
         *_preferences(make),
         *_predictions(make),
@@ -92,7 +91,8 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_quantized(make),
         *_loading(make),
         *_large_data(make),
-        *_thin(make),
+        *thin_rows(make),
+        *output_loss_rows(make),
         *_decoding_in_4_bits(make),
         *_searching(make),
         *_plans(make, origin),
@@ -203,15 +203,6 @@ def _bracketing(make: Make) -> list[Row]:
                 }
                 where = ("bracketing", lap, f"{width} to {out}")
                 made += make(*where, values, bracketing.FORMED, setting=f"tokens {tokens}")
-    return made
-
-
-def _dropping(make: Make) -> list[Row]:
-    values = {dropout_ways.TORCH: 0.01, dropout_ways.KERNEL: 0.001}
-    where = ("dropout_ways", dropout_ways.DROP, "1024 x 2048")
-    made = []
-    for dtype in (torch.float32, torch.bfloat16):
-        made += make(*where, values, dropout_ways.TORCH, dtype=dtype, dropout=0.05)
     return made
 
 
@@ -371,17 +362,6 @@ def _large_data(make: Make) -> list[Row]:
             values = {data_at_scale.FIRST: value, data_at_scale.AGAIN: value / 2}
             common = {"setting": f"{size:,} {kind}", "unit": unit}
             made += make("data_at_scale", measure, "quickstart", values, **common)
-    return made
-
-
-def _thin(make: Make) -> list[Row]:
-    made = []
-    for r in thin_products.RANKS:
-        for inside, out in thin_products.LAYERS:
-            values = {thin_products.IN_C: 1e-4 * r, thin_products.IN_TORCH: 1e-3}
-            where = ("thin_products", "down", f"{inside} to {out}")
-            setting = f"tokens {thin_products.TOKENS}"
-            made += make(*where, values, thin_products.IN_TORCH, setting=setting, r=r)
     return made
 
 

@@ -136,6 +136,14 @@ def test_decoding_in_4_bits(page):
     assert "| 5.05 (" in lines[0]
 
 
+def test_the_loss_of_an_output_layer_is_compared_in_time_and_memory(page):
+    losses = section(page, "The loss of an output layer")
+    assert losses.count("**768 to 32000, 1024 tokens, ") == 2
+    lines = lines_of(losses, "lorakit")
+    assert len(lines) == 6  # three sizes, two dtypes
+    assert "| 400 ms | 0.50 (0.49–0.51) | 0.79 (0.79–0.80) | 410 MiB | 0.50 | 0.80 |" in lines[0]
+
+
 def test_ways_to_train_have_their_spread_over_the_seeds(page):
     text = section(page, "Equal quality")
     [line] = lines_of(text, "accuracy")
