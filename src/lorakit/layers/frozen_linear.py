@@ -27,11 +27,12 @@ class FrozenConv1D(Conv1D):
         return frozen_linear(x, self.weight.t(), self.bias)
 
 
-FROZEN_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
+_FROZEN: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FrozenLinear,
     Conv1D: FrozenConv1D,
 }
-"""The class of a frozen layer by its plain class."""
+PLAIN_CLASSES = {frozen: plain for plain, frozen in _FROZEN.items()}
+"""The class that a layer had before, by the one of this file."""
 
 
 def speed_up_frozen_layers_(model: Any) -> None:
@@ -47,8 +48,15 @@ def speed_up_frozen_layers_(model: Any) -> None:
         return
     output = getattr(model, "get_output_embeddings", lambda: None)()
     for module in model.modules():
-        new_class = FROZEN_CLASSES.get(type(module))
+        new_class = _FROZEN.get(type(module))
         if new_class is None or module is output or has_foreign_forward(module):
             continue
         if module.weight.dtype == torch.float32:
             swap_class(module, new_class)
+
+
+def restore_plain_layers_(model: nn.Module) -> None:
+    """Give all linear layers the class of their library back."""
+    for module in model.modules():
+        if type(module) in PLAIN_CLASSES:
+            swap_class(module, PLAIN_CLASSES[type(module)])

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from lorakit.layers.class_swap import mixed_class, swap_class
 from lorakit.layers.described import DescribedLayer
+from lorakit.layers.frozen_linear import PLAIN_CLASSES
 from lorakit.layers.trained_tokens import TrainedTokens
 
 
@@ -76,8 +77,9 @@ def _own_children(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def plain_class_of(module: nn.Module) -> type[nn.Module]:
-    """Return the class a replaced module had before, or the class of any other module."""
-    return type(module).mixed_of[1] if isinstance(module, ReplacedModule) else type(module)
+    """Return the class a replaced or frozen module had before, or that of any other module."""
+    found = type(module).mixed_of[1] if isinstance(module, ReplacedModule) else type(module)
+    return PLAIN_CLASSES.get(found, found)
 
 
 def replace_in_place(module: nn.Module) -> ReplacedModule:

@@ -17,6 +17,8 @@ from lorakit.injection.selection.heads import output_layers, task_heads
 from lorakit.injection.selection.targets import name_matches, no_match_message
 from lorakit.injection.state import base_modules, state_of
 from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of, keep_odd_layouts
+from lorakit.layers.frozen_linear import restore_plain_layers_
+from lorakit.layers.replaced import plain_class_of
 from lorakit.libraries.foreign_code import build_from_config, load_pretrained
 from lorakit.quantization.devices import compute_dtype, default_device, require_bitsandbytes
 from lorakit.quantization.low_memory import low_memory
@@ -266,7 +268,7 @@ def skipped_modules(
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (path, layer) of the layers to quantise: linear ones, and GPT-2's transposed ones."""
     for path, module in model.named_modules():
-        if path and (type(module) is nn.Linear or isinstance(module, Conv1D)):
+        if path and (plain_class_of(module) is nn.Linear or isinstance(module, Conv1D)):
             yield path, module
 
 
@@ -295,6 +297,7 @@ def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> 
     """Replace plain layers by bitsandbytes' layers with quantised weights."""
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
+    restore_plain_layers_(model)
     plain = dict(linear_layers(model))
     replace_with_bnb_linear(model, how.llm_int8_skip_modules, how)
     with low_memory():

@@ -10,7 +10,12 @@ from transformers.pytorch_utils import Conv1D
 import lorakit
 from lorakit import LoraConfig, add_adapter, merge_and_unload, unload
 from lorakit.layers import frozen_linear
-from lorakit.layers.frozen_linear import FrozenConv1D, FrozenLinear, speed_up_frozen_layers_
+from lorakit.layers.frozen_linear import (
+    FrozenConv1D,
+    FrozenLinear,
+    restore_plain_layers_,
+    speed_up_frozen_layers_,
+)
 from lorakit.ops import weight_products
 from tiny_models import bert, gpt2, llama
 
@@ -152,3 +157,21 @@ def test_both_layers_compute_their_product(dtype):
         expected = plain(x)
         plain.__class__ = new
         torch.testing.assert_close(plain(x), expected)
+
+
+def test_plain_layers_come_back():
+    model = gpt2()
+    before = classes_of(model)
+    speed_up_frozen_layers_(model)
+    assert classes_of(model) != before
+    restore_plain_layers_(model)
+    assert classes_of(model) == before
+
+
+def test_a_loaded_base_can_be_quantised():
+    pytest.importorskip("bitsandbytes")
+    model, plain = llama(hidden_size=64), llama(hidden_size=64)
+    speed_up_frozen_layers_(model)
+    for each in (model, plain):
+        lorakit.quantize_model(each, lorakit.QuantizationConfig(bits=4))
+    assert classes_of(model) == classes_of(plain)

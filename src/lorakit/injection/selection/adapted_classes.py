@@ -18,7 +18,6 @@ from lorakit.layers import (
     plain_class_of,
 )
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
-from lorakit.layers.frozen_linear import FrozenConv1D, FrozenLinear
 from lorakit.layers.kinds.attention import LoraAttentionOutput, LoraMultiheadAttention
 from lorakit.layers.kinds.linear_subclass import linear_subclass, runs_as_linear
 from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
@@ -26,9 +25,7 @@ from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
-    FrozenLinear: LoraLinear,
     Conv1D: LoraConv1D,
-    FrozenConv1D: LoraConv1D,
     nn.Embedding: LoraEmbedding,
     nn.Conv1d: LoraConv1d,
     nn.Conv2d: LoraConv2d,
@@ -97,6 +94,4 @@ def describe(module: nn.Module) -> str:
         return module.plain_class.__name__
     if isinstance(module, ParameterOwner):
         return plain_class_of(module).plain_owner_class().__name__  # type: ignore[attr-defined]  # an adapted class
-    kind = plain_class_of(module)
-    known = adapted_classes().get(kind)
-    return (kind if known is None else known.plain_class).__name__
+    return plain_class_of(module).__name__

@@ -10,9 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.layers.class_swap import mixed_class, swap_class
 from lorakit.layers.described import DescribedLayer
-from lorakit.layers.frozen_linear import FrozenConv1D, FrozenLinear
 from lorakit.layers.hooks import has_foreign_forward, has_global_hooks, is_intercepted
-from lorakit.layers.replaced import ReplacedModule
+from lorakit.layers.replaced import ReplacedModule, plain_class_of
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, are_one_product, shared_seed
 from lorakit.ops import LinearOperands, low_rank_mlp
 from lorakit.ops.mlp import Activation
@@ -160,9 +159,10 @@ def _weight_of(layer: Any) -> Weight | None:
     if isinstance(layer, DescribedLayer):
         is_linear = issubclass(layer.plain_class, nn.Linear | Conv1D)
         return layer.base_weight() if is_linear else None
-    if type(layer) in (nn.Linear, FrozenLinear):
+    kind = plain_class_of(layer)
+    if kind is nn.Linear:
         return layer.weight
-    if type(layer) in (Conv1D, FrozenConv1D):
+    if kind is Conv1D:
         return layer.weight.t()
     return quantized_weight(layer)
 
