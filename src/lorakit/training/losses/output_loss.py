@@ -132,30 +132,22 @@ class OutputLoss:
         losses = self._losses_elsewhere(hidden, targets, token_loss)
         if losses is not None:
             return losses.sum()
-        with self._model_autocast(hidden.device):
-            frozen = self._frozen_losses(hidden) if token_loss.is_plain else None
-            is_other = token_loss.is_plain and frozen is None
-            linear = self._as_linear(hidden) if is_other else None
-            if linear is not None:
-                weight, bias = linear
-                hidden = hidden.to(weight.dtype)
-                hidden = hidden if self.form.scale == 1.0 else hidden * self.form.scale
+        linear = self._for_torch(hidden) if token_loss.is_plain else None
+        if linear is not None:
+            weight, bias = linear
+            with autocast_off(hidden.device.type):
                 return linear_cross_entropy_sum(
-                    hidden, weight, bias, targets, chunk_tokens=self.chunk_tokens
-                )
-
-            def loss_of(h: Tensor, t: Tensor) -> Tensor:
-                if frozen is not None:
-                    return frozen(h, t).sum()
-                return token_loss(self._logits(h), t)
-
-            return sum_over_chunks(
-                loss_of,
-                hidden,
-                targets,
-                [parameter for parameter in self.head.parameters() if parameter.requires_grad],
-                chunk_tokens=self.chunk_tokens,
-            )
+                    self._scaled(hidden, weight.dtype), weight, bias, targets,
+                    chunk_tokens=self.chunk_tokens,
+                )  # fmt: skip
+        losses_of = self._losses_of(hidden, token_loss)
+        return sum_over_chunks(
+            lambda h, t: losses_of(h, t).sum(),
+            hidden,
+            targets,
+            [parameter for parameter in self.head.parameters() if parameter.requires_grad],
+            chunk_tokens=self.chunk_tokens,
+        )
 
     def _losses_elsewhere(
         self, hidden: Tensor, targets: Tensor, token_loss: TokenLoss
@@ -253,19 +245,23 @@ class OutputLoss:
 
     def _losses_of(self, hidden: Tensor, token_loss: TokenLoss) -> _Losses:
         """Return the function of a chunk that returns the loss of each token."""
-        frozen = self._frozen_losses(hidden) if token_loss.is_plain else None
-        device = hidden.device
+        frozen = self._frozen_for_us(hidden) if token_loss.is_plain else None
 
         def losses_of(h: Tensor, t: Tensor) -> Tensor:
-            with self._model_autocast(device):
-                return token_loss.of_each(self._logits(h), t)
+            if frozen is None:
+                with self._model_autocast(h.device):
+                    return token_loss(self._logits(h), t)
+            weight, bias = frozen
+            with autocast_off(h.device.type):
+                h = self._scaled(h, weight.dtype)
+                return frozen_linear_cross_entropies(h, weight, bias, t)
 
-        return losses_of if frozen is None else frozen
+        return losses_of
 
-    def _frozen_losses(self, hidden: Tensor) -> _Losses | None:
-        """Return the cross-entropies of a chunk by one operation; None if it is not for this head.
+    def _frozen_for_us(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight and bias if `frozen_linear_cross_entropies` is for this head, else None.
 
-        A 16-bit head's logits are not changed before they are widened, so no form fits between.
+        Logits in 16 bits are widened before they are scaled or moved, which it does not do.
         """
         found = self.frozen_weight
         if found is None or self.form.cap is not None:
@@ -274,16 +270,7 @@ class OutputLoss:
         if dtype != torch.float32 and not self.form.is_identity:
             return None
         weight = found.to(dtype)
-        if not suits_frozen_linear(hidden, weight):
-            return None
-        bias, scale = self._bias(dtype), self.form.scale
-
-        def losses_of(h: Tensor, t: Tensor) -> Tensor:
-            h = h.to(dtype)
-            h = h if scale == 1.0 else h * scale
-            return frozen_linear_cross_entropies(h, weight, bias, t)
-
-        return losses_of
+        return (weight, self._bias(dtype)) if suits_frozen_linear(hidden, weight) else None
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Return the model's logits, in float32 as in transformers' losses."""
@@ -297,15 +284,24 @@ class OutputLoss:
             logits = frozen_linear(hidden, linear.weight, linear.bias)
         return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
-    def _as_linear(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
-        """Return weight and bias if the logits are one product of scale · hidden, else None."""
+    def _for_torch(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight and bias if torch's chunked loss is for this head, else None.
+
+        It is where the logits are one product of scale · hidden.
+        """
         linear = _plain_linear(self.head)
         if linear is None or self.form.cap is not None or self._autocast_dtype is not None:
+            return None
+        if self._frozen_for_us(hidden) is not None:
             return None
         # On a CPU torch's chunked loss would convert the whole half-precision weight to float32.
         if linear.weight.dtype in (torch.float16, torch.bfloat16) and hidden.device.type == "cpu":
             return None
         return linear.weight, self._bias(linear.weight.dtype)
+
+    def _scaled(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+        hidden = hidden.to(dtype)
+        return hidden if self.form.scale == 1.0 else hidden * self.form.scale
 
     def _bias(self, dtype: torch.dtype) -> Tensor | None:
         """Return what is added to the product of weight and scale · hidden; None if nothing is."""

@@ -23,18 +23,8 @@ class TokenLoss:
         return not self.label_smoothing and not self.weighs_by_probability
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum over tokens: (tokens, vocabulary) and (tokens,) to a scalar."""
-        return self._reduce(logits, targets, "sum")
-
-    def of_each(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each token: (tokens, vocabulary) and (tokens,) to (tokens,)."""
-        return self._reduce(logits, targets, "none")
-
-    def _reduce(self, logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        if self.weighs_by_probability:
-            losses = F.cross_entropy(logits, targets, reduction="none")
-            losses = losses * (-losses).exp().detach()
-            return losses.sum() if reduction == "sum" else losses
-        return F.cross_entropy(
-            logits, targets, reduction=reduction, label_smoothing=self.label_smoothing
+        losses = F.cross_entropy(
+            logits, targets, reduction="none", label_smoothing=self.label_smoothing
         )
+        return losses * (-losses).exp().detach() if self.weighs_by_probability else losses
