@@ -18,7 +18,8 @@ from lorakit.training.frozen_part import FrozenPart
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.together.frozen_below import Examples, Found, below_of
-from lorakit.training.together.stacked_model import Leaves, Pass, StackedModel
+from lorakit.training.together.leaves import Leaves
+from lorakit.training.together.stacked_model import Pass, StackedModel
 from lorakit.training.together.stacking import Inputs, kind_of, tokens_of
 from lorakit.training.together.turns import Turn, Turns
 

@@ -14,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lorakit.injection import adapter_rows
 from lorakit.injection.activation import remove_adapters
 from lorakit.injection.detached import adapter_in_place, attach_adapter
-from lorakit.injection.per_row import RowChoice
 from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.training.objectives.reference import copy_base_dropout
@@ -26,15 +25,13 @@ from lorakit.training.together.frozen_below import (
     run_frozen_blocks,
     standing_below,
 )
+from lorakit.training.together.leaves import Leaves
 from lorakit.training.together.process_state import ProcessState
 from lorakit.training.together.random_state import RandomState
 from lorakit.training.together.stacking import (
     Inputs,
-    Part,
     Stacked,
     map_tensors,
-    part_of,
-    put_part_,
     stack,
 )
 
@@ -64,56 +61,6 @@ class Pass:
     autocast_dtype: torch.dtype | None
     below: Below | None = None
     beyond: tuple[bool, ...] = ()
-
-
-class Leaves:
-    """The outputs of one forward pass, cut from its graph for each run.
-
-    A run computes its loss, and the gradients of these leaves, alone. Then one backward pass
-    computes the gradients of all adapters.
-    """
-
-    def __init__(self, stacked: Stacked, runs: Sequence[str], rows: RowChoice | None):
-        """Begin without outputs.
-
-        Args:
-            stacked: The stacked batches.
-            runs: The run of each.
-            rows: The adapters of the rows, if backward runs layers again.
-        """
-        self._stacked = stacked
-        self._rows = rows
-        self._parts = dict(zip(runs, stacked.parts, strict=True))
-        self._outputs: list[Tensor] = []
-        self._leaves: list[tuple[int, Part, Tensor]] = []
-
-    def cut(self, output: Tensor, run: str) -> Tensor:
-        """Return a run's part of an output, as a leaf if it has a graph."""
-        part = self._parts[run]
-        values = part_of(output, self._stacked, part)
-        if not output.requires_grad:
-            return values
-        if not any(output is one for one in self._outputs):
-            self._outputs.append(output)
-        number = next(n for n, one in enumerate(self._outputs) if one is output)
-        leaf = values.detach().requires_grad_()
-        self._leaves.append((number, part, leaf))
-        return leaf
-
-    def backward(self) -> None:
-        """Pass the gradients of the leaves on to the adapters; a leaf without one counts zero."""
-        gradients: dict[int, Tensor] = {}
-        for number, part, leaf in self._leaves:
-            if leaf.grad is not None:
-                if number not in gradients:
-                    gradients[number] = torch.zeros_like(self._outputs[number])
-                put_part_(gradients[number], self._stacked, part, leaf.grad)
-        if gradients:
-            with nullcontext() if self._rows is None else self._rows.again():
-                torch.autograd.backward(
-                    [self._outputs[n] for n in gradients], [*gradients.values()]
-                )
-        self._outputs, self._leaves = [], []
 
 
 class StackedModel:
