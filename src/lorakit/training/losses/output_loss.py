@@ -268,7 +268,8 @@ class OutputLoss:
         A 16-bit head's logits are not changed before they are widened, so no form fits between.
         """
         found = self.frozen_weight
-        if found is None or self.form.cap is not None:
+        # Checked first: on a GPU autocast's copy of the weight would be made for nothing.
+        if found is None or self.form.cap is not None or hidden.device.type != "cpu":
             return None
         dtype = self._autocast_dtype or found.dtype
         if dtype != torch.float32 and not self.form.is_identity:
