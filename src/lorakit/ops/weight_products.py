@@ -106,8 +106,10 @@ def suits_onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> bool:
         and x.numel() >= LEAST_TOKENS * x.shape[-1]
         and x.numel() * W.shape[0] >= LEAST_OPERATIONS
         and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.is_cpu for t in given)
+        and x.shape[-1] == W.shape[-1]  # torch says what is wrong with other shapes
         and x.is_contiguous()
         and (W.is_contiguous() or W.t().is_contiguous())
+        and (bias is None or (bias.shape == W.shape[:1] and bias.is_contiguous()))
         and not torch.is_autocast_enabled("cpu")
         and torch._C._len_torch_dispatch_stack() == 0  # such a mode may not know the operation
         and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]  # torch's private name

@@ -110,6 +110,26 @@ def test_what_onednn_cannot_or_need_not_compute_is_torch_s(calls, monkeypatch):
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    "bias", [torch.randn(12)[::2], torch.randn(1).expand(6), torch.randn(1), torch.randn(())]
+)
+def test_a_bias_that_onednn_would_misread_is_torch_s(calls, bias):
+    x, W = torch.randn(9, 8), torch.randn(6, 8)
+    expected = nn.functional.linear(x, W, bias)
+    assert torch.equal(frozen_linear(x, W, bias), expected)
+    assert torch.equal(forward_product(x, W, bias), expected)
+    assert calls == []
+
+
+def test_torch_refuses_shapes_that_do_not_fit(calls):
+    for product in (frozen_linear, forward_product):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            product(torch.randn(9, 7), torch.randn(6, 8))
+        with pytest.raises(RuntimeError, match="must match the existing size"):
+            product(torch.randn(9, 8), torch.randn(6, 8), torch.randn(5))
+    assert calls == []
+
+
 @pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", True), ("GenuineIntel", False)])
 def test_onednn_is_taken_where_mkl_does_not_know_the_processor(monkeypatch, vendor, expected):
     monkeypatch.setattr(weight_products, "_vendor", lambda: vendor)

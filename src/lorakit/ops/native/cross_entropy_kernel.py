@@ -26,7 +26,7 @@ class CrossEntropyKernel:
 
         Args:
             logits: (tokens, vocabulary), float32 or bfloat16, with adjacent columns.
-            targets: (tokens,), int64.
+            targets: (tokens,), integers.
             replaces: Whether to write the gradient of their sum over the logits.
 
         Raises:
@@ -34,7 +34,7 @@ class CrossEntropyKernel:
             MemoryError: There is no room for a row of logits in float32.
         """
         sums, rest = empty_float32(len(targets)), empty_float32(len(targets))
-        compact, large = targets.contiguous(), matrix(logits)
+        compact, large = targets.to(torch.int64).contiguous(), matrix(logits)
         if large.data:
             addresses = (address(each) for each in (compact, sums, rest))
             failure = self._function(large, *addresses, replaces)

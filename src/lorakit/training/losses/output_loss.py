@@ -264,7 +264,8 @@ class OutputLoss:
         Logits in 16 bits are widened before they are scaled or moved, which it does not do.
         """
         found = self.frozen_weight
-        if found is None or self.form.cap is not None:
+        # Checked first: on a GPU autocast's copy of the weight would be made for nothing.
+        if found is None or self.form.cap is not None or hidden.device.type != "cpu":
             return None
         dtype = self._autocast_dtype or found.dtype
         if dtype != torch.float32 and not self.form.is_identity:

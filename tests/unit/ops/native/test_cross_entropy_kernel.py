@@ -80,6 +80,13 @@ def test_a_target_outside_of_the_vocabulary(kernel, target):
     assert torch.equal(logits, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8], ids=str)
+def test_targets_may_be_short_integers_with_gaps(kernel, dtype):
+    logits, targets = torch.randn(4, 40), torch.arange(8, dtype=dtype)[::2]
+    expected = F.cross_entropy(logits, targets.long(), reduction="none")
+    torch.testing.assert_close(kernel(logits, targets, replaces=False), expected)
+
+
 def test_threads_change_nothing(kernel, two_threads):
     logits, targets = torch.randn(33, 500), torch.randint(0, 500, (33,))
     copy = logits.clone()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny_models
 from allocations import allocations_of
@@ -46,6 +47,18 @@ BART_SIZES = {
     "init_std": 0.5,
     "dropout": 0.0,
 }
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def made(config, model_class, **options):
@@ -346,3 +359,13 @@ def test_a_trained_output_layer_is_not_computed_elsewhere():
     model = llama()
     add_adapter(model, LoraConfig(r=2, target_modules=["lm_head"]))
     assert follow(model).frozen_weight is None
+
+
+def test_on_a_gpu_the_weight_is_not_copied_to_learn_that_this_way_is_for_cpus():
+    head = torch.nn.Linear(8, 30, device="meta").requires_grad_(False)
+    loss = OutputLoss(head, shifts=True)
+    loss._autocast_dtype = torch.bfloat16
+    hidden = torch.randn(3, 8, device="meta")
+    with Operations() as operations:
+        assert loss._frozen_losses(hidden) is None
+    assert operations.names == []
