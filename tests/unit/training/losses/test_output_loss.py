@@ -367,5 +367,5 @@ def test_on_a_gpu_the_weight_is_not_copied_to_learn_that_this_way_is_for_cpus():
     loss._autocast_dtype = torch.bfloat16
     hidden = torch.randn(3, 8, device="meta")
     with Operations() as operations:
-        assert loss._frozen_losses(hidden) is None
+        assert loss._frozen_for_us(hidden) is None
     assert operations.names == []
