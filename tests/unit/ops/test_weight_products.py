@@ -6,7 +6,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit.ops import weight_products
-from lorakit.ops.weight_products import backward_product, forward_product, frozen_linear
+from lorakit.ops.weight_products import (
+    backward_product,
+    forward_product,
+    frozen_linear,
+    padded_tokens,
+)
 from tolerances import TOLERANCE
 
 pytestmark = pytest.mark.skipif(
@@ -155,3 +160,32 @@ def test_the_same_product_has_the_same_bits_wherever_it_lies(calls):
         assert torch.equal(forward_product(moved[0], moved[1]), forward)
         assert torch.equal(backward_product(moved[2], moved[1]), backward)
     assert calls
+
+
+@pytest.mark.parametrize("tokens", [4, 32, 33, 100, 1025])
+def test_rows_that_are_added_do_not_show(calls, tokens):
+    x, W, bias = torch.randn(tokens, 2, 8), torch.randn(6, 8), torch.randn(6)
+    x.requires_grad_()
+    output = frozen_linear(x, W, bias)
+    assert output.shape == (tokens, 2, 6) and output.is_contiguous()
+    exact = nn.functional.linear(x, W, bias)
+    torch.testing.assert_close(output, exact)
+    output.relu_().sum().backward()  # in place, as after a layer of torch
+    torch.testing.assert_close(x.grad, (exact > 0).float() @ W)
+
+
+def test_products_of_many_lengths_are_few(calls, monkeypatch):
+    rows, product = set(), torch.ops.mkldnn._linear_pointwise.default
+
+    class Noted:
+        @staticmethod
+        def default(x, *rest):
+            rows.add(len(x))
+            return product(x, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", Noted)
+    W = torch.randn(3, 2)
+    for tokens in range(4, 2000):
+        forward_product(torch.randn(tokens, 2), W)
+    assert len(rows) <= 32 + 6 * 16
+    assert all(padded_tokens(n) <= 1.07 * n for n in range(1, 5000))
