@@ -119,10 +119,11 @@ def suits_onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> bool:
 def _linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
     tokens = x.numel() // x.shape[-1]
     surplus = padded_tokens(tokens) - tokens
-    rows = F.pad(x.view(tokens, -1), (0, 0, 0, surplus)) if surplus else x
-    product = torch.ops.mkldnn._linear_pointwise.default(rows, W, bias, "none", [], "")
+    x2d = x.view(tokens, -1)
+    x2d = F.pad(x2d, (0, 0, 0, surplus)) if surplus else x2d
+    product = torch.ops.mkldnn._linear_pointwise.default(x2d, W, bias, "none", [], "")
     # Not a view: what a layer returns may be changed in place.
-    return product.resize_(*x.shape[:-1], W.shape[0]) if surplus else product
+    return product.resize_(*x.shape[:-1], W.shape[0])
 
 
 def padded_tokens(tokens: int) -> int:
