@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lorakit.ops.native import cross_entropy_kernel
 from lorakit.ops.native.cpu_kernels import takes
-from lorakit.ops.weight_products import backward_product, forward_product
+from lorakit.ops.weight_products import backward_product, forward_product, padded_rows
 
 
 def cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
@@ -97,11 +97,12 @@ class _FrozenLinearCrossEntropies(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
     ) -> Tensor:
-        logits = forward_product(hidden, weight, bias)
+        count = len(hidden)
+        logits = forward_product(padded_rows(hidden, hidden.dtype), weight, bias)
         if not ctx.needs_input_grad[0]:
-            return cross_entropies(logits, targets)
-        losses = cross_entropies_(logits, targets)
-        ctx.save_for_backward(backward_product(logits, weight))
+            return cross_entropies(logits[:count], targets)
+        losses = cross_entropies_(logits[:count], targets)
+        ctx.save_for_backward(backward_product(logits, weight)[:count])
         return losses
 
     @staticmethod

@@ -27,6 +27,9 @@ LEAST_TOKENS = 4
 LEAST_OPERATIONS = 1 << 21
 """Multiplications, below which calling oneDNN costs more than it saves: 8 us a call."""
 
+ROW_MULTIPLE = 32
+"""Rows that `padded_rows` fills up to a multiple of."""
+
 _PLAIN = (Tensor, nn.Parameter)
 
 
@@ -135,6 +138,23 @@ def padded_tokens(tokens: int) -> int:
     """
     step = max(1, (1 << (tokens - 1).bit_length()) >> 5)
     return -(-tokens // step) * step
+
+
+def padded_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Add rows of zeros up to a multiple of `ROW_MULTIPLE`, where oneDNN is to multiply.
+
+    It is for products of any number of rows up to a few hundred, such as those of the output layer
+    with a chunk of tokens, of which oneDNN would keep hundreds.
+
+    Args:
+        x: (rows, in).
+        dtype: That of the product.
+
+    Returns: (rows and more, in); x itself where oneDNN does not multiply.
+    """
+    is_compiled = dtype == torch.bfloat16 or (dtype == torch.float32 and onednn_is_quicker())
+    surplus = -len(x) % ROW_MULTIPLE
+    return F.pad(x, (0, 0, 0, surplus)) if surplus and is_compiled and x.is_cpu else x
 
 
 def _needs_graph(x: Tensor, W: Tensor, bias: Tensor | None) -> bool:

@@ -10,6 +10,7 @@ from lorakit.ops.weight_products import (
     backward_product,
     forward_product,
     frozen_linear,
+    padded_rows,
     padded_tokens,
 )
 from tolerances import TOLERANCE
@@ -189,3 +190,17 @@ def test_products_of_many_lengths_are_few(calls, monkeypatch):
         forward_product(torch.randn(tokens, 2), W)
     assert len(rows) <= 32 + 6 * 16
     assert all(padded_tokens(n) <= 1.07 * n for n in range(1, 5000))
+
+
+def test_rows_are_added_only_where_onednn_multiplies(calls, monkeypatch):
+    x = torch.randn(33, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        padded = padded_rows(x.to(dtype), dtype)
+        assert padded.shape == (64, 2) and padded[33:].abs().max() == 0
+        assert torch.equal(padded[:33], x.to(dtype))
+    assert padded_rows(x, torch.bfloat16).shape == (64, 2), "as under autocast"
+    same = (x[:32], torch.float32), (x[:0], torch.float32), (x.double(), torch.float64)
+    for rows, dtype in (*same, (x.to("meta"), torch.bfloat16)):
+        assert padded_rows(rows, dtype) is rows
+    monkeypatch.setattr(weight_products, "onednn_is_quicker", lambda: False)
+    assert padded_rows(x, torch.float32) is x

@@ -31,7 +31,7 @@ from lorakit.ops.linear_loss import (
     values_and_gradients,
     values_over_chunks,
 )
-from lorakit.ops.weight_products import frozen_linear
+from lorakit.ops.weight_products import frozen_linear, padded_rows
 from lorakit.training.losses.counted_labels import count_labels
 from lorakit.training.losses.logit_form import LogitForm
 from lorakit.training.losses.token_loss import TokenLoss
@@ -279,10 +279,12 @@ class OutputLoss:
         # mistake the backward of a chunk for that of the step.
         head = self.head.forward if is_fsdp_unit(self.head) else self.head
         linear = _plain_linear(self.head)
+        rows = padded_rows(hidden, self._autocast_dtype or hidden.dtype)
         if linear is None or any(p.requires_grad for p in linear.parameters()):
-            logits = head(hidden)
+            logits = head(rows)
         else:
-            logits = frozen_linear(hidden, linear.weight, linear.bias)
+            logits = frozen_linear(rows, linear.weight, linear.bias)
+        logits = logits if rows is hidden else logits[: len(hidden)]
         return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def _for_torch(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:

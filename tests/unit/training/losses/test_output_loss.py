@@ -278,7 +278,7 @@ def test_losses_and_hits():
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("build", ["llama", "gpt2", "t5"])
 def test_no_step_holds_all_logits(build, head):
-    vocabulary, rows, length, chunk = 3000, 12, 16, 8
+    vocabulary, rows, length, chunk = 3000, 48, 16, 32
     model = getattr(tiny_models, build)(vocab_size=vocabulary)
     add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
     loss = follow(randomize_(model))
@@ -369,3 +369,29 @@ def test_on_a_gpu_the_weight_is_not_copied_to_learn_that_this_way_is_for_cpus():
     with Operations() as operations:
         assert loss._frozen_for_us(hidden) is None
     assert operations.names == []
+
+
+@pytest.mark.parametrize("adapts", [False, True], ids=["frozen", "adapted"])
+def test_in_16_bits_products_with_few_numbers_of_rows_are_made(adapts):
+    """Each number of rows is another product, which oneDNN keeps."""
+    model = llama().bfloat16().requires_grad_(False)
+    if adapts:
+        add_adapter(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    loss, rows = follow(model), set()
+    loss.chunk_tokens = 256
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                rows.add(len(args[-2]))
+            return found
+
+    with Products():
+        for tokens in (*range(1, 40), 100):
+            h = torch.randn(tokens, model.config.hidden_size).bfloat16().requires_grad_()
+            targets = torch.zeros(tokens, dtype=torch.int64)
+            loss.sum(h, targets, TokenLoss()).backward()
+            assert h.grad.shape == h.shape
+            assert len(loss.losses_and_hits(h, targets)[0]) == tokens
+    assert {32, 64, 128} <= rows and not rows & {*range(3, 32), *range(33, 40), 100}
