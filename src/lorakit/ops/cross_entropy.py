@@ -31,6 +31,7 @@ def cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
     Returns: (tokens,), float32 at least.
 
     Raises:
+        ValueError: There are more or fewer targets than rows of logits.
         IndexError: A target is not in the vocabulary.
     """
     kernel = _kernel(logits)

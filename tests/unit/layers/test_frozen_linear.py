@@ -144,8 +144,12 @@ def test_a_base_that_a_recipe_loads_has_them(tiny_llama_dir, tmp_path, products)
     file = tmp_path / "model.pt"
     torch.save(model, file)
     again = torch.load(file, weights_only=False)
-    with torch.no_grad():
-        assert torch.equal(again(IDS).logits, model(IDS).logits)
+    assert classes_of(again) == classes_of(model)
+    saved, weights = again.state_dict(), model.state_dict()
+    assert saved.keys() == weights.keys()
+    assert all(torch.equal(saved[name], weights[name]) for name in weights)
+    with torch.no_grad():  # its products read other addresses, by which MKL chooses instructions
+        torch.testing.assert_close(again(IDS).logits, model(IDS).logits)
     assert products
 
 

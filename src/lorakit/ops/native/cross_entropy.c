@@ -41,7 +41,7 @@ ALWAYS_INLINE wide exp_of(wide x) {
 }
 
 /* z[0 .. padded) with what is behind `width` so small that nothing comes of it. */
-static const float *widened(const matrix *logits, long row, float *z, long padded) {
+static void widen_row(const matrix *logits, long row, float *z, long padded) {
   const long first = row * logits->stride;
   if (logits->is_half) {
     const uint16_t *halves = (const uint16_t *)logits->data + first;
@@ -50,7 +50,6 @@ static const float *widened(const matrix *logits, long row, float *z, long padde
     memcpy(z, (const float *)logits->data + first, sizeof(float) * logits->width);
   }
   for (long j = logits->width; j < padded; j++) z[j] = -__builtin_inff();
-  return z;
 }
 
 static float maximum(const float *z, long padded) {
@@ -113,7 +112,7 @@ int lorakit_cross_entropy(const matrix *logits, const int64_t *targets, float *s
 #pragma omp for schedule(static)
     for (long row = 0; row < logits->rows; row++) {
       if (!z) continue;
-      widened(logits, row, z, padded);
+      widen_row(logits, row, z, padded);
       const float most = maximum(z, padded);
       rest[row] = most - z[targets[row]];
       sums[row] = exponentials(z, padded, most);

@@ -30,9 +30,15 @@ class CrossEntropyKernel:
             replaces: Whether to write the gradient of their sum over the logits.
 
         Raises:
+            ValueError: There are more or fewer targets than rows of logits.
             IndexError: A target is not in the vocabulary.
             MemoryError: There is no room for a row of logits in float32.
         """
+        if targets.shape != logits.shape[:1]:
+            raise ValueError(
+                f"The targets do not fit the logits: got shapes {tuple(targets.shape)} and "
+                f"{tuple(logits.shape)}, expected a target for each row."
+            )
         sums, rest = empty_float32(len(targets)), empty_float32(len(targets))
         compact, large = targets.to(torch.int64).contiguous(), matrix(logits)
         if large.data:

@@ -80,6 +80,13 @@ def test_a_target_outside_of_the_vocabulary(kernel, target):
     assert torch.equal(logits, before)
 
 
+@pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), ()], ids=str)
+def test_targets_that_are_not_one_for_each_row(kernel, shape):
+    """The C would read, or write, beyond their end."""
+    with pytest.raises(ValueError, match="expected a target for each row"):
+        kernel(torch.randn(3, 40), torch.zeros(shape, dtype=torch.int64), replaces=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8], ids=str)
 def test_targets_may_be_short_integers_with_gaps(kernel, dtype):
     logits, targets = torch.randn(4, 40), torch.arange(8, dtype=dtype)[::2]
