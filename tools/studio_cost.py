@@ -20,8 +20,6 @@ import argparse
 import compileall
 import json
 import math
-import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -33,6 +31,7 @@ from pathlib import Path
 
 import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
+from tools.browser import find_browser
 from tools.studio_process import (
     BarePage,
     bare_page,
@@ -90,8 +89,7 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=10, help="seconds to look at an idle page")
     parser.add_argument("--watch", type=float, default=30, help="seconds to look at a live page")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
-    named = os.environ.get("LORAKIT_CHROMIUM", "chromium")
-    parser.add_argument("--chromium", default=shutil.which(named))
+    parser.add_argument("--chromium", default=find_browser())
     arguments = parser.parse_args()
     if arguments.chromium is None:
         parser.error("there is no Chromium: `make browser` installs it where it can")

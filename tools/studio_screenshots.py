@@ -7,8 +7,6 @@ runs first.
 """
 
 import argparse
-import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from tools.browser import find_browser
 from tools.studio_process import studio
 from tools.studio_runs import OTHER, RUN, RUNNING, SEARCH, STOPPED, RunningRun, make_runs
 
@@ -57,8 +56,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--dark", action="store_true")
-    named = os.environ.get("LORAKIT_CHROMIUM", "chromium")
-    parser.add_argument("--chromium", default=shutil.which(named))
+    parser.add_argument("--chromium", default=find_browser())
     arguments = parser.parse_args()
     if arguments.chromium is None:
         parser.error("there is no Chromium: `make browser` installs it where it can")

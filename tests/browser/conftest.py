@@ -10,7 +10,6 @@ Without Chromium or Playwright these tests are skipped; `make browser` installs 
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tools.browser import find_browser
 
 from lorakit import train
 from lorakit.runs.process import send_signal_to
@@ -27,20 +27,12 @@ from lorakit.runs.queue import RunQueue
 from lorakit.training import Recipe
 
 START_S = 60
-CHROMIUM = next(
-    (
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
-    ),
-    None,
-)
 
 
 def _reason_to_skip():
     if find_spec("playwright") is None or find_spec("nicegui") is None:
         return "the extras dev and studio are not installed: pip install 'lorakit[dev]'"
-    if CHROMIUM is None and not os.environ.get("LORAKIT_CHROMIUM"):
+    if find_browser() is None:
         return "there is no Chromium: `make browser` installs it where it can"
     return None
 
@@ -137,7 +129,7 @@ def chromium():
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=os.environ.get("LORAKIT_CHROMIUM") or CHROMIUM,
+            executable_path=find_browser(),
             args=["--no-sandbox", "--disable-gpu"],
         )
         yield browser
