@@ -122,6 +122,18 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_seeds_for_later():
+    """Seed no device that is not there: torch would note the whole stack for one that may come."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():
+                patch.setattr(device, "manual_seed_all", lambda seed: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_server():
     """Let computations of the studio be forks of the process from which programs are forks.
 
@@ -155,6 +167,4 @@ def _seeded():
     """Draw the same numbers in a test whatever ran before it."""
     import torch
 
-    # Where there is no GPU, torch.manual_seed notes the whole stack for one that may come.
-    seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
-    seed(0)
+    torch.manual_seed(0)

@@ -7,6 +7,7 @@ it. So a program may be killed, stopped or sent elsewhere, as any other process.
 import atexit
 import faulthandler
 import gc
+import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -140,6 +141,7 @@ def become(
     words: list[str], environment: Mapping[str, str], folder: str, streams: Sequence[int]
 ) -> Iterator[None]:
     """Give this process a program's arguments, environment, folder and streams in the block."""
+    import huggingface_hub
     import torch
 
     # Nothing looks for garbage among the objects of the libraries, which would copy their memory:
@@ -152,6 +154,7 @@ def become(
     faulthandler.enable()  # a crash of compiled code says where it was
     os.environ.clear()
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})  # for what it starts in turn
+    importlib.reload(huggingface_hub.constants)  # of the hub that the environment names
     os.chdir(folder)
     sys.argv = words
     if environment.get("PYTHONUNBUFFERED"):

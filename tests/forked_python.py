@@ -13,10 +13,9 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,29 +54,11 @@ _ABOVE = 500
 """Files of a process have smaller numbers."""
 
 
-# A server in a process that imports the libraries itself, with the variables that it is given.
-_SERVER = """
-import socket, sys
-
-sys.path.insert(0, {tests!r})
-from forked import LIBRARIES
-from forked_python import _serve
-
-for name in LIBRARIES:
-    __import__(name)
-_serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
-"""
-
-
 @contextmanager
-def forked_python(variables: Mapping[str, str] | None = None) -> Iterator[str]:
+def forked_python() -> Iterator[str]:
     """Yield the path of a program that runs FILE, `-m MODULE` or `-c CODE` as Python, by a fork.
 
     It is `sys.executable` of what it runs.
-
-    Args:
-        variables: Of the environment in which the libraries are imported, where these read them
-            then; they are imported once more, which takes seconds.
     """
     folder = Path(tempfile.mkdtemp(prefix="lorakit-python-"))  # of a path that a socket may have
     program, address = folder / "python", str(folder / "address")
@@ -86,19 +67,11 @@ def forked_python(variables: Mapping[str, str] | None = None) -> Iterator[str]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
-        if variables is None:
-            server = fork_server.Process(target=_serve, args=(listener, str(program)), daemon=True)
-            server.start()
-            ended = server.join
-        else:
-            number = listener.fileno()
-            code = _SERVER.format(tests=str(Path(__file__).parent))
-            words = [PYTHON, "-c", code, str(number), str(program)]
-            server = subprocess.Popen(words, pass_fds=[number], env=os.environ | variables)
-            ended = server.wait
+        server = fork_server.Process(target=_serve, args=(listener, str(program)), daemon=True)
+        server.start()
     yield str(program)
     server.kill()
-    ended()
+    server.join()
     shutil.rmtree(folder)
 
 

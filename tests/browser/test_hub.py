@@ -1,13 +1,10 @@
 """New run: a base that is downloaded from the hub on the way."""
 
-import os
-import sys
 import time
 
 import pytest
 
 from fixtures.fake_hub import serving_hub
-from forked_python import forked_python
 
 TRAINING_S = 240
 KINDS = [("fine", "good"), ("dull", "bad"), ("great", "good"), ("poor", "bad")]
@@ -22,14 +19,6 @@ def hub(tiny_llama_dir, tmp_path, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
         yield asked
-
-
-@pytest.fixture
-def python(hub, monkeypatch):
-    """A Python that reads the address of the hub when it imports the library."""
-    with forked_python(os.environ) as program:
-        monkeypatch.setattr(sys, "executable", program)
-        yield
 
 
 def take(page, name):

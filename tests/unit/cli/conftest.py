@@ -1,8 +1,10 @@
 """Runs made once by the command line itself, for the commands that need a trained adapter."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.testing
 import yaml
 from typer.testing import CliRunner
 
@@ -20,6 +22,14 @@ class Cli:
 
     def __call__(self, *words, **options):
         return self._runner.invoke(app, [str(word) for word in words], **options)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line():
+    """Build the command line of all commands once, not for each call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
+        yield
 
 
 @pytest.fixture(scope="session")
