@@ -73,7 +73,10 @@ LONG_FILES = (
 def pytest_xdist_setupnodes(config, specs):
     """Let the workers be forks of one process, which imports the libraries for all of them."""
     from forked_python import forked_python
+    from rewritten_tests import rewrite_tests
 
+    multiprocessing.forkserver.ensure_running()  # imports them meanwhile
+    rewrite_tests(config)
     stack = ExitStack()
     program = stack.enter_context(forked_python())
     config.add_cleanup(stack.close)
