@@ -1,7 +1,8 @@
 """Tests that are compiled once for all workers.
 
-pytest rewrites the assertions of each test file before it compiles the file, which takes each worker
-of a new clone seconds. The process that starts them does it while the libraries are imported.
+pytest rewrites the assertions of each test file before it compiles the file, which takes the
+workers of a new clone seconds each. The process that starts them does it while the libraries are
+imported.
 """
 
 import sys
