@@ -92,7 +92,7 @@ static void write_sum(const product *p, long token, long row, float sum) {
   }
 
 /* All products of up to STRIP_ROWS rows of W, in the smallest tiles that have room. */
-#define STRIP(KIND)                                                                    \
+#define EACH_STRIP(KIND)                                                               \
   static void KIND##_strip(const product *p, long row, const float *absmax) {          \
     for (long token = 0; token < p->x->rows; token += 8) {                             \
       long left = p->x->rows - token;                                                  \
@@ -109,10 +109,10 @@ TILE(single, 4, 1) TILE(single, 4, 2) TILE(single, 4, 4) TILE(single, 2, 8)
 #else
 TILE(single, 2, 1) TILE(single, 2, 2) TILE(single, 2, 4) TILE(single, 1, 8)
 #endif
-STRIP(single)
+EACH_STRIP(single)
 #ifdef MULTIPLIES_HALVES
 TILE(half, 4, 1) TILE(half, 4, 2) TILE(half, 4, 4) TILE(half, 2, 8)
-STRIP(half)
+EACH_STRIP(half)
 #endif
 
 /* y = x Wᵀ + bias, with a bias of the dtype of y or NULL. Returns 1 where memory was short. */
