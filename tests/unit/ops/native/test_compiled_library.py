@@ -210,13 +210,14 @@ def test_a_library_that_cannot_be_loaded(gcc, sources):
     assert_eager("undefined symbol: nowhere")
 
 
-@pytest.mark.parametrize(
-    "name", [path.name for path in sorted(compiled_library._SOURCES.glob("*.c"))]
-)
-def test_the_compiler_has_nothing_to_remark(gcc, name):
+SOURCES = sorted(compiled_library._SOURCES.glob("*.c"))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_the_compiler_has_nothing_to_remark(gcc, source):
     flags = [*compiled_library._FLAGS, "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only"]
-    source = str(compiled_library._SOURCES / name)
-    done = subprocess.run([gcc, *flags, source], capture_output=True, text=True, check=False)
+    words = [gcc, *flags, str(source)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
