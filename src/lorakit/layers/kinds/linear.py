@@ -7,15 +7,24 @@ from lorakit.layers.adapted import AdaptedLayer
 from lorakit.ops import LinearOperands, low_rank_linears
 from lorakit.ops.weight_products import forward_product
 
+_PLAIN_FORWARDS = (nn.Linear.forward, Conv1D.forward)
+
 
 class MatrixProduct(AdaptedLayer):
     """Base class of adapted layers whose output is the input times a matrix."""
 
     is_matrix_product = True
+    bias: nn.Parameter | None
 
     def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
         """Map (*, in) to (*, out)."""
         return low_rank_linears(x, (operands,))[0]
+
+    def base_output(self, x: Tensor) -> Tensor:
+        """Return the output of the base alone."""
+        if self.plain_class.forward not in _PLAIN_FORWARDS:
+            return super().base_output(x)  # a subclass that may round elsewhere
+        return forward_product(x, self.base_weight(), self.bias)  # type: ignore[arg-type]  # dense
 
 
 class AdaptedLinear(MatrixProduct):
@@ -23,7 +32,6 @@ class AdaptedLinear(MatrixProduct):
 
     in_features: int
     out_features: int
-    bias: nn.Parameter | None
 
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
@@ -38,12 +46,6 @@ class LoraLinear(AdaptedLinear, nn.Linear):
     """
 
     plain_class = nn.Linear
-
-    def base_output(self, x: Tensor) -> Tensor:
-        """Return the output of the base alone."""
-        if self.plain_class.forward is not nn.Linear.forward:
-            return super().base_output(x)  # a subclass that may round elsewhere
-        return forward_product(x, self.weight, self.bias)
 
 
 class LoraConv1D(MatrixProduct, Conv1D):

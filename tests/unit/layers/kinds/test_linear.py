@@ -216,3 +216,18 @@ def test_factors_of_a_weight_stored_transposed():
     x = torch.randn(3, 6)
     expected = x @ (layer.weight + update.delta_weight().t()) + layer.bias
     assert largest_error(layer(x=x), expected) <= 5e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_an_update_the_product_is_of_the_quicker_library(kind, monkeypatch):
+    layer = adapt(plain(kind), kind, active=False, a=random_update())
+    shapes = []
+
+    def product(x, W, bias):
+        shapes.append(tuple(W.shape))
+        return nn.functional.linear(x, W, bias)
+
+    monkeypatch.setattr("lorakit.layers.kinds.linear.forward_product", product)
+    x = torch.randn(3, 5, 6)
+    assert largest_error(layer(x), plain(kind)(x)) < 1e-6
+    assert shapes == [(4, 6)]
