@@ -84,6 +84,12 @@ def resolve_training(
     resolved["logging_steps"] = resolved["logging_steps"] or _logging_steps(
         resolved, train_examples
     )
+    if "early_stopping_threshold" in given and "early_stopping_patience" not in given:
+        raise ConfigError(
+            f"training.early_stopping_threshold={given['early_stopping_threshold']} stops nothing "
+            "without training.early_stopping_patience, expected both. Set the number of "
+            "evaluations without progress, or leave the threshold out."
+        )
     if "early_stopping_patience" in given and not resolved["load_best_model_at_end"]:
         raise ConfigError(
             "training.early_stopping_patience needs the best checkpoint: got "

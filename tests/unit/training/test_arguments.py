@@ -135,3 +135,8 @@ def test_without_a_schedule_nothing_is_evaluated_saved_or_reported():
         "save_strategy": "no",
         "load_best_model_at_end": False,
     }
+
+
+def test_a_threshold_alone_would_stop_nothing():
+    with pytest.raises(ConfigError, match=r"early_stopping_threshold=0\.1 stops nothing without"):
+        resolve({"early_stopping_threshold": 0.1})
