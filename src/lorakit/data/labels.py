@@ -45,8 +45,8 @@ def label_names(dataset: Dataset, column: str, where: Place | str) -> list[str]:
     if empty:
         raise DataError(
             f"Labels are missing in {where}, column '{column}': "
-            f"{describe_examples(empty, where)} of {len(values)} "
-            f"{'has' if len(empty) == 1 else 'have'} none, expected one in each example. "
+            f"{describe_examples(empty, where)} {'has' if len(empty) == 1 else 'have'} none, "
+            "expected one in each example. "
             "Label these examples or remove them."
         )
     if known is not None:
@@ -104,7 +104,7 @@ def require_distinct(labels: Iterable[Sequence[Any]], column: str, where: Place 
 
     Raises:
         DataError: Two labels differ only in surrounding spaces, in the encoding of accents, or in
-            being a text or a number.
+            being a text, a number, or true and false for 1 and 0.
     """
     first: dict[tuple[str, bool], tuple[int, Any]] = {}
     for number, values in enumerate(labels):
@@ -112,9 +112,12 @@ def require_distinct(labels: Iterable[Sequence[Any]], column: str, where: Place 
             first.setdefault((str(value), isinstance(value, str)), (number, value))
     seen: dict[str, tuple[int, Any]] = {}
     for (name, _), (number, value) in first.items():
-        normalized = unicodedata.normalize("NFC", name).strip()
-        other_number, other = seen.setdefault(normalized, (number, value))
-        if other is not value:
+        forms = [unicodedata.normalize("NFC", name).strip()]
+        forms += [str(int(value))] if isinstance(value, bool) else []
+        for form in forms:
+            other_number, other = seen.setdefault(form, (number, value))
+            if other is value:
+                continue
             both = describe_examples(list(dict.fromkeys((other_number, number))), where)
             raise DataError(
                 f"Two labels are alike in {where}, column '{column}': got {other!r} and {value!r} "

@@ -19,6 +19,7 @@ from lorakit.data.reading.sources import (
     pick_split,
     read_source,
     read_sources,
+    require_hub_data,
 )
 from lorakit.data.stratified import hold_out, keep_labels, read_labels
 from lorakit.data.stream import SET_ASIDE, ExampleStream
@@ -127,7 +128,10 @@ def load_splits(
     cache = TableCache.of(data)
     with hiding_progress_bars():
         source, mixture = _read_training(data, cache)
-        found = pick_split(source, data.train_split, data.train_name, "data.train_split")
+        found = pick_split(
+            *(source, data.train_split, data.train_name, "data.train_split"),
+            is_given=isinstance(data.train, str) and data.train_split != "train",
+        )
         named = _find_validation(data, source, cache)
     notes += cache.notes
     notes += found.notes
@@ -193,6 +197,8 @@ def _read_training(
 ) -> tuple[FileExamples | DatasetDict, Mixture | None]:
     """Return the training data, and the mixture of sources if their weights differ from 1."""
     if isinstance(data.train, str):
+        names = [data.train, *([] if data.validation is None else [data.validation])]
+        require_hub_data(data.subset, names, "data.subset")
         return read_source(data.train, data.subset, "data.train", data.delimiter, cache), None
     if data.subset is not None:
         raise ConfigError(
@@ -280,7 +286,8 @@ def _find_validation(
         other = read_source(data.validation, data.subset, key_of_file, data.delimiter, cache)
         if isinstance(other, DatasetDict) and data.validation_split is None and len(other) == 1:
             return FileExamples(next(iter(other.values())))
-        return pick_split(other, data.validation_split or "validation", data.validation, key)
+        split, is_given = data.validation_split or "validation", data.validation_split is not None
+        return pick_split(other, split, data.validation, key, is_given=is_given)
     if data.validation_split is not None:
         if isinstance(source, FileExamples):
             raise DataError(

@@ -14,6 +14,7 @@ from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
+from lorakit.inference.loaded import require_weights_of_training
 from lorakit.injection import add_adapter
 from lorakit.injection.state import adapted_layers
 from lorakit.layers import AdaptedLayer
@@ -91,6 +92,9 @@ def load_base_weights(
             "id or a directory. Name the base yourself (--base on the command line)."
         )
     base_recipe = recipe if base is None else None
+    revision = None if base_recipe is None else base_recipe.revision
+    if base is None:
+        require_weights_of_training(settings, name, revision, config_file)
     model = load_model(
         auto_model(task_type),
         name,
@@ -100,7 +104,7 @@ def load_base_weights(
         dtype=settings.dtype or "auto",
         quantization=settings.quantization,
         trained_in_full=adapter.config.modules_to_save,
-        revision=None if base_recipe is None else base_recipe.revision,
+        revision=revision,
         trust_remote_code=trust_remote_code
         or (base_recipe is not None and base_recipe.trust_remote_code),
     )

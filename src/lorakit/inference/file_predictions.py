@@ -121,6 +121,8 @@ def predict_file(
     new_columns = _new_columns(loaded, settings, columns)
     _require_free(new_columns, examples, source)
     key = {**asdict(settings), "file": _digest(source), "adapter": identity, "columns": new_columns}
+    key |= {"inputs": columns.names, "delimiter": names.delimiter, "base": loaded.base}
+    key["stored"] = sorted({str(weight.dtype) for weight in loaded.model.parameters()})
     with _partial_predictions(output, key) as partial:
         resumed = partial.rows
         on_progress(partial.rows, len(examples))

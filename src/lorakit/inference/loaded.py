@@ -16,9 +16,10 @@ from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.config import TaskType
 from lorakit.data.tokenizers import pad_id
-from lorakit.errors import ConfigError
+from lorakit.errors import AdapterMismatchError, ConfigError
 from lorakit.injection import add_adapter, disable_adapters
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
+from lorakit.models.base_digest import changed_digest
 from lorakit.models.pretrained import (
     auto_model,
     label_options,
@@ -101,7 +102,8 @@ def load_for_inference(
     Raises:
         MissingFileError: The adapter or the base does not exist.
         AdapterFileError: A file of the adapter is damaged.
-        AdapterMismatchError: The adapter was made for another base.
+        AdapterMismatchError: The adapter was made for another base, or the base that it names has
+            other weights now.
         ConfigError: The adapter names no base, or no task.
     """
     directory, recipe = locate_adapter(path)
@@ -127,6 +129,8 @@ def load_for_inference(
         "trust_remote_code": trust_remote_code
         or (recipe is not None and base is None and recipe.trust_remote_code),
     }
+    if base is None:
+        require_weights_of_training(settings, name, options["revision"], config_file)
     if (companions / TOKENIZER_FILE).is_file():
         tokenizer = load_tokenizer(
             str(companions),
@@ -159,6 +163,30 @@ def load_for_inference(
     model.to(place).eval()
     labels = _labels_of(model) if task_type in TASKS_WITH_LABELS else None
     return LoadedModel(model, tokenizer, task_type, labels, settings, name)
+
+
+def require_weights_of_training(
+    settings: InferenceSettings, name: str, revision: str | None, source: Path
+) -> None:
+    """Refuse the base that an adapter names if its weights are not those of the training.
+
+    Args:
+        settings: The adapter's settings.
+        name: Hub id or directory of the base.
+        revision: Branch, tag or commit of a hub model.
+        source: The file that names the base.
+
+    Raises:
+        AdapterMismatchError: They are recorded, and others.
+    """
+    recorded = None if settings.lineage is None else settings.lineage.base_digest
+    digest = changed_digest(recorded, name, revision)
+    if recorded is not None and digest is not None:
+        raise AdapterMismatchError(
+            f"The base '{name}' in {source} has other weights than in training: got the digest "
+            f"{digest[:12]}, expected {recorded[:12]}. Restore them, or name another base with "
+            "these weights."
+        )
 
 
 def locate_adapter(path: str | Path) -> tuple[Path, Recipe | None]:

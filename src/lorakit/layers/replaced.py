@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import mixed_class, swap_class
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.frozen_linear import PLAIN_CLASSES
@@ -50,11 +51,13 @@ class ReplacedModule(nn.Module):
             return acting.correct(base_result, self, *args, **kwargs)
         base_dtype, own_dtype = _parameter_dtype(self), _parameter_dtype(acting)
         if base_dtype == own_dtype:
-            # A float32 bias beside the base's half-precision weight: the weight's dtype rules.
+            # A float32 bias beside the base's half-precision weight: the weight's dtype rules. The
+            # codes of a quantised weight are not numbers to cast.
+            codes = {"weight"} if bits_of(acting) else set[str]()
             cast = {
                 name: parameter.to(own_dtype)
                 for name, parameter in acting._parameters.items()
-                if parameter is not None and parameter.dtype != own_dtype
+                if parameter is not None and parameter.dtype != own_dtype and name not in codes
             }
             return functional_call(acting, cast, args, kwargs) if cast else acting(*args, **kwargs)
         # A float32 copy in a half-precision base: cast its input and its output.

@@ -31,6 +31,20 @@ def base_digest(name: str, revision: str | None = None) -> str | None:
         return None
 
 
+def changed_digest(recorded: str | None, name: str, revision: str | None = None) -> str | None:
+    """Return the digest of a base if its weights are not those that were recorded, else None.
+
+    Args:
+        recorded: The digest that was recorded; None if it is not known.
+        name: Hub id or local directory.
+        revision: Branch, tag or commit of a hub model.
+    """
+    if recorded is None:
+        return None
+    digest = base_digest(name, revision)
+    return None if digest == recorded else digest
+
+
 def _cache_file(name: str, revision: str | None) -> Path | None:
     for file in _FILES:
         try:

@@ -78,7 +78,8 @@ def load_quantized(
         **options,
     )
     with low_memory():
-        model, info = load(quantization_config=bitsandbytes_config(config, dtype, skipped))
+        with torch.random.fork_rng():  # the second time, the same random weights are drawn
+            model, info = load(quantization_config=bitsandbytes_config(config, dtype, skipped))
         missing = {key.rpartition(".")[0] for key in info["missing_keys"]}
         fresh = [
             path for path, module in base_modules(model) if path in missing and bits_of(module)

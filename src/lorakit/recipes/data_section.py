@@ -9,8 +9,15 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field, field_validator
 
-from lorakit.config import Count, ProblemType, StrictConfig
+from lorakit.config import Count, ProblemType, StrictConfig, TaskType
 from lorakit.errors import first_few
+
+_KEYS_OF: Mapping[TaskType, tuple[str, ...]] = {
+    TaskType.SEQ_CLS: ("problem_type", "label_separator", "class_weights", "text_pair"),
+    TaskType.SEQ_2_SEQ_LM: ("source_prefix", "max_target_length"),
+    TaskType.CAUSAL_LM: ("turns", "system_prompt"),
+}
+"""Keys that a single task reads, besides those that name columns."""
 
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
 """Limits of Linux in bytes."""
@@ -285,13 +292,25 @@ class DataConfig(StrictConfig):
         is_given = {"turns": self.turns != "all", "system_prompt": self.system_prompt is not None}
         return [f"data.{key}" for key, given in is_given.items() if given]
 
-    def require_no_targets_of_texts(self) -> None:
-        """Refuse keys about the labels of texts, for a task without them.
+    def require_keys_of(self, task: TaskType, has_objective: bool) -> None:
+        """Refuse keys that only other tasks read.
+
+        Args:
+            task: The task.
+            has_objective: Whether it is trained on preferences.
 
         Raises:
             ValueError: Names the keys.
         """
-        keys = ("problem_type", "label_separator", "class_weights")
-        given = [f"data.{key}" for key in keys if getattr(self, key) not in ("auto", None)]
-        if given:
-            raise ValueError(f"{' and '.join(given)} is for task SEQ_CLS only; leave it out")
+        problems: list[str] = []
+        for reader, keys in _KEYS_OF.items():
+            given = [f"data.{key}" for key in keys if self._is_given(key)]
+            if given and reader is not task:
+                problems.append(f"{' and '.join(given)} is for task {reader} only")
+        if self._is_given("format") and task is not TaskType.CAUSAL_LM and not has_objective:
+            problems.append("data.format is for task CAUSAL_LM or an `objective`")
+        if problems:
+            raise ValueError(f"{'; '.join(problems)}; leave it out")
+
+    def _is_given(self, key: str) -> bool:
+        return getattr(self, key) != type(self).model_fields[key].default

@@ -98,11 +98,7 @@ class Recipe(StrictConfig):
                 f"objective.type is {self.objective.type} but task is {self.task}; "
                 f"set task: {self.objective.task}"
             )
-        if self.task is not TaskType.SEQ_CLS:
-            self.data.require_no_targets_of_texts()
-        if self.task is not TaskType.CAUSAL_LM and self.data.given_chat_keys:
-            keys = " and ".join(self.data.given_chat_keys)
-            raise ValueError(f"{keys} is for task CAUSAL_LM only; leave it out")
+        self.data.require_keys_of(self.task, self.objective is not None)
         if self.data.streaming:
             self._require_streamable()
         return self

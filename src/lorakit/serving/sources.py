@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapters.inference_settings import InferenceSettings
-from lorakit.adapters.peft_files.files import read_adapter_header
+from lorakit.adapters.peft_files.files import CONFIG_FILE, read_adapter_header
 from lorakit.adapters.peft_files.format import config_from_peft
 from lorakit.config import QuantizationConfig
 from lorakit.errors import ConfigError, LorakitError, MissingFileError, first_few
-from lorakit.inference.loaded import companions_of
+from lorakit.inference.loaded import companions_of, require_weights_of_training
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import find_adapter
@@ -127,6 +127,7 @@ def find_source(
             different bases.
         MissingFileError: A path does not exist.
         AdapterFileError: A file of a named adapter is damaged.
+        AdapterMismatchError: The base of a named adapter has other weights than in its training.
     """
     base, named, recipes = _sort_out(models, adapters or {})
     place = None if folder is None else Path(folder)
@@ -135,11 +136,16 @@ def find_source(
             f"No folder of adapters at {place}: expected a directory. Create it, or check the path."
         )
     needs = {name: read_needs(path) for name, path in named.items()}
+    of_named = dict(needs)
     needs |= {name: found for name, found in _in_folder(place).items() if name not in needs}
     source = _base_source(base, needs, recipes, dtype, unquantized)
     source = replace(
         source, device=device, trust_remote_code=trust_remote_code or source.trust_remote_code
     )
+    for name, each in of_named.items():
+        if each.base is not None and _same_place(each.base) == _same_place(source.name):
+            file = named[name] / CONFIG_FILE
+            require_weights_of_training(each.settings, source.name, source.revision, file)
     kinds: dict[ModelKind, KindNeeds] = {}
     for each in needs.values():
         if each.kind is not None:

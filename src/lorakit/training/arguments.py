@@ -33,6 +33,9 @@ _BITSANDBYTES_OPTIMIZERS = (
     *("rmsprop_bnb_32bit", "ademamix", "ademamix_8bit"),
 )
 
+_STEPS_TRIED = 1000
+"""Length of the schedule that is tried before the number of steps is known."""
+
 
 def resolve_training(
     recipe: Recipe, task: Task, train_examples: int, has_validation: bool
@@ -84,6 +87,12 @@ def resolve_training(
     resolved["logging_steps"] = resolved["logging_steps"] or _logging_steps(
         resolved, train_examples
     )
+    if "early_stopping_threshold" in given and "early_stopping_patience" not in given:
+        raise ConfigError(
+            f"training.early_stopping_threshold={given['early_stopping_threshold']} stops nothing "
+            "without training.early_stopping_patience, expected both. Set the number of "
+            "evaluations without progress, or leave the threshold out."
+        )
     if "early_stopping_patience" in given and not resolved["load_best_model_at_end"]:
         raise ConfigError(
             "training.early_stopping_patience needs the best checkpoint: got "
@@ -182,12 +191,35 @@ def build_arguments(
             f"training.lr_scheduler_kwargs: got {arguments.lr_scheduler_kwargs!r}, expected a "
             "mapping of the scheduler's arguments. Write it as `key: value`."
         )
+    _require_schedule(arguments)
     if optimizer:
         arguments.optim = OPTIMIZER_NAME  # the trainer knows it, transformers does not
     setattr(arguments, LORA_PLUS_KEY, lora_plus_ratio)  # likewise
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else transformers would split each batch by nn.DataParallel
     return arguments
+
+
+def _require_schedule(arguments: TrainingArguments) -> None:
+    """Create the schedule of the learning rate for an optimizer of one number.
+
+    Raises:
+        ConfigError: transformers refuses the scheduler's arguments.
+    """
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
+    kwargs: Any = arguments.lr_scheduler_kwargs or {}
+    steps = max(arguments.max_steps, _STEPS_TRIED)
+    warmup_steps = arguments.get_warmup_steps(steps)
+    try:
+        get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, steps, kwargs)
+    except Exception as error:  # whatever a scheduler makes of arguments that it does not expect
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"training.lr_scheduler_type={getattr(arguments.lr_scheduler_type, 'value', '')} "
+            f"does not go with training.lr_scheduler_kwargs={kwargs}: {reason}. Change one of them."
+        ) from None
 
 
 def _reporters(given: str | Sequence[str]) -> list[str]:

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.analysis.verdict import Verdict
 from lorakit.config import SINGLE_LABEL, LoraConfig, TaskType
 from lorakit.data.splits import load_splits, load_validation
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import reporting_disk_errors
-from lorakit.inference.loaded import TASKS_WITH_LABELS, locate_adapter
+from lorakit.inference.loaded import (
+    TASKS_WITH_LABELS,
+    locate_adapter,
+    require_weights_of_training,
+)
 from lorakit.injection import Injection, add_adapter, disable_adapters, set_adapter
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
@@ -168,6 +173,8 @@ def _evaluating(
             "unknown. Name the run directory, or give a recipe."
         )
     settings = settings_beside(adapter)
+    if run_recipe is not None and recipe.model == run_recipe.model:
+        require_weights_of_training(settings, recipe.model, recipe.revision, adapter / CONFIG_FILE)
     if recipe.dtype == "auto":
         saved = recipe.model_copy(update={"dtype": settings.dtype or "saved"})
         recipe = recipe.with_precision_of(run_recipe or saved)

@@ -6,9 +6,11 @@ from typing import Any
 
 from lorakit.distributed.processes import process_count
 from lorakit.errors import CheckpointError, ConfigError, OutputExistsError
+from lorakit.models.base_digest import changed_digest
 from lorakit.recipes.recipe import Recipe, changed_keys
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.callbacks import EventHandler
+from lorakit.training.starting_point import run_lineage
 
 _MAY_CHANGE_ON_RESUME = {
     "output",  # another spelling of the same directory
@@ -42,7 +44,8 @@ def require_resumable(recipe: Recipe) -> None:
     """Refuse to resume a run that would continue differently.
 
     Raises:
-        CheckpointError: The recipe or the number of processes differs; names the keys.
+        CheckpointError: The recipe, the base's weights or the number of processes differ; names
+            the keys.
         OutputExistsError: The run is finished and the recipe asks for no more steps.
     """
     run = RunDirectory.open(recipe.output)
@@ -64,6 +67,15 @@ def require_resumable(recipe: Recipe) -> None:
             f"Cannot resume {run.path}: the recipe now differs from {run.recipe_file} in "
             f"{', '.join(changed)}, expected changes in training.num_train_epochs or "
             "training.max_steps only. Undo the changes, or train under another `output`."
+        )
+    lineage = run_lineage.read_lineage(run.environment_file)
+    recorded = None if lineage is None else lineage.base_digest
+    digest = changed_digest(recorded, recipe.model, recipe.revision)
+    if recorded is not None and digest is not None:
+        raise CheckpointError(
+            f"Cannot resume {run.path}: the weights of model '{recipe.model}' have changed since "
+            f"the run started, got the digest {digest[:12]}, expected {recorded[:12]}. Restore "
+            "them, or train under another `output`."
         )
     if run.is_finished and not _asks_for_more(before.training, recipe.training):
         raise OutputExistsError(

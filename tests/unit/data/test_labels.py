@@ -2,7 +2,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lorakit.data import Place
-from lorakit.data.labels import label_names, label_notes, sort_label_names
+from lorakit.data.labels import label_names, label_notes, require_distinct, sort_label_names
 from lorakit.errors import DataError
 
 
@@ -39,6 +39,13 @@ def test_labels_that_look_alike_are_refused(one, other):
         f"Two labels are alike in the file, column 'label': got {one!r} and {other.format(one)!r} "
         "in examples 2, 3, expected one spelling of each class."
     )
+
+
+@pytest.mark.parametrize("number", [1, "1"])
+def test_true_and_one_are_alike(number):
+    with pytest.raises(DataError, match=rf"^Two labels are alike .* got True and {number!r} in"):
+        require_distinct([[True], [False], [number]], "label", "x")
+    require_distinct([[True], [False], ["yes"], [2]], "label", "x")
 
 
 def test_accents_stored_in_two_ways_are_refused():
@@ -78,7 +85,7 @@ def test_numbers_without_a_class_are_missing_labels(value):
     features = Features({"label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"label": [0, value, 1]}, features=features)
 
-    with pytest.raises(DataError, match="example 2 of 3 has none"):
+    with pytest.raises(DataError, match="example 2 has none"):
         label_names(rows, "label", "x")
 
 
@@ -87,5 +94,5 @@ def test_a_class_number_out_of_range_is_none():
     rows = rows.map(lambda row: row, features=Features({"label": Value("int64")}))
     rows.info.features = Features({"label": ClassLabel(names=["no", "yes"])})
 
-    with pytest.raises(DataError, match="example 2 of 2 has none"):
+    with pytest.raises(DataError, match="example 2 has none"):
         label_names(rows, "label", "x")

@@ -120,3 +120,23 @@ def test_errors_number_examples_as_the_file_does(tmp_path):
             assert describe_examples([at], place) == f"example {number + 1} (line {number + 2})"
     few = splits.training_only([4, 9])
     assert describe_examples([1], few.train_place) == describe_examples([9], splits.train_place)
+
+
+def test_splits_and_subsets_are_not_those_of_one_table(tmp_path):
+    train = write_examples(tmp_path / "rows.jsonl")
+    for given, key in (
+        ({"train_split": "first"}, "data.train_split"),
+        ({"validation": train, "validation_split": "test"}, "data.validation_split"),
+        ({"train": ({"path": train, "split": "first"},)}, r"data.train[0].split"),
+    ):
+        message = split_error(DataError, **{"train": train, **given})
+        assert message.startswith(f"No such split in {key}: got '"), message
+        assert "is one table without splits" in message
+    for given, key in (
+        ({"subset": "mrpc", "validation": train}, "data.subset"),
+        ({"train": ({"path": (train, train), "subset": "mrpc"},)}, "data.train[0].subset"),
+    ):
+        message = split_error(DataError, **{"train": train, **given})
+        assert message.startswith(
+            f"Only datasets of the hub have configurations: got {key}='mrpc' for '{train}'"
+        )

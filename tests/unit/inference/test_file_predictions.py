@@ -1,8 +1,10 @@
 """Predictions for a whole file."""
 
+import copy
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow.parquet as parquet
 import pytest
@@ -100,6 +102,31 @@ def test_another_file_or_adapter_begins_anew(classifier, reviews, tmp_path, monk
         if name == "b.csv":
             reviews.write_text(reviews.read_text("utf-8") + "y,good\n", "utf-8")
         assert predict_file(classifier, reviews, tmp_path / name, settings, **options).resumed == 0
+
+
+@pytest.mark.parametrize("what", ["column", "delimiter", "base", "storage"])
+def test_other_inputs_or_another_base_begin_anew(classifier, tmp_path, monkeypatch, what):
+    monkeypatch.setattr("lorakit.inference.file_predictions._BATCHES_AT_ONCE", {True: 2, False: 2})
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("text,other\n" + "good film,bad cat\n" * 4, "utf-8")
+    settings, names = PredictionSettings(batch_rows=1), DataConfig(train="-", delimiter=",")
+
+    def stop(done, _rows):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(classifier, path, output, settings, data=names, on_progress=stop)
+    if what == "column":
+        names = names.model_copy(update={"text": "other"})
+    elif what == "delimiter":
+        names = names.model_copy(update={"text": "text,other", "delimiter": "|"})
+    elif what == "base":
+        classifier = replace(classifier, base="another")
+    else:
+        classifier = replace(classifier, model=copy.deepcopy(classifier.model).bfloat16())
+    made = predict_file(classifier, path, output, settings, data=names)
+    assert (made.resumed, made.rows) == (0, 4)
 
 
 def test_the_recipe_names_the_column_and_the_only_one_needs_no_name(classifier, tmp_path):

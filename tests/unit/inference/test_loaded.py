@@ -11,8 +11,9 @@ from transformers import (
 )
 
 from lorakit.adapters import load_adapter
-from lorakit.errors import ConfigError, MissingFileError
+from lorakit.errors import AdapterMismatchError, ConfigError, MissingFileError
 from lorakit.inference import classify, generate_text, load_for_inference, tag
+from lorakit.inference.base_weights import load_base_weights
 from tiny_models import logits
 from tiny_models.adapted import save_adapter_of
 
@@ -147,3 +148,19 @@ def test_logits_are_those_of_the_adapter_loaded_by_hand(tmp_path, tiny_llama_dir
     expected = logits(by_hand)
     assert torch.equal(logits(loaded.model), expected)
     assert torch.equal(expected, logits(model))
+
+
+def test_the_named_base_must_have_the_weights_of_the_training(
+    tmp_path, classifier_run, tiny_bert_dir
+):
+    directory = tmp_path / "adapter"
+    shutil.copytree(classifier_run / "adapter", directory)
+    file = directory / "lorakit.json"
+    settings = json.loads(file.read_text())
+    settings["lineage"]["base_digest"] = "0" * 64  # as if the base had been trained on since then
+    file.write_text(json.dumps(settings))
+    with pytest.raises(AdapterMismatchError, match=r"other weights than in training: .* 000000"):
+        load_for_inference(directory)
+    with pytest.raises(AdapterMismatchError, match=r"other weights than in training"):
+        load_base_weights(directory)
+    assert load_for_inference(directory, base=tiny_bert_dir).base == tiny_bert_dir

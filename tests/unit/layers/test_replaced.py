@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lorakit import LoraConfig, add_adapter
 from lorakit.layers import (
     LoraLinear,
     LowRankUpdate,
@@ -16,7 +17,9 @@ from lorakit.layers import (
     restore_in_place,
 )
 from lorakit.layers.replaced import base_parts
-from tiny_models import assert_untouched, snapshot
+from tiny_models import assert_untouched, gpt2, randomize_, snapshot
+from tiny_models.quantized import SETTINGS, dense_twin, quantized
+from tolerances import largest_error
 
 X = torch.ones(2, 4)
 
@@ -189,3 +192,20 @@ def test_base_parts_are_those_of_the_module_before_adapters():
     assert [*base_parts(module)] == before
     shared = nn.Sequential(module, module)
     assert [*base_parts(shared)] == [shared, *before]
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_trained_bias_beside_a_quantised_weight_leaves_its_codes_alone(settings):
+    model = quantized(gpt2().eval(), **settings)
+    twin = dense_twin(model)
+    # The other layer has no update, so that each of its biases has a copy.
+    config = LoraConfig(r=2, bias="all", layers_to_transform=[1], target_modules=["c_attn"])
+    for one in (model, twin):
+        add_adapter(one, config)
+        randomize_(one)
+    ids = torch.arange(12).view(2, 6)
+    found = model(ids).logits
+    assert largest_error(found, twin(ids).logits) < 1e-5
+    found.sum().backward()
+    bias = model.transformer.h[0].attn.c_attn.trained_copies["default"].bias
+    assert bias.grad.abs().max() > 0

@@ -11,12 +11,13 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from lorakit.config import TaskType
+from lorakit.config import QuantizationConfig, TaskType
 from lorakit.errors import ConfigError
 from lorakit.models.pretrained import (
     auto_model,
     fresh_modules,
     fresh_outside_head,
+    initialize_fresh_weights,
     label_options,
     load_model,
     load_tokenizer,
@@ -63,6 +64,19 @@ def test_modules_outside_the_head(tiny_bert_dir, tiny_distilbert_dir):
     assert set(fresh_modules(bert)) == {"bert.pooler.dense", "classifier"}
     assert fresh_outside_head(bert) == ("bert.pooler.dense",)
     assert fresh_outside_head(classifier(tiny_distilbert_dir)) == ()
+
+
+@pytest.mark.parametrize("quantization", [None, QuantizationConfig(compute_dtype="float32")])
+def test_weights_that_are_initialized_again_are_those_of_loading(tiny_bert_dir, quantization):
+    # The quantised pooler shows only after a first load that it was not in the checkpoint.
+    loaded, other = (
+        classifier(tiny_bert_dir, seed=seed, quantization=quantization) for seed in (1, 2)
+    )
+    weight = loaded.bert.pooler.dense.weight
+    assert not torch.equal(other.bert.pooler.dense.weight, weight)
+    initialize_fresh_weights(other, 1)
+    assert torch.equal(other.bert.pooler.dense.weight, weight)
+    assert torch.equal(other.classifier.weight, loaded.classifier.weight)
 
 
 def test_loading_is_silent(tiny_distilbert_dir, capfd, caplog):

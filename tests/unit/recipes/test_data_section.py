@@ -42,6 +42,32 @@ def test_targets_of_texts_are_for_text_classification():
 
 
 @pytest.mark.parametrize(
+    ("task", "values", "said"),
+    [
+        ("CAUSAL_LM", {"source_prefix": "sum: "}, "data.source_prefix is for task SEQ_2_SEQ_LM on"),
+        ("TOKEN_CLS", {"max_target_length": 8}, "data.max_target_length is for task SEQ_2_SEQ_LM"),
+        ("SEQ_2_SEQ_LM", {"text_pair": "b"}, "data.text_pair is for task SEQ_CLS only"),
+        ("SEQ_CLS", {"format": "alpaca"}, "data.format is for task CAUSAL_LM or an `objective`"),
+        (
+            "CAUSAL_LM",
+            {"text_pair": "b", "source_prefix": "a"},
+            "data.text_pair is for task SEQ_CLS only; data.source_prefix is for task SEQ_2_SEQ_LM",
+        ),
+    ],
+)
+def test_keys_that_the_task_does_not_read_are_refused(task, values, said):
+    values = {"model": "m", "task": task, "output": "o", "data": {"train": "a.csv", **values}}
+    with pytest.raises(ConfigError, match=said):
+        Recipe.check(values, "the test")
+
+
+def test_the_format_of_preferences_is_read_by_reward_models():
+    values = {"model": "m", "task": "SEQ_CLS", "output": "o", "objective": {"type": "reward"}}
+    values["data"] = {"train": "a.csv", "format": "preference"}
+    assert Recipe.check(values, "the test").data.format == "preference"
+
+
+@pytest.mark.parametrize(
     ("values", "said"),
     [({"task": "SEQ_CLS"}, "data.turns and data.system_prompt is for task CAUSAL_LM only")],
 )

@@ -4,7 +4,12 @@ import shutil
 import pytest
 
 from lorakit.config import TaskType
-from lorakit.errors import AdapterFileError, ConfigError, MissingFileError
+from lorakit.errors import (
+    AdapterFileError,
+    AdapterMismatchError,
+    ConfigError,
+    MissingFileError,
+)
 from lorakit.serving.base_models import ModelKind
 from lorakit.serving.sources import find_source, read_needs
 
@@ -123,3 +128,14 @@ def test_a_folder_in_the_place_of_a_base_names_the_adapters_inside(folder):
     with pytest.raises(MissingFileError, match="with runs or adapters inside") as refused:
         find_source([folder])
     assert str(folder / "french") in str(refused.value) and "--adapters" in str(refused.value)
+
+
+def test_a_named_adapter_was_trained_on_the_weights_of_its_base(folder, tiny_llama_dir, tmp_path):
+    change(folder / "german", "lorakit.json", lineage={"base_digest": "0" * 64})
+    with pytest.raises(AdapterMismatchError, match="other weights than in training"):
+        find_source([folder / "german", folder / "mood"])
+    with pytest.raises(AdapterMismatchError, match="other weights than in training"):
+        find_source([tiny_llama_dir], adapters={"one": folder / "german"})
+    copied = tmp_path / "copy"  # another base on purpose
+    shutil.copytree(tiny_llama_dir, copied)
+    assert find_source([copied], adapters={"one": folder / "german"}).base.name == str(copied)

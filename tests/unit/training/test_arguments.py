@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from transformers import IntervalStrategy
+from transformers import IntervalStrategy, SchedulerType
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
@@ -135,3 +135,34 @@ def test_without_a_schedule_nothing_is_evaluated_saved_or_reported():
         "save_strategy": "no",
         "load_best_model_at_end": False,
     }
+
+
+def test_a_threshold_alone_would_stop_nothing():
+    with pytest.raises(ConfigError, match=r"early_stopping_threshold=0\.1 stops nothing without"):
+        resolve({"early_stopping_threshold": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "said"),
+    [
+        ("cosine_with_min_lr", {}, "One of min_lr or min_lr_rate should be set"),
+        ("polynomial", {"lr_end": 1.0}, "must be smaller than initial lr"),
+        ("linear", {"min_lr": 0.1}, "unexpected keyword argument 'min_lr'"),
+    ],
+)
+def test_a_schedule_is_tried_before_anything_is_loaded(name, kwargs, said, tmp_path):
+    training = {"lr_scheduler_type": name, "lr_scheduler_kwargs": kwargs}
+    with pytest.raises(ConfigError, match=f"lr_scheduler_type={name} does not go with .*{said}"):
+        build_arguments(resolve(training), task_for(TaskType.SEQ_CLS), tmp_path)
+
+
+def test_every_scheduler_can_be_chosen(tmp_path):
+    needed = {
+        "cosine_with_min_lr": {"min_lr_rate": 0.1},
+        "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
+        "warmup_stable_decay": {"num_decay_steps": 10},
+    }
+    for scheduler in SchedulerType:
+        kwargs = needed.get(scheduler.value, {})
+        training = {"lr_scheduler_type": scheduler.value, "lr_scheduler_kwargs": kwargs}
+        build_arguments(resolve(training), task_for(TaskType.SEQ_CLS), tmp_path)

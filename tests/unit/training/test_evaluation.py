@@ -1,3 +1,5 @@
+import json
+import shutil
 from functools import partial
 
 import pytest
@@ -5,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lorakit import load_adapter
-from lorakit.errors import MissingFileError
+from lorakit.errors import AdapterMismatchError, MissingFileError
 from lorakit.training import Recipe, evaluate
 from lorakit.training.setup import prepare
 
@@ -50,3 +52,15 @@ def test_evaluate_needs_an_adapter_and_a_recipe(done, tmp_path):
     (lonely / "adapter_config.json").write_text("{}")
     with pytest.raises(MissingFileError, match=r"there is no recipe\.yaml beside it"):
         evaluate(lonely)
+
+
+def test_evaluate_needs_the_weights_of_the_training(done, tmp_path):
+    result, _ = done
+    run = tmp_path / "run"
+    shutil.copytree(result.run_dir, run)
+    file = run / "adapter" / "lorakit.json"
+    settings = json.loads(file.read_text())
+    settings["lineage"]["base_digest"] = "0" * 64
+    file.write_text(json.dumps(settings))
+    with pytest.raises(AdapterMismatchError, match="other weights than in training"):
+        evaluate(run)

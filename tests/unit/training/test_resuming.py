@@ -83,6 +83,14 @@ def test_another_number_of_processes_is_refused(begun, monkeypatch):
         require_resumable(begun)
 
 
+def test_a_base_with_other_weights_is_refused(begun, tiny_bert_dir, tmp_path):
+    recipe = begun.with_changes({"model": tiny_bert_dir, "output": str(tmp_path / "b")}, "a test")
+    facts = {"lineage": {"base_digest": "0" * 64}}
+    RunDirectory.create(recipe.output, recipe, facts=facts)
+    with pytest.raises(CheckpointError, match=r"weights of model '.*' have changed since the run"):
+        require_resumable(recipe)
+
+
 def test_a_damaged_recipe_of_the_run_is_named(begun):
     RunDirectory(Path(begun.output)).recipe_file.write_text("- a")
     with pytest.raises(CheckpointError, match=r"/recipe\.yaml is damaged \(Cannot read"):

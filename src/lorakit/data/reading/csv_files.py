@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -22,7 +21,7 @@ from lorakit.data.reading.table import (
     keep_in_memory,
     require_names,
 )
-from lorakit.errors import DataError, escaped, first_few
+from lorakit.errors import DataError, first_few
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _TABS = {".tsv": "\t"}
@@ -178,12 +177,6 @@ def _malformed_message(error: csv.Error, line: int, last: int, where: str) -> st
 def _column_names(written: Sequence[str], where: str) -> list[str]:
     """Return the names of the columns; an unnamed one, such as an index, gets its number."""
     names = [name.strip() or f"Unnamed: {index}" for index, name in enumerate(written)]
-    repeated = [escaped(name) for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise DataError(
-            f"Could not read {where}, which has several columns called "
-            f"'{first_few(repeated)}', expected each name once. Rename or remove them."
-        )
     require_names(names, where)
     return names
 

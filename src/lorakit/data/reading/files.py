@@ -22,6 +22,7 @@ from lorakit.data.reading.table import (
     Keep,
     in_memory_dataset,
     keep_in_memory,
+    require_names,
 )
 from lorakit.data.table_cache import Spool, TableCache, preparing_code
 from lorakit.errors import DataError
@@ -132,7 +133,9 @@ def _parquet_tables(
     """Yield an empty table with the columns of a file, then its examples."""
     try:
         file = ParquetFileFormat().make_fragment(str(path), LocalFileSystem())
-        schema, count, total = file.physical_schema, 0, file.count_rows()
+        schema = file.physical_schema
+        require_names(schema.names, f"{key}: got '{path}'")
+        count, total = 0, file.count_rows()
         yield _plain(schema.empty_table()).replace_schema_metadata(schema.metadata)
         batches = file.to_batches(
             batch_size=examples_each, batch_readahead=1, fragment_readahead=1, use_threads=False
@@ -144,6 +147,8 @@ def _parquet_tables(
             count += len(table)
             if reports:
                 report_progress(f"Reading {path.name}", count, total)
+    except DataError:
+        raise
     except Exception as error:  # pyarrow raises many types for a damaged file
         raise DataError(unreadable(path, key, error)) from error
 

@@ -78,6 +78,23 @@ def read_source(
     return source if isinstance(source, DatasetDict) else FileExamples(source)
 
 
+def require_hub_data(subset: str | None, names: Sequence[str], key: str) -> None:
+    """Refuse a configuration where no dataset of the hub is named that could have it.
+
+    Raises:
+        DataError: All names are those of local data.
+    """
+    if subset is not None and all(map(_is_local, names)):
+        raise DataError(
+            f"Only datasets of the hub have configurations: got {key}='{subset}' for "
+            f"{first_few([repr(name) for name in names], 3)}, expected the id of one. Leave it out."
+        )
+
+
+def _is_local(name: str) -> bool:
+    return is_glob(name) or Path(name).expanduser().exists() or looks_like_a_path(name)
+
+
 def _read_one(
     name: str, subset: str | None, key: str, delimiter: str | None, cache: TableCache | None
 ) -> FileExamples:
@@ -103,11 +120,13 @@ def read_sources(
     names: list[str] = []
     for number, source in enumerate(sources):
         key = f"data.train[{number}].path"
+        require_hub_data(source.subset, source.names, f"data.train[{number}].subset")
         files: list[FileExamples] = []
         for name in source.names:
             found = read_source(name, source.subset, key, data.delimiter, cache)
-            split = source.split or data.train_split
-            chosen = pick_split(found, split, name, f"data.train[{number}].split")
+            split, key_of_split = source.split or data.train_split, f"data.train[{number}].split"
+            given = source.split is not None
+            chosen = pick_split(found, split, name, key_of_split, is_given=given)
             if not len(chosen.dataset):
                 raise DataError(no_examples(f"'{name}' ({key})"))
             files.append(chosen)
@@ -136,13 +155,27 @@ def _shorten(name: str, most: int = 200) -> str:
     return name if len(name) <= most else f"{name[:most]}..."
 
 
-def pick_split(source: FileExamples | DatasetDict, split: str, name: str, key: str) -> FileExamples:
+def pick_split(
+    source: FileExamples | DatasetDict, split: str, name: str, key: str, *, is_given: bool = False
+) -> FileExamples:
     """Return a split of a source, or the whole source if it has no splits.
+
+    Args:
+        source: What was read.
+        split: Name of the split.
+        name: Name of the source, for errors.
+        key: The recipe key that names the split.
+        is_given: Whether the recipe names it.
 
     Raises:
         DataError: The split does not exist; lists those that do.
     """
     if isinstance(source, FileExamples):
+        if is_given:
+            raise DataError(
+                f"No such split in {key}: got '{split}', but '{name}' is one table without splits. "
+                f"Leave {key} out, or name the file of that split."
+            )
         return source
     if split not in source:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features
 
-from lorakit.errors import DataError, escaped
+from lorakit.errors import DataError, escaped, first_few
 
 CHUNK_EXAMPLES = 5_000
 """Number of examples that are held as Python objects at once while a file is read."""
@@ -55,15 +56,22 @@ class FileExamples:
 
 
 def require_names(names: Iterable[str], where: str) -> None:
-    """Refuse invalid column names.
+    """Refuse invalid column names, and names that several columns have.
 
     Args:
         names: The names of the columns.
         where: The recipe key and the file, for errors.
 
     Raises:
-        DataError: A name has a NUL character or half a surrogate pair.
+        DataError: A name has a NUL character or half a surrogate pair, or is not the only one.
     """
+    names = list(names)
+    repeated = [escaped(name) for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"Could not read {where}, which has several columns called "
+            f"'{first_few(repeated)}', expected each name once. Rename or remove them."
+        )
     wrong = [name for name in names if "\0" in name or any("\ud800" <= c <= "\udfff" for c in name)]
     if wrong:
         raise DataError(

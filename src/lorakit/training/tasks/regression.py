@@ -37,8 +37,14 @@ class TextRegression(TextTask):
 
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
         """Return the names of the numbers: the column, numbered if there are several."""
-        column = recipe.data.label
-        count = len(numbers_of(splits.train, column, splits.training_place(recipe.data))[0])
+        column, where = recipe.data.label, splits.training_place(recipe.data)
+        numbers = numbers_of(splits.train, column, where)
+        if not splits.only_validation and all(found == numbers[0] for found in numbers):
+            raise DataError(
+                f"Nothing to predict in {where}, column '{column}': got {numbers[0]} in every "
+                "example, expected different numbers. Name the right column in data.label."
+            )
+        count = len(numbers[0])
         return (column,) if count == 1 else tuple(f"{column}_{n}" for n in range(1, count + 1))
 
     def metric_names(

@@ -95,3 +95,10 @@ def test_a_damaged_large_file_is_an_error_and_not_kept(tmp_path, cache):
     with pytest.raises(DataError, match=f"not JSON at line {COUNT + 1}"):
         read_file(path, "data.train", cache=cache)
     assert not cache.directory.exists()
+
+
+def test_columns_of_a_parquet_file_have_one_name_each(tmp_path):
+    path = tmp_path / "twice.parquet"
+    parquet.write_table(pa.table([pa.array(["a"])] * 3, names=["text", "label", "text"]), path)
+    with pytest.raises(DataError, match="which has several columns called 'text', expected each"):
+        read_file(path, "data.train")

@@ -20,7 +20,13 @@ def test_the_loss_is_that_of_the_model(prepare_texts, tmp_path):
 
 
 def test_each_split_has_as_many_numbers(prepare_texts, jsonl):
-    rows = [{"text": "good", "label": [0.5, 0.25]}] * 4
+    rows = [{"text": "good", "label": [0.5, n]} for n in (0.25, 1.0)] * 2
     other = jsonl([{"text": "good", "label": [0.5]}], "other.jsonl")
     with pytest.raises(DataError, match="got 1 in each example, expected 2 as in the training"):
         prepare_texts(rows, validation=other)
+
+
+def test_equal_numbers_are_nothing_to_predict(prepare_texts):
+    rows = [{"text": text, "label": 1.5} for text in ("good film", "bad film")] * 6
+    with pytest.raises(DataError, match=r"Nothing to predict in .*: got \[1.5\] in every example"):
+        prepare_texts(rows, problem_type="regression")

@@ -148,7 +148,7 @@ def test_missing_labels_and_texts(prepare, tiny_distilbert_dir, jsonl):
     path = jsonl(rows, "labels.jsonl")
     assert message(prepare, tiny_distilbert_dir, path, validation_fraction=0) == (
         f"Labels are missing in the training examples of '{path}', column 'label': examples 2, 4 "
-        "(lines 2, 4) of 4 have none, expected one in each example. Label these examples or remove "
+        "(lines 2, 4) have none, expected one in each example. Label these examples or remove "
         "them."
     )
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(["x", " ", None, "y"])]
