@@ -28,7 +28,8 @@ class MergeReport:
     Attributes:
         largest_deviation: Largest absolute difference of a logit, on seeded random tokens.
         relative_deviation: The same divided by the largest absolute logit.
-        largest_rounding: Largest rounding error of a merged weight, in the weight's units.
+        largest_rounding: Largest rounding error of a weight by the merge and by `dtype`, in the
+            weight's units.
         layers: Number of layers whose weight changed.
         dtype: dtype of the written weights, or of the unquantised ones if `requantized`.
         files: Paths of the written files.
@@ -103,8 +104,9 @@ def merge_to_checkpoint(
     how = "requantize" if requantize else "dequantize" if was_quantized else None
     merge = merge_adapters(model, quantized_base=how)
     merge_and_unload(model)
+    rounding = merge.largest_rounding
     if dtype is not None:
-        model.to(getattr(torch, dtype))
+        rounding += _cast_(model, getattr(torch, dtype))
     with creating_directory(output) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -121,13 +123,24 @@ def merge_to_checkpoint(
     return MergeReport(
         largest_deviation=deviation,
         relative_deviation=relative,
-        largest_rounding=merge.largest_rounding,
+        largest_rounding=rounding,
         layers=merge.layers,
         dtype=str(model.dtype).removeprefix("torch."),
         files=tuple(sorted(path for path in output.iterdir() if path.is_file())),
         was_quantized=was_quantized,
         requantized=requantize,
     )
+
+
+def _cast_(model: PreTrainedModel, dtype: torch.dtype) -> float:
+    """Cast the weights; return the largest rounding error of one."""
+    largest = 0.0
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            error = (weight.data.to(dtype).float() - weight.data.float()).abs()
+            largest = max(largest, error.max().item())
+    model.to(dtype)  # type: ignore[arg-type]  # `to` is overloaded
+    return largest
 
 
 def _probe(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -64,6 +64,11 @@ def test_another_dtype_rounds_and_that_is_reported(saved, tiny_llama_dir, tmp_pa
     assert report.dtype == "bfloat16" and 0 < report.relative_deviation <= 0.1
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     assert plain.dtype == torch.bfloat16
+    exact = merge_to_checkpoint(tmp_path / "adapter", tmp_path / "exact")
+    unrounded = AutoModelForCausalLM.from_pretrained(tmp_path / "exact").parameters()
+    pairs = zip(plain.parameters(), unrounded, strict=True)
+    largest = max((rounded.float() - weight).abs().max().item() for rounded, weight in pairs)
+    assert report.largest_rounding == largest > 0 and exact.largest_rounding == 0
 
 
 @pytest.mark.parametrize("build", ["llama", "gpt2"])
