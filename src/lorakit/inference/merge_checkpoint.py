@@ -101,6 +101,9 @@ def merge_to_checkpoint(
     was_quantized = bool(getattr(model, "is_quantized", False))
     probe = _probe(model)
     expected = _logits(model, probe)
+    tolerance = _TOLERANCE.get(model.dtype, 0.1)
+    if dtype == "float32" and not was_quantized:
+        model.float()  # before the merge, whose sum is then not rounded
     how = "requantize" if requantize else "dequantize" if was_quantized else None
     merge = merge_adapters(model, quantized_base=how)
     merge_and_unload(model)
@@ -119,7 +122,7 @@ def merge_to_checkpoint(
         deviation = (_logits(written, probe) - expected).abs().max().item()
         relative = deviation / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
         if not requantize:
-            _check_deviation(relative, model.dtype, output)
+            _check_deviation(relative, tolerance, model.dtype, output)
     return MergeReport(
         largest_deviation=deviation,
         relative_deviation=relative,
@@ -160,11 +163,13 @@ def _logits(model: PreTrainedModel, probe: dict[str, Tensor]) -> Tensor:
     return model.eval()(**probe).logits.float()
 
 
-def _check_deviation(relative: float, dtype: torch.dtype, output: Path) -> None:
-    limit = _TOLERANCE.get(dtype, 0.1)
+def _check_deviation(relative: float, tolerance: float, dtype: torch.dtype, output: Path) -> None:
+    """Refuse a checkpoint that deviates by more than the adapted model and `dtype` round."""
+    limit = max(tolerance, _TOLERANCE.get(dtype, 0.1))
     if not relative <= limit:
+        step = "K" if dtype is torch.float32 else "Try --dtype float32, or k"
         raise AdapterStateError(
             f"The merged model in {output} is wrong: its logits deviate by {relative:.2g} of the "
             f"largest from the adapted model's, expected at most {limit:g} in {dtype}. Nothing was "
-            "written. Try --dtype float32, or keep the adapter unmerged."
+            f"written. {step}eep the adapter unmerged."
         )
