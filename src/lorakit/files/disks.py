@@ -92,7 +92,7 @@ def disk_error(
     if number is None or (may_be_reading and number not in _ABOUT_THE_DISK):
         return None
     file = _file_named_in(error)
-    is_elsewhere = file is not None and path.parent.absolute() not in file.absolute().parents
+    is_elsewhere = file is not None and not _is_on_the_way(file.absolute(), path.absolute())
     if is_elsewhere and number not in _ABOUT_THE_DISK:
         return None  # about a file being read
     place = file if file is not None and is_elsewhere else _failing_path(number, path)
@@ -157,6 +157,11 @@ def _find_reason(path: Path) -> int | None:
 def _file_named_in(error: BaseException) -> Path | None:
     name = getattr(error, "filename", None)
     return Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) and name else None
+
+
+def _is_on_the_way(file: Path, path: Path) -> bool:
+    """Return whether a file is beside or below a path, or a directory that leads to it."""
+    return path.parent in file.parents or file in path.parents
 
 
 def _space_text(path: Path, needs: Callable[[], int] | None) -> str:

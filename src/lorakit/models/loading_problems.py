@@ -9,9 +9,9 @@ from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.errors import ConfigError, MissingFileError
+from lorakit.errors import ConfigError, MissingFileError, did_you_mean
 from lorakit.files.json_files import is_pointer
 from lorakit.libraries.hub import fetch_failure_reason
 
@@ -60,9 +60,31 @@ def loading_error(
         )
     return MissingFileError(
         f"Could not load the {what} in {key}: got '{name}', which is not a directory, and asking "
-        f"the Hugging Face hub for it failed ({fetch_failure_reason(error)}). Check the name and "
-        "the network, or name a local directory."
+        f"the Hugging Face hub for it failed ({fetch_failure_reason(error)})."
+        f"{_similar_directory(Path(name).expanduser())} Check the name and the network, or name a "
+        "local directory."
     )
+
+
+def _similar_directory(path: Path) -> str:
+    """Return a question about the nearest directory, or an empty string."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return did_you_mean(path.name, [entry.name for entry in beside if entry.is_dir()])
+
+
+def require_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str, key: str) -> None:
+    """Refuse a tokenizer that knows no text: transformers makes an empty one without files.
+
+    Raises:
+        MissingFileError: Its vocabulary has special tokens only.
+    """
+    wordless = {*tokenizer.all_special_tokens, "▁"}  # the second is a space for SentencePiece
+    if all(token in wordless for token in tokenizer.get_vocab()):
+        raise MissingFileError(
+            f"No vocabulary of the tokenizer in {key}: got '{name}' without its files, expected "
+            "those that save_pretrained of the tokenizer wrote, such as tokenizer.json. Copy them "
+            "from the model that this one was made from."
+        )
 
 
 def _lfs_pointers(folder: Path, what: str) -> list[str]:

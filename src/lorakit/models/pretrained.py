@@ -28,6 +28,7 @@ from lorakit.models.loading_problems import (
     DAMAGED_FILE_ERRORS,
     check_missing,
     loading_error,
+    require_vocabulary,
 )
 from lorakit.models.local_paths import check_local_path
 from lorakit.models.skeleton import (
@@ -107,7 +108,7 @@ def load_tokenizer(
         options: Options of `AutoTokenizer.from_pretrained`; None values are dropped.
 
     Raises:
-        MissingFileError: The model does not exist or has no tokenizer.
+        MissingFileError: The model does not exist, or has no tokenizer or none with a vocabulary.
         ConfigError: The tokenizer has neither a padding nor an end-of-text token.
     """
     if not is_adapter:
@@ -118,6 +119,7 @@ def load_tokenizer(
         )
     except Exception as error:  # the tokenizers library raises plain exceptions
         raise loading_error(name, key, "tokenizer", error) from error
+    require_vocabulary(tokenizer, name, key)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ConfigError(

@@ -15,6 +15,7 @@ from transformers.utils.hub import cached_file
 from lorakit.data import Splits, load_splits
 from lorakit.errors import MissingFileError
 from lorakit.recipes.data_names import is_local
+from lorakit.training.setup import require_known_labels, require_same_problem
 from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks import Task, task_for, task_of_examples
 from lorakit.training.tasks.base import seed_of
@@ -60,7 +61,9 @@ def find_sources(
         download: Whether examples and tokenizer may be downloaded from the hub.
 
     Raises:
-        MissingFileError, DataError: A local file is missing or cannot be read.
+        MissingFileError, DataError: A local file is missing or cannot be read, or has labels that
+            the adapter does not know.
+        ConfigError: The adapter was trained on labels of another kind.
     """
     start = start or StartingPoint.of(recipe)
     tokenizer, has_tokenizer = _tokenizer(recipe, task, start, download)
@@ -74,7 +77,13 @@ def find_sources(
     seed = seed_of(recipe)
     splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     task = task_of_examples(recipe, splits)
-    train, labels = splits.train, known or task.labels(splits, recipe)
+    train, found = splits.train, task.labels(splits, recipe)
+    if start is not None:
+        require_same_problem(task, start)
+    if known is not None:
+        column = task.label_column(recipe)
+        require_known_labels(found or (), known, recipe.data.train_name, column)
+    labels = known or found
     batch = int(recipe.training.get("per_device_train_batch_size", 0))
     longest = splits.training_only(_with_most_characters(train, max(_LONGEST, batch)))
     spread = splits.training_only(range(0, len(train), max(len(train) // _SPREAD, 1)))

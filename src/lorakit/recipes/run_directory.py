@@ -117,7 +117,7 @@ class RunDirectory:
         """Raise unless a new run may be created at `path`.
 
         Raises:
-            OutputExistsError: `path` holds a run or other files, or is a file.
+            OutputExistsError: `path` holds a run or other files, or is a file or below one.
         """
         run = cls(Path(path))
         if run.recipe_file.exists():
@@ -127,10 +127,12 @@ class RunDirectory:
                 f"Cannot write to output {path}: it holds {state}, expected a new or empty "
                 f"directory. {step or 'S'}et another `output`."
             )
-        if run.path.exists() and not run.path.is_dir():
+        found = next((place for place in (run.path, *run.path.parents) if place.exists()), None)
+        if found is not None and not found.is_dir():
+            which = "it" if found == run.path else str(found)
             raise OutputExistsError(
-                f"Cannot write to output {path}: it is a file, expected a new or empty directory. "
-                "Set another `output`."
+                f"Cannot write to output {path}: {which} is a file, expected a new or empty "
+                "directory. Set another `output`."
             )
         names = sorted(entry.name for entry in run.path.iterdir()) if run.path.exists() else []
         names = [name for name in names if name != LOCK_NAME]

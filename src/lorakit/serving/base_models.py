@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from lorakit.config import QuantizationConfig, TaskType
 from lorakit.data.tokenizers import pad_id
@@ -104,16 +105,36 @@ def kind_of_base(source: BaseSource) -> ModelKind:
         MissingFileError: The base does not exist.
         ConfigError: Its configuration cannot be read.
     """
-    check_local_path(source.name, source.key)
-    try:
-        config = model_config(source.name, source.hub_options)
-    except (OSError, ValueError, KeyError) as error:
-        raise loading_error(source.name, source.key, "model", error) from error
-    architecture = next(iter(config.architectures or []), "")
+    config = _config(source)
     for ending, task in _TASK_OF_CLASS.items():
-        if architecture.endswith(ending):
+        if _class_name(config).endswith(ending):
             return ModelKind(task, config.num_labels if task in TASKS_WITH_LABELS else None)
     return ModelKind(TaskType.SEQ_2_SEQ_LM if config.is_encoder_decoder else TaskType.CAUSAL_LM)
+
+
+def needs_adapter(source: BaseSource) -> bool:
+    """Return whether a base has no task alone, like BERT, which is trained to fill gaps.
+
+    Raises:
+        MissingFileError: The base does not exist.
+        ConfigError: Its configuration cannot be read.
+    """
+    config = _config(source)
+    fills_gaps = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    writes = _class_name(config).endswith(("ForCausalLM", "LMHeadModel"))
+    return kind_of_base(source).task is TaskType.CAUSAL_LM and fills_gaps and not writes
+
+
+def _config(source: BaseSource) -> Any:
+    check_local_path(source.name, source.key)
+    try:
+        return model_config(source.name, source.hub_options)
+    except (OSError, ValueError, KeyError) as error:
+        raise loading_error(source.name, source.key, "model", error) from error
+
+
+def _class_name(config: Any) -> str:
+    return next(iter(config.architectures or []), "")
 
 
 def load_base(

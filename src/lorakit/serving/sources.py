@@ -18,7 +18,13 @@ from lorakit.inference.loaded import companions_of
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import find_adapter
-from lorakit.serving.base_models import TASKS_WITH_LABELS, BaseSource, ModelKind, kind_of_base
+from lorakit.serving.base_models import (
+    TASKS_WITH_LABELS,
+    BaseSource,
+    ModelKind,
+    kind_of_base,
+    needs_adapter,
+)
 from lorakit.serving.served_model import AdapterPlaces
 
 _HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier|out_proj|output)(\.modules_to_save)?\.weight$")
@@ -146,7 +152,7 @@ def find_source(
             known = kinds.get(each.kind, KindNeeds())
             replaced = dict.fromkeys((*known.trained_in_full, *each.trained_in_full))
             kinds[each.kind] = KindNeeds(known.labels or each.labels, tuple(replaced))
-    if base is not None or not kinds:
+    if not kinds or (base is not None and not needs_adapter(source)):
         kinds.setdefault(kind_of_base(source), KindNeeds())
     return ServingSource(
         source,

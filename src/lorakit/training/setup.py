@@ -119,7 +119,7 @@ def prepare(
     task = run_on_all(lambda: task_of_examples(recipe, splits))
     recipe = with_problem_type(recipe, task)
     if start is not None:
-        _require_same_problem(task, start)
+        require_same_problem(task, start)
     training, arguments = run_on_all(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:
@@ -127,7 +127,7 @@ def prepare(
     found = run_on_all(lambda: task.labels(splits, recipe))
     if labels is not None:
         source = recipe.data.validation if splits.only_validation else recipe.data.train_name
-        _require_known(found or (), labels, source, task.label_column(recipe))
+        require_known_labels(found or (), labels, source, task.label_column(recipe))
     labels = found if labels is None else labels
     require_metric(training, task.metric_names(labels, training))
     tokenizer = local_rank_zero_first(
@@ -233,8 +233,12 @@ def with_problem_type(recipe: Recipe, task: Task) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
-def _require_same_problem(task: Task, start: StartingPoint) -> None:
-    """Refuse an adapter whose head predicts something else than the labels are."""
+def require_same_problem(task: Task, start: StartingPoint) -> None:
+    """Refuse an adapter whose head predicts something else than the labels are.
+
+    Raises:
+        ConfigError: It was trained on labels of another kind.
+    """
     learnt = start.settings.problem_type or SINGLE_LABEL
     if task.problem_type not in (None, learnt):
         raise ConfigError(
@@ -261,10 +265,14 @@ def _require_full_batch(encoded: Encoded, arguments: TrainingArguments) -> None:
         )
 
 
-def _require_known(
+def require_known_labels(
     found: Sequence[str], labels: tuple[str, ...], source: str | None, column: str | None
 ) -> None:
-    """Refuse examples with labels that the adapter does not have."""
+    """Refuse examples with labels that the adapter does not have.
+
+    Raises:
+        DataError: Lists the unknown labels.
+    """
     unknown = [label for label in found if label not in labels]
     if unknown:
         raise DataError(

@@ -64,8 +64,9 @@ class Space:
                     "Add `points: 4`, or use choice."
                 )
         if problems:
-            head = f"{len(problems)} problems in {self.where}" if len(problems) > 1 else self.where
-            raise ConfigError(f"Cannot search {head}: " + "\n  ".join(dict.fromkeys(problems)))
+            different = list(dict.fromkeys(problems))
+            count = f"{len(different)} problems in " if len(different) > 1 else ""
+            raise ConfigError(f"Cannot search {count}{self.where}: " + "\n  ".join(different))
 
     def _copy_problems(self, key: str, source: str) -> list[str]:
         there = self.distributions.get(source)

@@ -70,6 +70,14 @@ def test_other_errors_stay_what_they_are(error, tmp_path):
     assert caught.value is error
 
 
+def test_a_directory_above_that_cannot_be_made_is_about_the_disk(tmp_path):
+    above = tmp_path / "runs"
+    error = PermissionError(errno.EACCES, "Permission denied", str(above))
+    assert f"Give {tmp_path} write permission" in str(disk_error(error, above / "a" / "b"))
+    read = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "data" / "x.csv"))
+    assert disk_error(read, above / "a") is None
+
+
 def test_what_lorakit_has_said_of_a_file_it_read_is_kept(tmp_path):
     try:
         try:

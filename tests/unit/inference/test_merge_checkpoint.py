@@ -53,6 +53,18 @@ def test_a_merge_writes_the_adapted_model_and_its_tokenizer(saved, tiny_llama_di
     assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
 
 
+def test_a_base_in_16_bits_is_merged_into_float32_without_rounding(saved, tiny_llama_dir, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.bfloat16)
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(tmp_path / "base")
+    adapter = saved(tmp_path / "base")
+    report = merge_to_checkpoint(adapter, tmp_path / "merged", dtype="float32")
+    assert report.largest_rounding == 0 and 1e-3 < report.relative_deviation <= 0.1
+    wide = load_for_inference(adapter, dtype="float32").model
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert largest_error(logits(plain), logits(wide)) <= LOGITS_TOLERANCE
+
+
 def test_an_encoder_and_decoder_are_probed_together(saved, tiny_t5_dir, tmp_path):
     adapter = saved(tiny_t5_dir, targets=("q", "v"), kind=AutoModelForSeq2SeqLM)
     report = merge_to_checkpoint(adapter, tmp_path / "merged")
@@ -64,6 +76,11 @@ def test_another_dtype_rounds_and_that_is_reported(saved, tiny_llama_dir, tmp_pa
     assert report.dtype == "bfloat16" and 0 < report.relative_deviation <= 0.1
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     assert plain.dtype == torch.bfloat16
+    exact = merge_to_checkpoint(tmp_path / "adapter", tmp_path / "exact")
+    unrounded = AutoModelForCausalLM.from_pretrained(tmp_path / "exact").parameters()
+    pairs = zip(plain.parameters(), unrounded, strict=True)
+    largest = max((rounded.float() - weight).abs().max().item() for rounded, weight in pairs)
+    assert report.largest_rounding == largest > 0 and exact.largest_rounding == 0
 
 
 @pytest.mark.parametrize("build", ["llama", "gpt2"])

@@ -67,6 +67,18 @@ def test_directory_without_weights_or_tokenizer(tiny_llama_dir, tmp_path):
     assert tokenizer.startswith("Could not load the tokenizer in model from the directory")
 
 
+def test_a_tokenizer_without_files_is_not_an_empty_one(
+    tiny_bert_dir, tiny_gpt2_dir, tiny_t5_dir, tmp_path
+):
+    for name in (tiny_bert_dir, tiny_gpt2_dir, tiny_t5_dir):
+        assert load_tokenizer(name).get_vocab()
+        shutil.copy(f"{name}/config.json", tmp_path)
+        assert said(MissingFileError, load_tokenizer, str(tmp_path)).startswith(
+            f"No vocabulary of the tokenizer in model: got '{tmp_path}' without its files, "
+            "expected those that save_pretrained of the tokenizer wrote"
+        )
+
+
 def test_truncated_weights(tiny_llama_dir, tmp_path):
     shutil.copytree(tiny_llama_dir, tmp_path / "cut")
     file = tmp_path / "cut" / "model.safetensors"
@@ -153,6 +165,15 @@ def test_hub_that_cannot_be_reached():
     assert message.endswith("Check the name and the network, or name a local directory.")
     assert said(MissingFileError, load_tokenizer, "some/thing", key="base").startswith(
         "Could not load the tokenizer in base: got 'some/thing', which is not a directory"
+    )
+
+
+def test_a_hub_id_like_the_path_of_a_directory(tmp_path, monkeypatch):
+    (tmp_path / "models" / "distilbert").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    assert said(MissingFileError, causal, "models/distlbert").endswith(
+        "Did you mean 'distilbert'? Check the name and the network, or name a local directory."
     )
 
 

@@ -1,5 +1,10 @@
 """The examples and the tokenizer that a plan reads."""
 
+from types import SimpleNamespace
+
+import pytest
+
+from lorakit.errors import ConfigError, DataError
 from lorakit.planning import plan
 
 
@@ -24,3 +29,21 @@ def test_rows_are_read_once_for_all_plans(recipe, monkeypatch):
     ways = alternatives.side_by_side(made, planned, sources=found)
     assert len(ways) == 3 and ways["LoRA"] is planned
     assert plan(made, sources=found).at_peak == planned.at_peak
+
+
+def test_examples_that_do_not_fit_the_adapter_to_start_from_are_refused_as_in_training(recipe):
+    from lorakit.planning import find_sources
+    from lorakit.training.tasks import task_for
+
+    def find(labels, problem_type=None):
+        settings = SimpleNamespace(problem_type=problem_type)
+        start = SimpleNamespace(labels=labels, tokenizer=None, settings=settings)
+        return find_sources(made, task_for(made.task), start)
+
+    made = recipe("SEQ_CLS")
+    known = ("positive", "negative", "neutral")
+    assert find(known).labels == known
+    with pytest.raises(DataError, match="that the adapter was not trained on: got negative, "):
+        find(("positive", "neutral"))
+    with pytest.raises(ConfigError, match="The labels do not fit the adapter in start_from"):
+        find(("score",), "regression")

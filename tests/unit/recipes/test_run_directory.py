@@ -65,6 +65,8 @@ def test_other_files_are_never_mixed_with_a_run(recipe, tmp_path):
     place.rmdir()
     place.write_text("")
     assert "it is a file, expected a new or empty directory" in refusal(recipe)
+    below = recipe.model_copy(update={"output": str(place / "deep" / "run")})
+    assert f"{place} is a file, expected a new or empty directory" in refusal(below)
 
 
 def test_nothing_is_left_where_creating_fails(recipe, tmp_path, monkeypatch):

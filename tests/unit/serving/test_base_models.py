@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lorakit.config import TaskType
 from lorakit.serving.base_models import (
@@ -7,6 +8,7 @@ from lorakit.serving.base_models import (
     ModelKind,
     kind_of_base,
     load_base,
+    needs_adapter,
     share_weights,
 )
 from tiny_models import logits
@@ -20,8 +22,6 @@ def source(tiny_llama_dir):
 def test_a_base_is_of_the_kind_it_was_saved_as(tiny_llama_dir, tiny_t5_dir, tmp_path):
     assert kind_of_base(BaseSource(tiny_llama_dir)) == ModelKind(TaskType.CAUSAL_LM)
     assert kind_of_base(BaseSource(tiny_t5_dir)) == ModelKind(TaskType.SEQ_2_SEQ_LM)
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     model = AutoModelForSequenceClassification.from_pretrained(tiny_llama_dir, num_labels=3)
     model.config.id2label = {0: "bad", 1: "fair", 2: "good"}
     model.save_pretrained(tmp_path)
@@ -33,6 +33,15 @@ def test_a_base_is_of_the_kind_it_was_saved_as(tiny_llama_dir, tiny_t5_dir, tmp_
     assert base.labels == ("bad", "fair", "good") and base.has_own_head
     other = load_base(source, ModelKind(TaskType.SEQ_CLS, 2))
     assert len(other.labels) == 2 and not other.has_own_head
+
+
+def test_a_base_that_fills_gaps_has_no_task_alone(
+    tiny_bert_dir, tiny_distilbert_dir, tiny_gpt2_dir, tiny_t5_dir, tmp_path
+):
+    assert all(needs_adapter(BaseSource(name)) for name in (tiny_bert_dir, tiny_distilbert_dir))
+    assert not any(needs_adapter(BaseSource(name)) for name in (tiny_gpt2_dir, tiny_t5_dir))
+    AutoModelForSequenceClassification.from_pretrained(tiny_bert_dir).save_pretrained(tmp_path)
+    assert not needs_adapter(BaseSource(str(tmp_path)))
 
 
 def test_tasks_share_the_weights_of_the_base(source):

@@ -2,11 +2,13 @@ import json
 import shutil
 
 import pytest
+from transformers import AutoModelForSequenceClassification
 
 from lorakit.config import TaskType
 from lorakit.errors import AdapterFileError, ConfigError, MissingFileError
 from lorakit.serving.base_models import ModelKind
 from lorakit.serving.sources import find_source, read_needs
+from tiny_models.adapted import save_adapter_of
 
 CHAT, MOOD, TAGS = (
     ModelKind(TaskType.CAUSAL_LM),
@@ -42,6 +44,13 @@ def test_a_base_with_a_folder(folder, tiny_llama_dir):
     assert source.places.folder == source.places.root == folder
     assert set(source.kinds) == {CHAT, MOOD, TAGS, ModelKind(TaskType.SEQ_CLS, 2)}
     assert source.kinds[MOOD].labels == ("bad", "good", "mixed")
+
+
+def test_a_base_that_fills_gaps_has_the_kinds_of_its_adapters_alone(tiny_distilbert_dir, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_distilbert_dir, num_labels=3)
+    directory = save_adapter_of(tmp_path, model, task_type="SEQ_CLS", target_modules=["q_lin"])
+    source = find_source([tiny_distilbert_dir], adapters={"mood": directory})
+    assert list(source.kinds) == [MOOD]
 
 
 def test_a_base_alone_has_its_own_kind(tiny_t5_dir):

@@ -47,6 +47,9 @@ def test_all_problems_are_reported_together(recipe):
     space = space_of(output={"choice": ["a"]}, task={"choice": ["SEQ_CLS"]})
     with pytest.raises(ConfigError, match=r"2 problems in search.space: 'output' .*\n  'task' "):
         space.check(recipe, "random")
+    both_bounds = space_of(**{"training.learning_rat": {"log_uniform": [1e-4, 1e-1]}})
+    with pytest.raises(ConfigError, match=r"^Cannot search search.space: unknown key"):
+        both_bounds.check(recipe, "random")
 
 
 def test_a_grid_tries_points_between_its_bounds():

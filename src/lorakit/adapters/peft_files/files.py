@@ -271,10 +271,13 @@ def _directory(
             f"{directory} is a file, expected the directory that holds {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}. Name {directory.parent} instead."
         )
-    parent = directory.parent
-    siblings = [p.name for p in parent.iterdir()] if os.path.isdir(parent) else []
+    missing = directory
+    while not os.path.isdir(missing.parent):
+        missing = missing.parent
+    which = "" if missing == directory else f": {missing} does not exist"
+    near = did_you_mean(missing.name, [entry.name for entry in missing.parent.iterdir()])
     raise MissingFileError(
-        f"There is no adapter directory {directory}.{did_you_mean(directory.name, siblings)}"
+        f"There is no adapter directory {directory}{which}.{near} Check the path."
     )
 
 

@@ -99,10 +99,12 @@ def require_folder(folder: Path) -> Path:
     from lorakit.runs.paths import STATE_FOLDER
 
     if not folder.is_dir():
-        what = "it is a file" if folder.exists() else "there is no such directory"
+        what, step = "it is a file", "Name a folder."
+        if not folder.exists():
+            what = "there is no such directory"
+            step = f"Create it with `mkdir {shell_quote(folder)}`, or name another."
         raise ConfigError(
-            f"Cannot open a studio in {folder}: {what}, expected a folder with runs. Create it "
-            f"with `mkdir {shell_quote(folder)}`, or name another."
+            f"Cannot open a studio in {folder}: {what}, expected a folder with runs. {step}"
         )
     root = folder.resolve()
     if not str(root).isprintable():

@@ -89,7 +89,8 @@ def train(
         silence_stdout()
     say(f"Reading {recipe} ...")
     loaded = _load(recipe, changes)
-    if resume and _is_of_a_run(recipe):  # which the user may have moved
+    if resume and _is_of_a_run(recipe) and not _names_output(changes):
+        # The directory is where the recipe is now: the user may have moved the run.
         loaded = loaded.model_copy(update={"output": str(recipe.parent)})
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train_name}")
@@ -171,6 +172,10 @@ def _load(path: Path, changes: list[str]) -> Recipe:
 
 def _is_of_a_run(recipe: Path) -> bool:
     return recipe.name == RECIPE_NAME and (recipe.parent / "environment.json").is_file()
+
+
+def _names_output(changes: list[str]) -> bool:
+    return any(change.partition("=")[0].strip() == "output" for change in changes)
 
 
 def _train_here(recipe: Recipe, **options: Any) -> TrainResult:

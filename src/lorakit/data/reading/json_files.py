@@ -96,6 +96,7 @@ def _lines(stream: TextIO, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _parse(text: str, where: str, line: int | None) -> Any:
+    text = text.rstrip()  # what is missing at the end of a line is reported there
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:

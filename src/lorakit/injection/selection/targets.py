@@ -154,7 +154,7 @@ def no_match_message(field: str, names: str | Iterable[str], paths: Sequence[str
     """Return a message that names match no module, with the existing names and the nearest one."""
     listed = [names] if isinstance(names, str) else list(names)
     last_parts = list(dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths))
-    candidates = last_parts + list(paths)
+    candidates = [*last_parts, *paths, *([ALL_LINEAR] if field == "target_modules" else [])]
     hint = next((h for n in listed if (h := did_you_mean(n, candidates))), "")
     available = ", ".join(last_parts[:20]) + (", …" if len(last_parts) > 20 else "")
     shown = f"{field}={_show_names(names)}"

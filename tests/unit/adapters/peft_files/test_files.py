@@ -101,10 +101,15 @@ def test_a_file_where_the_directory_should_be(tmp_path):
 class TestMissing:
     def test_no_directory_with_and_without_a_near_name(self, saved, tmp_path):
         assert refused(MissingFileError, tmp_path / "adaptor") == (
-            f"There is no adapter directory {tmp_path / 'adaptor'}. Did you mean 'adapter'?"
+            f"There is no adapter directory {tmp_path / 'adaptor'}. Did you mean 'adapter'? "
+            "Check the path."
         )
-        assert refused(MissingFileError, tmp_path / "zz" / "yy") == (
-            f"There is no adapter directory {tmp_path / 'zz' / 'yy'}."
+        assert refused(MissingFileError, tmp_path / "zz") == (
+            f"There is no adapter directory {tmp_path / 'zz'}. Check the path."
+        )
+        assert refused(MissingFileError, tmp_path / "adaptor" / "yy") == (
+            f"There is no adapter directory {tmp_path / 'adaptor' / 'yy'}: {tmp_path / 'adaptor'} "
+            "does not exist. Did you mean 'adapter'? Check the path."
         )
 
     def test_a_file_of_the_adapter_is_named(self, saved):
@@ -147,7 +152,7 @@ class TestMissing:
         monkeypatch.chdir(saved.parent.parent)
         mistyped = f"{saved.parent.name}/adaptr"
         assert refused(MissingFileError, mistyped) == (
-            f"There is no adapter directory {mistyped}. Did you mean 'adapter'?"
+            f"There is no adapter directory {mistyped}. Did you mean 'adapter'? Check the path."
         )
 
 

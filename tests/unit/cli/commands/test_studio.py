@@ -12,7 +12,7 @@ def test_mistakes_are_one_message_and_exit_code_2(cli, tmp_path):
     (tmp_path / "short").write_text("abc")
     cases = [
         ([tmp_path / "gone"], "there is no such directory, expected a folder with runs"),
-        ([tmp_path / "file"], "it is a file, expected a folder with runs"),
+        ([tmp_path / "file"], "it is a file, expected a folder with runs. Name a folder."),
         ([tmp_path, "--host", "0.0.0.0"], "Anybody could open this studio: got host 0.0.0.0"),
         ([tmp_path, "--password-file", tmp_path / "no"], "Cannot read the password in"),
         ([tmp_path, "--password-file", tmp_path / "short"], "got 3 characters"),

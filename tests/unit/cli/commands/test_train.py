@@ -215,6 +215,14 @@ def test_resuming_what_was_never_begun_is_an_error(cli, cls_recipe):
     assert "no such directory" in result.stderr
 
 
+def test_the_recipe_of_a_run_resumes_the_output_that_is_named(cli, cls_training, tmp_path):
+    run, _ = cls_training
+    recipe, other = run / "recipe.yaml", tmp_path / "other"
+    assert f"Nothing to resume in {run}: " in cli("train", recipe, "--resume").stderr
+    result = cli("train", recipe, f"output={other}", "--resume")
+    assert result.exit_code == 2 and str(other) in result.stderr and str(run) not in result.stderr
+
+
 def test_training_that_cannot_learn_exits_1_and_leaves_nothing(cli, cls_recipe):
     result = cli("train", cls_recipe, "training.learning_rate=1e30", "training.eval_strategy=no")
     assert result.exit_code == 1, result.output

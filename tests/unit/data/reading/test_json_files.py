@@ -89,7 +89,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ('["a"]\n["b"]\n', "whose line 1 is a list"),
         ('{"a": 1},\n{"a": 2},\n', "not JSON at line 1, column 9 (extra data"),
         ('[{"a": 1},\n{"a": 2},\n]\n', "not JSON at line "),
-        ('{"a": 1}\n{"a": 1\n', "not JSON at line 2, column "),
+        ('{"a": 1}\n{"a": 1\n', "not JSON at line 2, column 8 "),
         ("{'a': 1}\n", "not JSON at line 1, column 2"),
         ('{"a": 1, "a": 2}\n', "the key 'a' appears twice in one object"),
         ('{"a": ' + "9" * 5000 + "}\n", "in line 1 (Exceeds the limit"),

@@ -173,6 +173,8 @@ def test_all_problems_are_collected():
 
 def test_a_long_list_of_names_is_cut():
     paths = [f"layer{i}" for i in range(30)]
+    assert "Did you mean 'all-linear'?" in no_match_message("target_modules", "all_linear", paths)
+    assert "all-linear" not in no_match_message("exclude_modules", "all_linear", paths)
     message = no_match_message("target_modules", "x", paths)
     assert "layer19, …" in message and "layer20" not in message
 
