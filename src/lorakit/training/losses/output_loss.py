@@ -280,7 +280,9 @@ class OutputLoss:
         head = self.head.forward if is_fsdp_unit(self.head) else self.head
         linear = _plain_linear(self.head)
         rows = padded_rows(hidden, self._autocast_dtype or hidden.dtype)
-        if linear is None or any(p.requires_grad for p in linear.parameters()):
+        is_trained = linear is None or any(p.requires_grad for p in linear.parameters())
+        # A copy in another dtype than the base casts its input and its output itself.
+        if linear is None or is_trained or linear.weight.dtype != rows.dtype:
             logits = head(rows)
         else:
             logits = frozen_linear(rows, linear.weight, linear.bias)
