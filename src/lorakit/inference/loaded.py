@@ -50,6 +50,8 @@ class LoadedModel:
     settings: InferenceSettings
     base: str
     """Hub id or directory of the base model."""
+    note: str | None = None
+    """That a base which the caller named has other weights than that of the training."""
 
     @property
     def max_length(self) -> int:
@@ -129,8 +131,14 @@ def load_for_inference(
         "trust_remote_code": trust_remote_code
         or (recipe is not None and base is None and recipe.trust_remote_code),
     }
+    note = None
     if base is None:
         require_weights_of_training(settings, name, options["revision"], config_file)
+    elif digest := changed_digest(_recorded_digest(settings), name):
+        note = (
+            f"'{name}' has other weights than the base of the training: the digest {digest[:12]}, "
+            f"not {str(_recorded_digest(settings))[:12]}."
+        )
     if (companions / TOKENIZER_FILE).is_file():
         tokenizer = load_tokenizer(
             str(companions),
@@ -162,7 +170,7 @@ def load_for_inference(
     add_adapter(model, adapter, trainable=False)
     model.to(place).eval()
     labels = _labels_of(model) if task_type in TASKS_WITH_LABELS else None
-    return LoadedModel(model, tokenizer, task_type, labels, settings, name)
+    return LoadedModel(model, tokenizer, task_type, labels, settings, name, note)
 
 
 def require_weights_of_training(
@@ -179,7 +187,7 @@ def require_weights_of_training(
     Raises:
         AdapterMismatchError: They are recorded, and others.
     """
-    recorded = None if settings.lineage is None else settings.lineage.base_digest
+    recorded = _recorded_digest(settings)
     digest = changed_digest(recorded, name, revision)
     if recorded is not None and digest is not None:
         raise AdapterMismatchError(
@@ -187,6 +195,10 @@ def require_weights_of_training(
             f"{digest[:12]}, expected {recorded[:12]}. Restore them, or name another base with "
             "these weights."
         )
+
+
+def _recorded_digest(settings: InferenceSettings) -> str | None:
+    return None if settings.lineage is None else settings.lineage.base_digest
 
 
 def locate_adapter(path: str | Path) -> tuple[Path, Recipe | None]:

@@ -35,6 +35,7 @@ class MergeReport:
         files: Paths of the written files.
         was_quantized: Whether the base was quantised.
         requantized: Whether the merged weights were quantised again.
+        note: That the base has other weights than that of the training.
     """
 
     largest_deviation: float
@@ -45,6 +46,7 @@ class MergeReport:
     files: tuple[Path, ...]
     was_quantized: bool = False
     requantized: bool = False
+    note: str | None = None
 
 
 def merge_to_checkpoint(
@@ -132,6 +134,7 @@ def merge_to_checkpoint(
         files=tuple(sorted(path for path in output.iterdir() if path.is_file())),
         was_quantized=was_quantized,
         requantized=requantize,
+        note=loaded.note,
     )
 
 

@@ -105,7 +105,7 @@ def test_another_file_or_adapter_begins_anew(classifier, reviews, tmp_path, monk
 
 
 @pytest.mark.parametrize("what", ["column", "delimiter", "base", "storage"])
-def test_other_inputs_or_another_base_begin_anew(classifier, tmp_path, monkeypatch, what):
+def test_other_inputs_or_another_base_begin_again(classifier, tmp_path, monkeypatch, what):
     monkeypatch.setattr("lorakit.inference.file_predictions._BATCHES_AT_ONCE", {True: 2, False: 2})
     path, output = tmp_path / "in.csv", tmp_path / "out.csv"
     path.write_text("text,other\n" + "good film,bad cat\n" * 4, "utf-8")

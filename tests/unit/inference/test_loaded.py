@@ -163,4 +163,7 @@ def test_the_named_base_must_have_the_weights_of_the_training(
         load_for_inference(directory)
     with pytest.raises(AdapterMismatchError, match=r"other weights than in training"):
         load_base_weights(directory)
-    assert load_for_inference(directory, base=tiny_bert_dir).base == tiny_bert_dir
+    named = load_for_inference(directory, base=tiny_bert_dir)
+    assert named.base == tiny_bert_dir
+    assert "other weights than the base of the training" in named.note
+    assert load_for_inference(classifier_run / "adapter", base=tiny_bert_dir).note is None

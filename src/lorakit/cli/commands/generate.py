@@ -115,6 +115,8 @@ def generate(
         location, base_model, unquantized=unquantized, trust_remote_code=trust_remote_code
     )
     remark(f"{loaded.task_type} with {location} on {loaded.base}")
+    if loaded.note is not None:
+        remark(loaded.note)
     if loaded.task_type == "SEQ_CLS":
         show_classes(loaded, prompts, base)
     elif loaded.task_type == "TOKEN_CLS":

@@ -61,6 +61,8 @@ def merge(
         unquantized=unquantized,
         trust_remote_code=trust_remote_code,
     )
+    if report.note is not None:
+        say(report.note)
     base_note = "dequantised" if report.was_quantized else None
     if report.requantized:
         base_note = "quantised again; the two figures below include the error"

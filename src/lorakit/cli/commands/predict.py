@@ -84,6 +84,8 @@ def predict(
         location, base_model, unquantized=unquantized, trust_remote_code=trust_remote_code
     )
     remark(f"{loaded.task_type} with {location} on {loaded.base}")
+    if loaded.note is not None:
+        remark(loaded.note)
     directory, recorded = (
         find_adapter(location) if Path(location).exists() else (Path(location), None)
     )

@@ -1,6 +1,9 @@
 """`lorakit generate` for each kind of adapter, and where its texts come from."""
 
+import shutil
+
 import pytest
+from transformers import AutoModelForCausalLM
 
 from lorakit.cli.commands.generate import format_label, read_texts, show_tags
 from lorakit.errors import ConfigError, DataError, MissingFileError
@@ -100,6 +103,17 @@ def test_an_adapter_for_another_base_is_refused(cli, lm_run, tiny_gpt2_dir):
     result = cli("generate", lm_run, "what", "--base-model", tiny_gpt2_dir)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "made for another base than this GPT2LMHeadModel" in result.stderr
+
+
+def test_other_weights_of_a_base_that_is_named_are_noted(cli, lm_run, tiny_llama_dir, tmp_path):
+    other = shutil.copytree(tiny_llama_dir, tmp_path / "other")
+    model = AutoModelForCausalLM.from_pretrained(other)
+    model.model.norm.weight.data += 1
+    model.save_pretrained(other)
+    said = "has other weights than the base of the training"
+    assert said in cli("generate", lm_run, "what", "--base-model", other).stderr
+    assert said in cli("merge", lm_run, tmp_path / "merged", "--base-model", other).stdout
+    assert said not in cli("generate", lm_run, "what", "--base-model", tiny_llama_dir).stderr
 
 
 @pytest.mark.parametrize(
