@@ -179,7 +179,7 @@ class _Judge:
         return () if losses is None else (losses,), f"the base with {wanted} examples in its prompt"
 
     def _announce(self) -> None:
-        self._emit("comparing", {"examples": len(self._setup.encoded.validation or ())})
+        self._emit("comparing", {"examples": len(self._setup.splits.validation or ())})
 
     # ---- neutral text ----
 

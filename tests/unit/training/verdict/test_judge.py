@@ -47,8 +47,13 @@ def run_of(tmp_path):
             "output": str(tmp_path / output),
             "training": {**SHORT, **training},
         }
-        return train(Recipe.check(values, "the test"))
+        return train(Recipe.check(values, "the test"), on_event=announce)
 
+    def announce(name, payload):
+        if name == "comparing":
+            run.announced.append(payload["examples"])
+
+    run.announced = []
     return run
 
 
@@ -185,6 +190,7 @@ def test_packed_texts_are_compared_one_by_one(run_of, tiny_llama_dir, packing):
     packed = run_of(*given, "packed", data={"max_length": 64}, **packing)
     before, after = apart.verdict.comparison, packed.verdict.comparison
     assert before.examples == after.examples == 24
+    assert run_of.announced == [24, 24], "texts, not packs"
     assert after.before == pytest.approx(before.before, rel=1e-4)
     assert packed.verdict.forgetting.before == pytest.approx(
         apart.verdict.forgetting.before, rel=1e-4
