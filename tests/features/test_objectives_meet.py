@@ -52,6 +52,14 @@ def test_a_base_in_4_bits(tmp_path, tiny_llama_dir, name):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("init", ["eva", "lora_ga"])
+def test_initializations_from_data(tmp_path, tiny_llama_dir, name, init):
+    changes = {"lora.init_lora_weights": init, "training.max_steps": 4}
+    steps = steps_of(train(recipe_in(tmp_path, tiny_llama_dir, name, **changes)))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_activation_checkpoints_give_the_same_adapter(tmp_path, tiny_llama_dir, name):
     plain = train(recipe_in(tmp_path / "plain", tiny_llama_dir, name))
     saving = {"activation_checkpointing": True}

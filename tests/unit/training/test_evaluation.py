@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lorakit import load_adapter
 from lorakit.errors import AdapterMismatchError, MissingFileError
-from lorakit.training import Recipe, evaluate
+from lorakit.training import Recipe, evaluate, train
 from lorakit.training.setup import prepare
 
 
@@ -64,3 +64,9 @@ def test_evaluate_needs_the_weights_of_the_training(done, tmp_path):
     file.write_text(json.dumps(settings))
     with pytest.raises(AdapterMismatchError, match="other weights than in training"):
         evaluate(run)
+
+
+def test_a_trained_output_layer_is_evaluated_on_a_half_precision_base(recipe):
+    lora = {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+    result = train(recipe(dtype="bfloat16", lora=lora, training={"max_steps": 2}))
+    assert evaluate(result.run_dir) == pytest.approx(result.metrics, rel=1e-6)

@@ -180,6 +180,8 @@ def mean_gradients(
 
     def hook_of(path: str) -> Callable[..., Tensor | None]:
         def hook(_: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+            if not torch.is_grad_enabled():  # such as of the reference of a preference loss
+                return None
             x = _input(args, kwargs).detach()
             # No layer before this one needs a gradient, as the base is frozen.
             observed = output if output.requires_grad else output.requires_grad_().clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ import torch
 
 from lorakit.adapters import initialize_from_data
 from lorakit.adapters.peft_files.format import config_from_peft, parse_keys
+from lorakit.config import TaskType
+from lorakit.data.answers import AnswerCollator
 from lorakit.distributed.processes import process_count, run_on_main
 from lorakit.initialization import initialization_of
 from lorakit.injection import Injection, adapter_config
@@ -33,14 +35,20 @@ def initialize_adapter_from_data(trainer: Trainer, model: nn.Module, name: str) 
         name: Name of the adapter.
     """
     config = adapter_config(model, name)
-    if initialization_of(config.init_lora_weights).needs_data:
-        batches = _batches(trainer, config.init_batches)
+    initialization = initialization_of(config.init_lora_weights)
+    if initialization.needs_data:
+        collate: Any = trainer.data_collator
+        if initialization.source == "inputs" and isinstance(collate, AnswerCollator):
+            # The model reads these batches, not the step, which knows where two answers are.
+            scores = config.task_type is TaskType.SEQ_CLS
+            collate = _row_for_each_answer(collate, has_labels=not scores)
+        batches = _batches(trainer, config.init_batches, collate)
         initialize_from_data(model, batches, name, loss=_mean_loss(trainer))
     if process_count() > 1:
         _share_initialization(model, name)
 
 
-def _batches(trainer: Trainer, count: int) -> list[Any]:
+def _batches(trainer: Trainer, count: int, collate: Callable[..., Any]) -> list[Any]:
     """Return batches of random examples, chosen with the run's seed and its own generator."""
     any_trainer: Any = trainer
     size, seed = any_trainer.args.per_device_train_batch_size, any_trainer.args.seed
@@ -48,9 +56,21 @@ def _batches(trainer: Trainer, count: int) -> list[Any]:
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     chosen = order[: count * size].tolist()
     return [
-        any_trainer.data_collator([examples[number] for number in chosen[first : first + size]])
+        collate([examples[number] for number in chosen[first : first + size]])
         for first in range(0, len(chosen), size)
     ]
+
+
+def _row_for_each_answer(collate: AnswerCollator, *, has_labels: bool) -> Callable[..., Any]:
+    """Return what collates examples of two answers into a batch row for each answer."""
+    collate = replace(collate, shares_prompts=False)
+    keys = ("input_ids", "attention_mask", *(["labels"] if has_labels else []))
+
+    def collate_rows(examples: Sequence[Any]) -> dict[str, Tensor]:
+        batch = collate(examples)
+        return {key: batch[key].flatten(0, -2) for key in keys}
+
+    return collate_rows
 
 
 def _mean_loss(trainer: Trainer) -> Callable[[nn.Module, Any], Tensor]:

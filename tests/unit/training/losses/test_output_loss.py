@@ -246,21 +246,6 @@ def test_a_half_precision_base(head):
         assert largest_error(found[name], gradient) <= 2 * GRADIENT_TOLERANCE[torch.bfloat16], name
 
 
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_an_adapter_that_is_only_evaluated_on_a_half_precision_base(head):
-    model = llama().to(torch.bfloat16)
-    add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
-    randomize_(model).requires_grad_(False)  # the head's copy is float32
-    loss = follow(model)
-    inputs, labels = batch(model)
-    with torch.no_grad():
-        rows, targets = loss.select_counted(loss.run(model, inputs)[1], labels)
-        losses = loss.losses_and_hits(rows, targets)[0]
-        assert largest_error(losses.mean(), of_the_model(model)) <= TOLERANCE[torch.bfloat16]
-        log_probs = loss.log_probs(rows, targets)
-    assert largest_error(-log_probs, losses) <= TOLERANCE[torch.bfloat16]
-
-
 def test_the_base_alone_while_adapters_are_off():
     model = llama()
     base = of_the_model(model).detach()
