@@ -26,7 +26,10 @@ def merge(
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Dtype of the written weights; by default that of the saved base."),
+        typer.Option(
+            help="Dtype of the written weights; by default that of the saved base, with a "
+            "quantised one that of its products."
+        ),
     ] = None,
     requantize: Annotated[
         bool,
