@@ -1,15 +1,19 @@
-"""Rules of the repository that no linter knows: length of files, reasons, and words to avoid."""
+"""Rules of the repository that no linter knows: lengths, reasons, words to avoid, and the C."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from lorakit.ops.native import compiled_library
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FOLDERS = ("src", "tests", "benchmarks", "tools")
 PYTHON = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 TEXTS = [*SOURCES, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+C_SOURCES = sorted((ROOT / "src").rglob("*.c"))
 MOST_LINES = 400
 FEW_LINES, MOST_SMALL_FILES = 40, 15
 REASON = re.compile(r"type: ignore\[[^]]+\]  # \S")
@@ -61,3 +65,14 @@ def test_words_that_cost_readers_time_are_avoided():
 def test_the_search_for_words_finds(text):
     assert AVOIDED.search(text)
     assert not AVOIDED.search("its own model, known = 3")
+
+
+@pytest.mark.parametrize("source", C_SOURCES, ids=lambda path: path.name)
+def test_a_compiler_has_nothing_to_remark(source):
+    compiler = compiled_library._compiler()
+    if compiler is None:
+        pytest.skip("there is no gcc")
+    flags = [*compiled_library._FLAGS, "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only"]
+    words = [compiler, *flags, str(source)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

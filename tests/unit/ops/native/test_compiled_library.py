@@ -210,17 +210,6 @@ def test_a_library_that_cannot_be_loaded(gcc, sources):
     assert_eager("undefined symbol: nowhere")
 
 
-SOURCES = sorted(compiled_library._SOURCES.glob("*.c"))
-
-
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_the_compiler_has_nothing_to_remark(gcc, source):
-    flags = [*compiled_library._FLAGS, "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only"]
-    words = [gcc, *flags, str(source)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
     """The parent of temporary directories, and what is removed when the process ends."""
