@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -13,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import pyarrow as pa
-import pyarrow.parquet as parquet
 from datasets import Dataset
 
 from lorakit.adapters.inference_settings import SETTINGS_FILE
 from lorakit.config import REGRESSION
 from lorakit.data.reading.sources import read_source
 from lorakit.data.reading.table import FileExamples
-from lorakit.errors import ConfigError, DataError, did_you_mean, escaped, first_few
-from lorakit.files.atomic import replacing_file
+from lorakit.errors import ConfigError, DataError
 from lorakit.inference.input_columns import InputColumns, find_input_columns
 from lorakit.inference.loaded import LoadedModel
-from lorakit.inference.prediction import Classification, LabelSet, Numbers
+from lorakit.inference.prediction import Classification, LabelSet, Numbers, count_truncated
+from lorakit.inference.prediction_output import require_free, require_new, write_predictions
 from lorakit.inference.predictions import predict
-from lorakit.recipes.data_names import ENDINGS, TEXT_TABLES
 from lorakit.recipes.recipe import DataConfig
 
 _BATCHES_AT_ONCE = {True: 32, False: 4}
@@ -119,20 +115,25 @@ def predict_file(
     for note in (*found.notes, *columns.notes):
         on_note(note)
     new_columns = _new_columns(loaded, settings, columns)
-    _require_free(new_columns, examples, source)
+    require_free(new_columns, examples, source)
     key = {**asdict(settings), "file": _digest(source), "adapter": identity, "columns": new_columns}
     key |= {"inputs": columns.names, "delimiter": names.delimiter, "base": loaded.base}
     key["stored"] = sorted({str(weight.dtype) for weight in loaded.model.parameters()})
+    truncated = 0
     with _partial_predictions(output, key) as partial:
         resumed = partial.rows
         on_progress(partial.rows, len(examples))
         for begin in range(partial.rows, len(examples), _rows_at_once(loaded, settings)):
             end = min(begin + _rows_at_once(loaded, settings), len(examples))
-            partial.append(_predictions(loaded, examples, columns, settings, (begin, end), source))
+            inputs = _inputs(examples, columns, (begin, end), source)
+            partial.append(_predictions(loaded, inputs, settings))
+            truncated += count_truncated(loaded, [one for one in inputs if one is not None])
             on_progress(end, len(examples))
         made = partial.read()
-        _write(output, examples, new_columns, made, names)
+        write_predictions(output, examples, new_columns, made, names)
         partial.remove()
+    if truncated:
+        on_note(f"Inputs that were cut to {loaded.max_length:,} tokens: {truncated:,}.")
     empty = sum(1 for values in made if values is None)
     return FilePredictions(output, len(examples), empty, resumed, tuple(new_columns))
 
@@ -142,20 +143,21 @@ def _rows_at_once(loaded: LoadedModel, settings: PredictionSettings) -> int:
     return _BATCHES_AT_ONCE[is_one_pass] * settings.batch_rows
 
 
-def _predictions(
-    loaded: LoadedModel,
-    examples: Dataset,
-    columns: InputColumns,
-    settings: PredictionSettings,
-    rows: tuple[int, int],
-    source: Path,
-) -> list[list[Any] | None]:
-    """Return the values of the new columns for some rows; None for one without an input."""
+def _inputs(
+    examples: Dataset, columns: InputColumns, rows: tuple[int, int], source: Path
+) -> list[Any]:
+    """Return the inputs of some rows; None for one without."""
     chosen: Any = examples.select_columns(list(columns.names.values()))
-    inputs = [
+    return [
         columns.input_of(example, number, f"'{source}'")
         for number, example in enumerate(chosen.select(range(*rows)), start=rows[0] + 1)
     ]
+
+
+def _predictions(
+    loaded: LoadedModel, inputs: Sequence[Any], settings: PredictionSettings
+) -> list[list[Any] | None]:
+    """Return the values of the new columns for some inputs; None where there is no input."""
     there = [given for given in inputs if given is not None]
     made = iter(
         predict(
@@ -292,102 +294,3 @@ def adapter_identity(directory: Path) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ---- the output ----
-
-
-def require_new(output: Path) -> None:
-    """Refuse an output that exists or cannot be written.
-
-    Raises:
-        ConfigError: It exists, its ending is unknown, or its folder does not exist.
-    """
-    endings = tuple(ending for ending in ENDINGS if ending != ".json")
-    if output.suffix.lower() not in endings:
-        raise ConfigError(
-            f"Cannot write '{output}': got the ending '{output.suffix}', expected one of "
-            f"{', '.join(endings)}.{did_you_mean(output.suffix, endings)} Name such a file."
-        )
-    if output.exists():
-        raise ConfigError(
-            f"Cannot write '{output}': it exists already, expected a new file. Remove it, or name "
-            "another output."
-        )
-    if not output.parent.is_dir():
-        raise ConfigError(
-            f"Cannot write '{output}': there is no folder '{output.parent}', expected an existing "
-            "one. Create it first."
-        )
-
-
-def _require_free(new_columns: Sequence[str], examples: Dataset, source: Path) -> None:
-    taken = [name for name in new_columns if name in examples.column_names]
-    if taken:
-        raise ConfigError(
-            f"Cannot add columns to '{source}': got {first_few(map(escaped, taken))} among its "
-            "columns already, expected other names. Give --prefix, such as --prefix new_."
-        )
-
-
-def _write(
-    output: Path,
-    examples: Dataset,
-    new_columns: Sequence[str],
-    made: Sequence[list[Any] | None],
-    data: DataConfig,
-) -> None:
-    with replacing_file(output) as path:
-        if output.suffix.lower() == ".parquet":
-            _write_parquet(path, examples, new_columns, made)
-        else:
-            is_table = output.suffix.lower() in TEXT_TABLES
-            rows = _rows(examples, new_columns, made)
-            if is_table:
-                separator = "\t" if output.suffix.lower() == ".tsv" else data.delimiter or ","
-                _write_csv(path, [*examples.column_names, *new_columns], rows, separator, output)
-            else:
-                with path.open("w", encoding="utf-8") as file:
-                    for row in rows:
-                        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-
-def _rows(
-    examples: Any, new_columns: Sequence[str], made: Sequence[list[Any] | None]
-) -> Iterator[dict[str, Any]]:
-    nothing = [None] * len(new_columns)
-    for example, values in zip(examples, made, strict=True):
-        yield {**example, **dict(zip(new_columns, values or nothing, strict=True))}
-
-
-def _write_csv(
-    path: Path, header: Sequence[str], rows: Iterator[dict[str, Any]], separator: str, output: Path
-) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-        writer.writerow(header)
-        for row in rows:
-            writer.writerow(_cell(row[name], name, output) for name in header)
-
-
-def _cell(value: Any, name: str, output: Path) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list | dict):
-        if all(isinstance(one, str | float) for one in value) and isinstance(value, list):
-            return " ".join(map(str, value))
-        raise DataError(
-            f"Cannot write '{output}': the column '{escaped(name)}' holds lists or objects, "
-            "expected values that fit into a cell. Write a .jsonl or .parquet file."
-        )
-    return str(value)
-
-
-def _write_parquet(
-    path: Path, examples: Any, new_columns: Sequence[str], made: Sequence[list[Any] | None]
-) -> None:
-    table: pa.Table = examples.with_format("arrow")[:]
-    for place, name in enumerate(new_columns):
-        values = [None if row is None else row[place] for row in made]
-        table = table.append_column(name, pa.array(values))
-    parquet.write_table(table.replace_schema_metadata(None), path)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import MULTI_LABEL, REGRESSION, TaskType
+from lorakit.data.tokenize_examples import tokenize_texts
 from lorakit.data.tokenizers import batch_columns, word_columns
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel
@@ -105,6 +106,24 @@ def classify(
                 for number, output in zip(numbers, outputs, strict=True):
                     made[start + number] = output
     return made
+
+
+def count_truncated(loaded: LoadedModel, inputs: Sequence[Any]) -> int:
+    """Return how many inputs `predict` cuts to the length of the training.
+
+    Args:
+        loaded: An adapter on its base.
+        inputs: As for `predict`.
+
+    Returns: 0 for continued prompts and for tagged words, which are refused if they are too long.
+    """
+    if loaded.task_type not in (TaskType.SEQ_CLS, TaskType.SEQ_2_SEQ_LM) or not inputs:
+        return 0
+    if loaded.task_type is TaskType.SEQ_CLS and loaded.settings.text_pair:
+        texts, pairs = [one[0] for one in inputs], [one[1] for one in inputs]
+    else:
+        texts, pairs = [loaded.settings.source_prefix + text for text in inputs], None
+    return tokenize_texts(loaded.tokenizer, texts, pairs, loaded.max_length)[1]
 
 
 def _require_kind(loaded: LoadedModel, texts: Sequence[Any]) -> None:

@@ -139,18 +139,7 @@ def test_the_recipe_names_the_column_and_the_only_one_needs_no_name(classifier, 
     path.write_text("".join(json.dumps({"review": t}) + "\n" for t in TEXTS), "utf-8")
     notes = []
     predict_file(classifier, path, tmp_path / "b.jsonl", on_note=notes.append)
-    assert notes == ["The inputs are read from the column 'review' (data.text)."]
-
-
-def test_what_cannot_be_written_is_refused(classifier, reviews, tmp_path):
-    (tmp_path / "there.csv").write_text("x", "utf-8")
-    for name, sentence in {
-        "there.csv": "it exists already",
-        "out.xlsx": "expected one of .csv, .tsv, .jsonl, .parquet",
-        "nowhere/out.csv": "there is no folder",
-    }.items():
-        with pytest.raises(ConfigError, match=sentence):
-            predict_file(classifier, reviews, tmp_path / name)
+    assert notes[0] == "The inputs are read from the column 'review' (data.text)."
 
 
 def test_new_columns_do_not_hide_others(classifier, tmp_path):
@@ -169,6 +158,14 @@ def test_a_value_that_is_no_text_is_named(classifier, tmp_path):
     path.write_text('{"text": "good"}\n{"text": 5}\n', "utf-8")
     with pytest.raises(DataError, match="example 2"):
         predict_file(classifier, path, tmp_path / "out.jsonl")
+
+
+def test_inputs_that_are_cut_are_counted(classifier, tmp_path):
+    path, notes = tmp_path / "long.jsonl", []
+    long = "good " * 2 * classifier.max_length
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in (long, "good", "")))
+    predict_file(classifier, path, tmp_path / "out.csv", on_note=notes.append)
+    assert notes[-1] == f"Inputs that were cut to {classifier.max_length} tokens: 1."
 
 
 def test_two_calls_do_not_write_one_output(classifier, reviews, tmp_path):

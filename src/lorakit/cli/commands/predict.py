@@ -75,7 +75,8 @@ def predict(
     target = output or default_output(file)
     given = recipe_of(location, recipe, overrides or [])
     from lorakit.inference import PredictionSettings, load_for_inference, predict_file
-    from lorakit.inference.file_predictions import adapter_identity, require_new
+    from lorakit.inference.file_predictions import adapter_identity
+    from lorakit.inference.prediction_output import require_new
     from lorakit.recipes.run_directory import find_adapter
 
     require_new(target)  # before the base is loaded
