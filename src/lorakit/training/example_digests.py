@@ -1,9 +1,11 @@
-"""Detect whether a resumed run has the examples that it started with."""
+"""Detect whether a resumed run has the examples and labels that it started with."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from lorakit.errors import CheckpointError
 from lorakit.training.encoded import Encoded
 
 KEY = "examples"
 """Key of the digests in environment.json."""
+
+LABELS_KEY = "labels"
+"""Key of the labels' names in environment.json, in the order of their ids."""
 
 _BATCH = 1000
 
@@ -43,6 +49,31 @@ def note_changed_examples(environment_file: Path, now: dict[str, str | None]) ->
         f"The {' and '.join(changed)} examples have changed since the run started: the data, the "
         "tokenizer or the chat template is different. The run continues with the changed examples, "
         "so its result is that of neither."
+    )
+
+
+def require_same_labels(environment_file: Path, now: Sequence[str] | None) -> None:
+    """Refuse a resumed run whose labels are others: its head has an output for each of the former.
+
+    Args:
+        environment_file: The run's environment.json; if it names no labels, nothing is refused.
+        now: The labels by id; None if the task has none.
+
+    Raises:
+        CheckpointError: Shows the first that differs.
+    """
+    try:
+        before = json.loads(environment_file.read_text(encoding="utf-8"))[LABELS_KEY]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if before is None or now is None or list(now) == before:
+        return
+    pairs = enumerate(zip_longest(now, before))
+    number, (got, expected) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+    raise CheckpointError(
+        f"Cannot resume {environment_file.parent}: the labels have changed since the run started, "
+        f"got {got!r} as label {number}, expected {expected!r}. Restore the data, or train under "
+        "another `output`."
     )
 
 

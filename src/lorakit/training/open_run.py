@@ -16,7 +16,13 @@ from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.recipes.numerics import note_changed_numerics
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.callbacks import EventHandler
-from lorakit.training.example_digests import KEY, example_digests, note_changed_examples
+from lorakit.training.example_digests import (
+    KEY,
+    LABELS_KEY,
+    example_digests,
+    note_changed_examples,
+    require_same_labels,
+)
 from lorakit.training.setup import Setup
 from lorakit.training.starting_point import run_lineage
 
@@ -81,6 +87,7 @@ def _first_facts(setup: Setup) -> dict[str, Any]:
     """Return what environment.json says about a run from its first step on."""
     return {
         KEY: example_digests(setup.encoded),
+        LABELS_KEY: None if setup.labels is None else list(setup.labels),
         "processes": process_count(),
         run_lineage.KEY: run_lineage.lineage_of(setup.recipe, setup.start).model_dump(mode="json"),
     }
@@ -90,6 +97,8 @@ def _reopen(setup: Setup) -> tuple[OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
     directory = RunDirectory.open(path)
     directory.metrics()  # raises before anything is removed from a damaged run
+    if checkpoints.newest_complete(path) is not None:
+        require_same_labels(directory.environment_file, setup.labels)
     removed = {path: "a file that was being written" for path in directory.remove_leftovers()}
     removed |= checkpoints.remove_incomplete(path)
     checkpoint = checkpoints.newest_complete(path)

@@ -6,11 +6,14 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
+from lorakit.errors import CheckpointError
 from lorakit.training.example_digests import (
     KEY,
+    LABELS_KEY,
     dataset_digest,
     example_digests,
     note_changed_examples,
+    require_same_labels,
 )
 from lorakit.training.tasks import Encoded
 
@@ -66,3 +69,17 @@ def test_other_examples_have_another_digest():
     one = Dataset.from_dict({"input_ids": [[1, 2], [3]], "parts": [[1, 1], [1, 0]]})
     assert dataset_digest(one) == dataset_digest(Dataset.from_list([*one]))
     assert dataset_digest(one) != dataset_digest(one.select([1, 0]))
+
+
+def test_labels_of_another_order_are_refused(tmp_path):
+    file = tmp_path / "environment.json"
+    require_same_labels(file, ["good", "bad"])
+    for before in ("{}", '{"labels": null}'):
+        file.write_text(before)
+        require_same_labels(file, ["good", "bad"])
+    file.write_text(json.dumps({LABELS_KEY: ["bad", "good"]}))
+    require_same_labels(file, ("bad", "good"))
+    with pytest.raises(CheckpointError, match="got 'good' as label 0, expected 'bad'"):
+        require_same_labels(file, ["good", "bad"])
+    with pytest.raises(CheckpointError, match="got 'so so' as label 2, expected None"):
+        require_same_labels(file, ["bad", "good", "so so"])

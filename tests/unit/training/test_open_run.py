@@ -9,6 +9,7 @@ import torch
 
 from fixtures.runs import adapter_bytes, untimed_metrics
 from lorakit.errors import (
+    CheckpointError,
     MissingFileError,
     OutputExistsError,
     TrainingError,
@@ -94,6 +95,23 @@ def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after):
     assert adapter_bytes(resumed) == adapter_bytes(straight)
     assert untimed_metrics(resumed) == untimed_metrics(straight)
     assert resumed.metrics == straight.metrics
+
+
+def test_labels_that_have_changed_places_are_refused(recipe, stop_after, tiny_bert_dir, tmp_path):
+    file = tmp_path / "rows.jsonl"
+
+    def changed(names):
+        rows = [{"text": f"row {n}", "label": names[n % 2]} for n in range(24)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        values = {"data": {"train": str(file)}, "lora": {"r": 2}}
+        steps = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
+        return recipe(model=tiny_bert_dir, task="SEQ_CLS", training=steps, **values)
+
+    with stop_after(2):
+        train(changed(["bad", "good"]))
+    with pytest.raises(CheckpointError, match="got 'fine' as label 0, expected 'bad'"):
+        train(changed(["so so", "fine"]), resume=True)
+    assert train(changed(["bad", "good"]), resume=True).steps == 4
 
 
 def test_data_that_changed_meanwhile_are_said(recipe, stop_after, prompt_jsonl, tmp_path):
