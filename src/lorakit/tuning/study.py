@@ -33,7 +33,7 @@ from lorakit.tuning.target_sets import (
     model_target_sets,
     sets_at_depths,
 )
-from lorakit.tuning.trial import epochs_of
+from lorakit.tuning.trial import schedule_of
 
 
 @dataclass(frozen=True)
@@ -212,10 +212,10 @@ def _write_results(
     page = directory.path / "study.md"
     write_study(page, recipe, settings, cells, best, recommended, metric, warning)
     changes = {
+        "training": schedule_of(recipe, settings),
         "lora.r": recommended.rank,
         "lora.lora_alpha": scaling * recommended.rank,
         **recommended.changes,
-        "training.num_train_epochs": epochs_of(recipe, settings),
         "output": str(Path(recipe.output) / "recommended"),
         "search": None,
         "study": None,
