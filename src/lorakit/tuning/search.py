@@ -119,7 +119,7 @@ def _space_of(recipe: Recipe, settings: SearchConfig) -> Space:
         space = Space(settings.space, "search.space")
     else:
         space = Space(default_space(model_target_sets(recipe)), "the default search.space")
-    space.check(recipe, settings.algorithm)
+    space.check(recipe, settings)
     return space
 
 

@@ -223,6 +223,7 @@ def test_objectives_are_searched(tmp_path, tiny_llama_dir, machines, objective, 
         "cpus_per_trial": 1,
         "max_concurrent": 1,
         "trials": 1,
+        "metric": "accuracy",
         "space": {key: {"choice": [value]}},
     }
     training = {"use_cpu": True, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
