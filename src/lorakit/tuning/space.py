@@ -86,9 +86,7 @@ class Space:
         if there is None or there.same_as is not None:
             known = [name for name, other in self.distributions.items() if other.same_as is None]
             hint = did_you_mean(copy.same_as or "", known) or f" Known: {', '.join(known)}."
-            return [
-                f"{key}: same_as: got '{copy.same_as}', expected a field of the space.{hint}"
-            ]
+            return [f"{key}: same_as: got '{copy.same_as}', expected a field of the space.{hint}"]
         if copy.times != 1 and not all(_is_number(value) for value in _tried(there)):
             return [
                 f"{key}: times: got {copy.times:g} for '{copy.same_as}', whose values are not all "
