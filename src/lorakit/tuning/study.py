@@ -208,7 +208,8 @@ def _write_results(
     if len(settings.seeds) == 1:
         title = "Rank and modules, one seed"
     plotted = {id(cell): _plotted_cell(cell) for cell in cells if cell.values}
-    plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture)
+    ring = "best" if len(best.values) == 1 else "smallest sufficient"
+    plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture, ring)
     page = directory.path / "study.md"
     write_study(page, recipe, settings, cells, best, recommended, metric, warning)
     changes = {
