@@ -18,6 +18,13 @@ from lorakit.tuning.trial import MetricError, TrialPlan
 OnChange = Callable[[list[TrialRecord], TrialRecord], None]
 
 
+class ReportingError(BaseException):
+    """A change of a trial could not be reported, for example because the disk is full.
+
+    It ends the search as Ctrl-C does: an `Exception` would be taken for the trial's failure by Ray.
+    """
+
+
 class TrialListener:
     """Keeps a record of every trial, and detects that no trial reports the metric."""
 
@@ -45,10 +52,17 @@ class TrialListener:
                 self._records[name] = self._record(trial, self._status_of(trial))
 
     def change(self, trial: Any, status: Status) -> None:
-        """Record a new status of a trial and report it."""
+        """Record a new status of a trial and report it.
+
+        Raises:
+            ReportingError: Its cause is what `on_change` raised.
+        """
         record = self._record(trial, status)
         self._records[record.name] = record
-        self._on_change(self.records(), record)
+        try:
+            self._on_change(self.records(), record)
+        except Exception as error:
+            raise ReportingError from error
 
     def end(self, trial: Any) -> None:
         """Record that a trial has finished, or was stopped because others were better."""

@@ -55,6 +55,18 @@ def test_a_metric_that_no_trial_reports_stops_the_search(plan):
     assert not stop.stop_all()
 
 
+def test_a_change_that_cannot_be_reported_ends_the_search_and_fails_no_trial(plan):
+    def on_change(records, changed):
+        raise OSError("disk full")
+
+    with trial_events.listening(plan, on_change) as listener:
+        # No Exception, which Ray would take for a failure of the trial.
+        with pytest.raises(trial_events.ReportingError) as failure:
+            trial_events.TrialCallback().on_trial_start(0, [trial(1)], trial(1))
+        assert isinstance(failure.value.__cause__, OSError)
+        assert [record.status for record in listener.records()] == ["running"]
+
+
 def test_the_cause_of_a_failure_is_found_within_what_ray_wraps_around_it(tmp_path):
     cause = TargetError("nothing\n  matches")
     wrapped = RuntimeError("ray")
