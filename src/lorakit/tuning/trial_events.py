@@ -42,7 +42,8 @@ class TrialListener:
 
     def records(self) -> list[TrialRecord]:
         """Return the records in the order of trial numbers."""
-        return [self._records[name] for name in sorted(self._records)]
+        names = sorted(self._records, key=lambda name: (len(name), name))  # 1000 is after 999
+        return [self._records[name] for name in names]
 
     def record_new(self, trials: list[Any]) -> None:
         """Record trials that are new: just sampled, or from before a restart."""

@@ -44,6 +44,16 @@ def test_records_follow_the_trials_in_the_order_of_their_numbers(plan, monkeypat
     ]
 
 
+def test_the_thousandth_trial_is_the_last(plan):
+    with trial_events.listening(plan, lambda records, changed: None) as listener:
+        trials = [trial(number) for number in (1000, 101, 999)]
+        for one in trials:
+            one.config = {"lora.r": 1}
+        trial_events.TrialCallback().on_step_begin(0, trials)
+        names = [record.name for record in listener.records()]
+    assert names == ["trial-101", "trial-999", "trial-1000"]
+
+
 def test_a_metric_that_no_trial_reports_stops_the_search(plan):
     stop = trial_events.StopUseless()
     assert not stop.stop_all()
