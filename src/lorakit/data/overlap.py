@@ -9,11 +9,16 @@ from typing import Any
 from datasets import Dataset
 
 
-def overlap_note(train: Dataset, validation: Dataset) -> list[str]:
+def overlap_note(train: Dataset, validation: Dataset, *, is_held_out: bool = False) -> list[str]:
     """Return a note on how many validation examples are also training examples, if any.
 
     Compares the columns that both splits have, so it finds a file given twice, a copy under another
     name, and single shared examples.
+
+    Args:
+        train: Training examples.
+        validation: Validation examples.
+        is_held_out: Whether both are from the same data, which has an example more than once then.
     """
     columns = [name for name in train.column_names if name in validation.column_names]
     if not columns:
@@ -23,9 +28,10 @@ def overlap_note(train: Dataset, validation: Dataset) -> list[str]:
     if not shared:
         return []
     count = "All" if shared == len(validation) else f"{shared} of"
+    cause = ", as the data repeats them" if is_held_out else ""
     return [
-        f"{count} {len(validation)} validation examples are also training examples, so the metrics "
-        "say little about new ones."
+        f"{count} {len(validation)} validation examples are also training examples{cause}, so the "
+        "metrics say little about new ones."
     ]
 
 

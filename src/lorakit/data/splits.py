@@ -143,10 +143,12 @@ def load_splits(
         notes += named.notes
         where = f"'{data.validation or data.train_name}' (validation split)"
         validation = _split(named, "validation", data, where)
-        notes += overlap_note(train.examples, validation.examples)
     elif data.validation_fraction > 0:
         train, validation, note = _hold_out(train, data, seed, label, where)
         notes.append(note)
+    if validation is not None:
+        is_held_out = named is None
+        notes += overlap_note(train.examples, validation.examples, is_held_out=is_held_out)
     train = _limit(train, data.max_train_rows, seed, "train", notes, label)
     notes += _mixture_notes(data, train)
     if validation is None:

@@ -149,7 +149,7 @@ def open_directory(
     Raises:
         OutputExistsError: A new search would overwrite files.
         MissingFileError: There is nothing to resume.
-        CheckpointError: The search to resume was made with another recipe.
+        CheckpointError: The search to resume was made with another recipe, or with other files.
     """
     directory = SearchDirectory(Path(recipe.output), kind)
     existing_kind = directory.existing_kind
@@ -174,6 +174,7 @@ def open_directory(
             f"Cannot resume {recipe.output}: the recipe now differs from {directory.recipe_file} "
             f"in {', '.join(changed)}. Undo the changes, or set another `output`."
         )
+    _refuse_changed_files(directory)
     return directory
 
 
@@ -203,6 +204,33 @@ def with_chosen_dtype(
             on_event(name, payload)
 
     return recipe.with_precision_of(prepare(recipe, emit).recipe)
+
+
+def _refuse_changed_files(directory: SearchDirectory) -> None:
+    """Refuse to compare new trials with those that were made from other data or another base.
+
+    The first trial that recorded its files stands for all. What is missing is reported later.
+    """
+    from lorakit.training.starting_point.run_lineage import lineage_of, read_lineage
+
+    for path in sorted(directory.trials.glob("*")):
+        run = RunDirectory(path)
+        before = read_lineage(run.environment_file)
+        if before is None or not run.recipe_file.is_file():
+            continue
+        trial = load_written_recipe(run.recipe_file)
+        now = lineage_of(trial, None)
+        known = {source.name: source.sha256 for source in before.data}
+        files = [(source.name, known.get(source.name, ""), source.sha256) for source in now.data]
+        files.append((trial.model, before.base_digest, now.base_digest))
+        changed = [name for name, old, new in files if None not in (old, new) and old != new]
+        if changed:
+            raise CheckpointError(
+                f"Cannot resume {directory.path}: {', '.join(changed)} changed since "
+                f"{run.path.name} began, so the next trials could not be compared with it. Restore "
+                "the files, or set another `output`."
+            )
+        return
 
 
 def _refuse_existing(directory: SearchDirectory) -> None:

@@ -23,7 +23,13 @@ from lorakit.tuning.groups import Groups, open_groups
 from lorakit.tuning.records import TrialRecord
 from lorakit.tuning.relay import relay_trial
 from lorakit.tuning.trial import EPOCH, TrialPlan, epochs_of, run_trial
-from lorakit.tuning.trial_events import OnChange, StopUseless, TrialCallback, listening
+from lorakit.tuning.trial_events import (
+    OnChange,
+    ReportingError,
+    StopUseless,
+    TrialCallback,
+    listening,
+)
 
 _NAME = "search"
 _NUMBER = "number"
@@ -70,6 +76,7 @@ def run_trials(
     Raises:
         ClusterError: A trial requests more than any machine has.
         MetricError: No trial reports the metric.
+        Exception: What `on_change` raised; the search can be resumed.
     """
     gpus = require_trial_resources(settings, machines)
     for name, value in _SETTINGS.items():
@@ -89,7 +96,10 @@ def run_trials(
             )
         else:
             tuner = _new_tuner(trainable, plan, settings, trials, at_once, path)
-        tuner.fit()
+        try:
+            tuner.fit()
+        except ReportingError as failure:
+            raise failure.__cause__ or failure from None
     if listener.metric_error is not None:
         raise listener.metric_error
     return listener.records()

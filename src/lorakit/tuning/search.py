@@ -24,7 +24,7 @@ from lorakit.tuning.driver import (
 from lorakit.tuning.records import TrialRecord, warning_text, write_hparams
 from lorakit.tuning.space import Space, default_space, label_of
 from lorakit.tuning.target_sets import model_target_sets
-from lorakit.tuning.trial import epochs_of
+from lorakit.tuning.trial import epochs_of, schedule_of
 
 DEFAULT_TRIALS = 8
 
@@ -119,7 +119,7 @@ def _space_of(recipe: Recipe, settings: SearchConfig) -> Space:
         space = Space(settings.space, "search.space")
     else:
         space = Space(default_space(model_target_sets(recipe)), "the default search.space")
-    space.check(recipe, settings.algorithm)
+    space.check(recipe, settings)
     return space
 
 
@@ -167,13 +167,13 @@ def _write_best_recipe(
     recipe: Recipe, best: TrialRecord, settings: TrialsConfig, path: Path, warning: str | None
 ) -> None:
     """Write the recipe with the best values, for all examples and with a separate output."""
-    training = {"training.num_train_epochs": epochs_of(recipe, settings)}
+    training = {"training": schedule_of(recipe, settings)}
     changes = {**training, **best.values, "output": str(Path(recipe.output) / "best")}
     found = recipe.with_changes({**changes, "search": None, "study": None}, "the best trial")
     row = best.best(settings) or {}
     comment = (
         f"# {best.name}: {settings.metric} {row[settings.metric]:.6g} after epoch "
-        f"{row['epoch']:g} of {training['training.num_train_epochs']}, searched by `lorakit tune`."
+        f"{row['epoch']:g} of {epochs_of(recipe, settings)}, searched by `lorakit tune`."
     )
     comment += f"\n# {warning}" if warning else ""
     write_text(path, f"{comment}\n{found.to_yaml()}")

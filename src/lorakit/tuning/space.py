@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError, did_you_mean
-from lorakit.recipes.search_sections import Distribution
+from lorakit.recipes.search_sections import Distribution, SearchConfig
 
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
@@ -24,7 +24,20 @@ _NOT_SEARCHED = {
     "training.eval_steps": "trials are evaluated after every epoch",
     "training.save_strategy": "trials are saved after every epoch",
     "training.save_steps": "trials are saved after every epoch",
+    "training.save_total_limit": "trials are saved after every epoch",
+    "training.load_best_model_at_end": "every trial keeps its best epoch",
+    "training.metric_for_best_model": "every trial keeps its best epoch by the search's `metric`",
+    "training.greater_is_better": "set `mode` in the search section",
+    **dict.fromkeys(
+        ("data.validation", "data.validation_split", "data.max_validation_rows"),
+        "trials are compared on the same validation examples",
+    ),
+    "data.validation_fraction": "trials are compared on the same validation examples",
+    **dict.fromkeys(("training", "data", "evaluation"), "name a field of the section"),
 }
+
+_CHOOSE_HELD_OUT = ("training.seed", "data.train", "data.subset", "data.train_split")
+_CHANGE_LOSS = ("training.label_smoothing_factor", "data.class_weights")
 
 
 @dataclass(frozen=True)
@@ -40,25 +53,25 @@ class Space:
         """Recipe keys, in the given order."""
         return tuple(self.distributions)
 
-    def check(self, recipe: Recipe, algorithm: str) -> None:
-        """Refuse a space with values that are invalid in the recipe.
+    def check(self, recipe: Recipe, settings: SearchConfig) -> None:
+        """Refuse a space with values that are invalid in the recipe, or that cannot be compared.
 
         Raises:
             ConfigError: Lists every problem: unknown fields, wrong values, copies of missing
-                fields, ranges without points in a grid.
+                fields, ranges without points in a grid, fields that change what is measured.
         """
         problems: list[str] = []
         for key, distribution in self.distributions.items():
-            reason = _NOT_SEARCHED.get(key)
+            reason = _NOT_SEARCHED.get(key) or _comparison_problem(recipe, key, settings.metric)
             if reason is None and key.split(".")[0] in ("search", "study"):
                 reason = "it configures the search"
             if reason is not None:
                 problems.append(f"'{key}' cannot be searched: {reason}.")
             elif distribution.same_as is not None:
-                problems += self._copy_problems(key, distribution.same_as)
+                problems += self._copy_problems(recipe, key, distribution)
             else:
-                problems += _value_problems(recipe, key, distribution, self.where)
-            if algorithm == "grid" and distribution.bounds and distribution.points is None:
+                problems += _value_problems(recipe, key, _tried(distribution), self.where)
+            if settings.algorithm == "grid" and distribution.bounds and distribution.points is None:
                 problems.append(
                     f"{key}: a grid needs a number of points between {_bounds_text(distribution)}. "
                     "Add `points: 4`, or use choice."
@@ -68,13 +81,19 @@ class Space:
             count = f"{len(different)} problems in " if len(different) > 1 else ""
             raise ConfigError(f"Cannot search {count}{self.where}: " + "\n  ".join(different))
 
-    def _copy_problems(self, key: str, source: str) -> list[str]:
-        there = self.distributions.get(source)
-        if there is not None and there.same_as is None:
-            return []
-        known = [name for name, other in self.distributions.items() if other.same_as is None]
-        hint = did_you_mean(source, known) or f" Known: {', '.join(known)}."
-        return [f"{key}: same_as: got '{source}', expected a field of the space.{hint}"]
+    def _copy_problems(self, recipe: Recipe, key: str, copy: Distribution) -> list[str]:
+        there = self.distributions.get(copy.same_as or "")
+        if there is None or there.same_as is not None:
+            known = [name for name, other in self.distributions.items() if other.same_as is None]
+            hint = did_you_mean(copy.same_as or "", known) or f" Known: {', '.join(known)}."
+            return [f"{key}: same_as: got '{copy.same_as}', expected a field of the space.{hint}"]
+        if copy.times != 1 and not all(_is_number(value) for value in _tried(there)):
+            return [
+                f"{key}: times: got {copy.times:g} for '{copy.same_as}', whose values are not all "
+                "numbers. Leave times out."
+            ]
+        values = [_times(value, copy.times) for value in _tried(there)]
+        return _value_problems(recipe, key, values, self.where)
 
     def for_ray(self, algorithm: str) -> dict[str, Any]:
         """Return the space for Ray Tune, without copied fields.
@@ -181,15 +200,21 @@ def _grid_values(distribution: Distribution) -> list[Any]:
     return values
 
 
-def _value_problems(recipe: Recipe, key: str, distribution: Distribution, where: str) -> list[str]:
-    """Try every value of a choice, or both bounds and a value between them, in the recipe."""
-    values = distribution.choice or distribution.bounds or ()
+def _tried(distribution: Distribution) -> list[Any]:
+    """Return every value of a choice, or both bounds and a value between them."""
+    values = list(distribution.choice or distribution.bounds or ())
     if distribution.bounds is not None and distribution.int_uniform is None:
         low, high = distribution.bounds
-        values = (*values, low + 0.37 * (high - low))
-    labels = [str(label_of(value)) for value in values]
-    if len(set(labels)) < len(labels):
-        return [f"{key}: a value of choice occurs twice in {', '.join(labels)}."]
+        values.append(low + 0.37 * (high - low))
+    return values
+
+
+def _value_problems(recipe: Recipe, key: str, values: Sequence[Any], where: str) -> list[str]:
+    """Try values in the recipe."""
+    labels = [label_of(value) for value in values]
+    texts = [str(label) for label in labels]
+    if min(len(set(labels)), len(set(texts))) < len(labels):  # 1 and true are equal
+        return [f"{key}: a value of choice occurs twice in {', '.join(texts)}."]
     problems = []
     for value in values:
         try:
@@ -197,6 +222,28 @@ def _value_problems(recipe: Recipe, key: str, distribution: Distribution, where:
         except ConfigError as error:
             problems.append(str(error).removeprefix(f"In {where}: "))
     return problems
+
+
+def _comparison_problem(recipe: Recipe, key: str, metric: str) -> str | None:
+    """Return why trials with other values of a field would not be compared by the same measure."""
+    data = recipe.data
+    is_held_out = data.validation is None and data.validation_split is None
+    if key in _CHOOSE_HELD_OUT and is_held_out:
+        return (
+            "it also chooses the held-out validation examples, and trials are compared on the same "
+            "ones. Name data.validation, or data.validation_split"
+        )
+    is_loss = metric.endswith("loss") and not metric.startswith("eval_f1_")
+    if is_loss and (key in _CHANGE_LOSS or key.partition(".")[0] == "objective"):
+        return (
+            f"trials with other values have other losses, which cannot be compared by {metric}. "
+            "Set another `metric`, or leave the field out"
+        )
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _bounds_text(distribution: Distribution) -> str:

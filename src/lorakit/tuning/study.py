@@ -33,7 +33,7 @@ from lorakit.tuning.target_sets import (
     model_target_sets,
     sets_at_depths,
 )
-from lorakit.tuning.trial import epochs_of
+from lorakit.tuning.trial import schedule_of
 
 
 @dataclass(frozen=True)
@@ -208,14 +208,15 @@ def _write_results(
     if len(settings.seeds) == 1:
         title = "Rank and modules, one seed"
     plotted = {id(cell): _plotted_cell(cell) for cell in cells if cell.values}
-    plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture)
+    ring = "best" if len(best.values) == 1 else "smallest sufficient"
+    plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture, ring)
     page = directory.path / "study.md"
     write_study(page, recipe, settings, cells, best, recommended, metric, warning)
     changes = {
+        "training": schedule_of(recipe, settings),
         "lora.r": recommended.rank,
         "lora.lora_alpha": scaling * recommended.rank,
         **recommended.changes,
-        "training.num_train_epochs": epochs_of(recipe, settings),
         "output": str(Path(recipe.output) / "recommended"),
         "search": None,
         "study": None,

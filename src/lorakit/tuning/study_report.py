@@ -98,6 +98,12 @@ def recommendation(
             f"**Best: {name}** ({size}), {metric} {recommended.mean:.4f}. With one seed, "
             "chance cannot be ruled out; add `study.seeds`."
         )
+    if len(best.values) == 1:
+        return (
+            f"**Best: {name}** ({size}), {metric} {recommended.mean:.4f}. Only one of its "
+            f"{len(settings.seeds)} runs has not failed, so chance cannot be ruled out; --resume "
+            "starts the failed ones again."
+        )
     if recommended is best:
         return (
             f"**Smallest sufficient: {name}** ({size}). It has the best mean itself, "

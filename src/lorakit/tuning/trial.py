@@ -88,21 +88,10 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_examples: int) ->
             "Trials run for epochs, which a stream does not have: got data.streaming=true, "
             "expected false. Leave it out."
         )
-    training = {
-        key: value
-        for key, value in recipe.training.items()
-        if key not in ("max_steps", "eval_steps", "save_steps", "num_train_epochs")
-    }
-    training |= {
-        "num_train_epochs": epochs_of(recipe, settings),
-        "eval_strategy": "epoch",
+    training = schedule_of(recipe, settings) | {
         # A loss needs the model before training as reference; classes can be guessed.
         "eval_on_start": recipe.task in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM),
-        "save_strategy": "epoch",
         "save_total_limit": 1,
-        "metric_for_best_model": settings.metric,
-        "greater_is_better": not settings.is_minimized,
-        "load_best_model_at_end": True,
     }
     recipe = recipe.with_absolute_paths()
     data = recipe.data.model_dump(mode="json")
@@ -112,6 +101,27 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_examples: int) ->
     evaluation = {"compare_with_base": False}  # all trials have the same base
     changes |= {"evaluation": evaluation, "search": None, "study": None}
     return recipe.with_changes(changes, "the recipe")
+
+
+def schedule_of(recipe: Recipe, settings: TrialsConfig) -> dict[str, Any]:
+    """Return the `training:` section of a trial that is not stopped.
+
+    It runs for whole epochs, and keeps the best one by the metric that trials are compared by. A
+    recipe with this section repeats the trial, whatever schedule the searched one has.
+    """
+    kept = {
+        key: value
+        for key, value in recipe.training.items()
+        if key not in ("max_steps", "eval_steps", "save_steps")
+    }
+    return kept | {
+        "num_train_epochs": epochs_of(recipe, settings),
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "metric_for_best_model": settings.metric,
+        "greater_is_better": not settings.is_minimized,
+        "load_best_model_at_end": True,
+    }
 
 
 def epochs_of(recipe: Recipe, settings: TrialsConfig) -> int:

@@ -18,6 +18,13 @@ from lorakit.tuning.trial import MetricError, TrialPlan
 OnChange = Callable[[list[TrialRecord], TrialRecord], None]
 
 
+class ReportingError(BaseException):
+    """A change of a trial could not be reported, for example because the disk is full.
+
+    It ends the search as Ctrl-C does: an `Exception` would be taken for the trial's failure by Ray.
+    """
+
+
 class TrialListener:
     """Keeps a record of every trial, and detects that no trial reports the metric."""
 
@@ -35,7 +42,8 @@ class TrialListener:
 
     def records(self) -> list[TrialRecord]:
         """Return the records in the order of trial numbers."""
-        return [self._records[name] for name in sorted(self._records)]
+        names = sorted(self._records, key=lambda name: (len(name), name))  # 1000 is after 999
+        return [self._records[name] for name in names]
 
     def record_new(self, trials: list[Any]) -> None:
         """Record trials that are new: just sampled, or from before a restart."""
@@ -45,10 +53,17 @@ class TrialListener:
                 self._records[name] = self._record(trial, self._status_of(trial))
 
     def change(self, trial: Any, status: Status) -> None:
-        """Record a new status of a trial and report it."""
+        """Record a new status of a trial and report it.
+
+        Raises:
+            ReportingError: Its cause is what `on_change` raised.
+        """
         record = self._record(trial, status)
         self._records[record.name] = record
-        self._on_change(self.records(), record)
+        try:
+            self._on_change(self.records(), record)
+        except Exception as error:
+            raise ReportingError from error
 
     def end(self, trial: Any) -> None:
         """Record that a trial has finished, or was stopped because others were better."""

@@ -23,6 +23,19 @@ def test_validation_examples_that_are_trained_on_are_reported(tmp_path):
     assert notes(other) == ()
 
 
+def test_repeated_examples_that_are_held_out_and_trained_on_are_reported(tmp_path):
+    repeated = write_examples(tmp_path / "a.csv", LABELLED * 2)
+    once = write_examples(tmp_path / "b.csv", LABELLED)
+
+    def notes(train):
+        return load_splits(DataConfig(train=train, validation_fraction=0.25), 0).notes
+
+    assert len(notes(once)) == 1
+    held_out, overlap = notes(repeated)
+    assert held_out.startswith("10 of 40 training examples were taken for validation")
+    assert "validation examples are also training examples, as the data repeats them" in overlap
+
+
 def test_columns_of_both_are_compared_whatever_they_hold():
     tools = [{"name": "f", "arguments": {"n": 1, "to": [1, 2]}}]
     train = Dataset.from_list([{"a": "x", "tools": tools, "id": 1}])

@@ -1,6 +1,10 @@
 """The directory of a search, and what is refused before any trial runs."""
 
+import json
+import shutil
+
 import pytest
+from safetensors.torch import load_file, save_file
 
 from fixtures.trials import trial_record
 from lorakit.errors import (
@@ -11,7 +15,9 @@ from lorakit.errors import (
     OutputExistsError,
     TrainingError,
 )
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig
+from lorakit.training.starting_point import run_lineage
 from lorakit.tuning import tune
 from lorakit.tuning.driver import open_directory, require_best
 
@@ -46,6 +52,33 @@ def test_only_the_same_search_is_resumed(recipe, searched):
         open_directory(searched, "study", resume=True)
     with pytest.raises(MissingFileError, match="Nothing to resume"):
         open_directory(recipe("new"), "search", resume=True)
+
+
+def test_a_search_is_not_resumed_with_other_data_or_another_base(
+    recipe, prompt_jsonl, tiny_llama_dir, tmp_path
+):
+    data = tmp_path / "data.jsonl"
+    shutil.copy(prompt_jsonl, data)
+    base = tmp_path / "base"
+    shutil.copytree(tiny_llama_dir, base)
+    begun = recipe(model=str(base), data={"train": str(data), "validation_fraction": 0.25})
+    run = RunDirectory(tmp_path / "search" / "trials" / "trial-001")
+    run.path.mkdir(parents=True)
+    (tmp_path / "search" / "search.yaml").write_text(begun.to_yaml())
+    run.recipe_file.write_text(begun.to_yaml())
+    lineage = {run_lineage.KEY: run_lineage.lineage_of(begun, None).model_dump(mode="json")}
+    run.environment_file.write_text(json.dumps(lineage))
+    open_directory(begun, "search", resume=True)
+
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[1:]))
+    with pytest.raises(CheckpointError, match=r"data.jsonl changed since trial-001 began, so the "):
+        open_directory(begun, "search", resume=True)
+    data.write_text("".join(lines))
+    weights = load_file(base / "model.safetensors")
+    save_file({name: 2 * one for name, one in weights.items()}, base / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"base changed since trial-001 began"):
+        open_directory(begun, "search", resume=True)
 
 
 def test_a_search_without_validation_examples_is_refused(recipe, prompt_jsonl):

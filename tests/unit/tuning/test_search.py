@@ -49,6 +49,7 @@ def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
                 "per_device_train_batch_size": 4,
                 "use_cpu": True,
                 "eval_on_start": True,
+                "max_steps": 1,  # trials run for epochs
             },
             "search": {
                 "algorithm": "grid",
@@ -106,7 +107,8 @@ def test_the_best_recipe_trains_as_it_is(searched):
     assert best.search is None
     assert best.lora.r == 4
     assert best.training["learning_rate"] == 2e-2
-    assert best.training["num_train_epochs"] == 4
+    assert best.training["num_train_epochs"] == 4 and "max_steps" not in best.training
+    assert best.training["metric_for_best_model"] == "eval_loss"
     assert best.data == recipe.data
     trained = train(best)
     assert trained.run_dir == result.path / "best"
@@ -221,6 +223,7 @@ def test_objectives_are_searched(tmp_path, tiny_llama_dir, machines, objective, 
         "cpus_per_trial": 1,
         "max_concurrent": 1,
         "trials": 1,
+        "metric": "accuracy",
         "space": {key: {"choice": [value]}},
     }
     training = {"use_cpu": True, "per_device_train_batch_size": 4, "learning_rate": 1e-2}

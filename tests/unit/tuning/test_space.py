@@ -35,21 +35,68 @@ def recipe():
             {"algorithm": "grid", "space": {"lora.lora_dropout": {"uniform": [0, 0.5]}}},
             "a grid needs a number of points between 0 and 0.5",
         ),
+        ({"space": {"lora.use_rslora": {"choice": [1, True]}}}, "occurs twice in 1, True"),
+        (
+            {
+                "space": {
+                    "lora.lora_dropout": {"same_as": "lora.r", "times": 0.5},
+                    "lora.r": {"choice": [1, 4]},
+                }
+            },
+            "lora.lora_dropout: got 2.0; input should be less than 1",
+        ),
+        (
+            {
+                "space": {
+                    "lora.lora_alpha": {"same_as": "lora.target_modules", "times": 2},
+                    "lora.target_modules": {"choice": ["q", "v"]},
+                }
+            },
+            "got 2 for 'lora.target_modules', whose values are not all numbers. Leave times out",
+        ),
+        ({"space": {"training": {"choice": [{"seed": 1}]}}}, "name a field of the section"),
+        (
+            {"space": {"training.metric_for_best_model": {"choice": ["eval_f1"]}}},
+            "keeps its best epoch by the search's `metric`",
+        ),
+        (
+            {"space": {"data.max_validation_rows": {"choice": [4, 8]}}},
+            "compared on the same validation examples",
+        ),
     ],
 )
 def test_a_wrong_space_is_refused(recipe, search, message):
-    space = Space(SearchConfig(**search).space, "search.space")
+    settings = SearchConfig(**search)
     with pytest.raises(ConfigError, match=message):
-        space.check(recipe, search.get("algorithm", "random"))
+        Space(settings.space, "search.space").check(recipe, settings)
+
+
+def test_a_field_that_chooses_the_validation_examples_is_searched_only_if_these_are_named(recipe):
+    space = space_of(**{"training.seed": {"choice": [1, 2]}})
+    with pytest.raises(ConfigError, match=r"it also chooses the held-out validation examples"):
+        space.check(recipe, SearchConfig())
+    named = recipe.with_changes({"data.validation": "y.csv"}, "the test")
+    space.check(named, SearchConfig())
+
+
+@pytest.mark.parametrize(
+    "key", ["objective.beta", "training.label_smoothing_factor", "data.class_weights"]
+)
+def test_trials_with_different_losses_are_not_compared_by_them(recipe, key):
+    space = space_of(**{key: {"choice": [0.1, 0.2]}})
+    with pytest.raises(ConfigError, match=rf"'{key}' .* cannot be compared by eval_loss. Set anot"):
+        space.check(recipe, SearchConfig())
+    if key.startswith("training"):
+        space.check(recipe, SearchConfig(metric="accuracy"))
 
 
 def test_all_problems_are_reported_together(recipe):
     space = space_of(output={"choice": ["a"]}, task={"choice": ["SEQ_CLS"]})
     with pytest.raises(ConfigError, match=r"2 problems in search.space: 'output' .*\n  'task' "):
-        space.check(recipe, "random")
+        space.check(recipe, SearchConfig())
     both_bounds = space_of(**{"training.learning_rat": {"log_uniform": [1e-4, 1e-1]}})
     with pytest.raises(ConfigError, match=r"^Cannot search search.space: unknown key"):
-        both_bounds.check(recipe, "random")
+        both_bounds.check(recipe, SearchConfig())
 
 
 def test_a_grid_tries_points_between_its_bounds():
@@ -90,6 +137,6 @@ def test_a_trial_gets_lists_and_copies_back():
 
 def test_the_default_space_is_valid_for_every_recipe(recipe):
     space = Space(default_space([NARROW, WIDE]), "the default")
-    space.check(recipe, "random")
+    space.check(recipe, SearchConfig())
     assert space.distributions["lora.target_modules"].choice == (["q"], "all-linear")
     assert space.distributions["lora.lora_alpha"].same_as == "lora.r"

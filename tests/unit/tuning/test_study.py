@@ -117,6 +117,7 @@ def studied(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
                 "per_device_train_batch_size": 4,
                 "use_cpu": True,
                 "learning_rate": 1e-2,
+                "max_steps": 1,  # trials run for epochs
             },
             "study": {
                 "ranks": [1],
@@ -172,6 +173,7 @@ def test_a_study_writes_its_table_picture_and_recipe(studied):
     found = Recipe.load(result.path / "recommended.yaml")
     assert found.lora.r == result.recommended.rank
     assert found.study is None
+    assert found.training["num_train_epochs"] == 1 and "max_steps" not in found.training
 
 
 @pytest.mark.parametrize("together", [1, 2], ids=["in turn", "in one process"])

@@ -54,3 +54,13 @@ def test_the_recommendation_states_its_rule():
     assert "of all such cells, it has the fewest layers, and then parameters." in depths
     assert "nothing smaller is within one standard error (0.0200) of it" in text(BEST)
     assert "With one seed, chance cannot be ruled out" in text(BEST, seeds=(1,))
+
+
+def test_a_cell_of_which_one_run_is_left_is_not_said_to_suffice():
+    left = Cell(8, 8, WIDE, (0.95,), failed=2)
+    said = recommendation([SMALL, left], left, left, StudyConfig(), "accuracy")
+    assert said == (
+        "**Best: r=8 on wide** (2,800 parameters in the factors), accuracy 0.9500. Only one of its "
+        "3 runs has not failed, so chance cannot be ruled out; --resume starts the failed ones "
+        "again."
+    )

@@ -5,6 +5,7 @@ import pytest
 import tiny_models
 from lorakit.errors import ConfigError
 from lorakit.injection import add_adapter
+from lorakit.recipes.search_sections import SearchConfig
 from lorakit.training import Recipe
 from lorakit.training.preview import dry_run
 from lorakit.tuning.space import Space, default_space
@@ -73,7 +74,7 @@ def test_a_recipe_that_starts_from_an_adapter_has_the_set_of_the_adapter(done, r
     (only,) = model_target_sets(made)
     assert only.target_modules == ("q_proj", "v_proj")
     assert 2 * only.parameters_per_rank == done[0].injection.lora_parameters
-    Space(default_space([only]), "the default").check(made, "tpe")
+    Space(default_space([only]), "the default").check(made, SearchConfig())
     values = {
         "lora.r": 4,
         "lora.lora_alpha": 4,

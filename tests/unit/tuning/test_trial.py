@@ -38,6 +38,19 @@ def test_a_trial_is_evaluated_and_saved_after_every_epoch_and_keeps_its_best():
     assert made.search is None
 
 
+def test_the_schedule_of_a_trial_is_its_own_whatever_that_of_the_recipe_is():
+    searched = recipe_of(max_steps=9, save_steps=3, eval_strategy="no", eval_on_start=True)
+    assert trial.schedule_of(searched, SearchConfig(metric="f1", mode="min", max_epochs=2)) == {
+        "num_train_epochs": 2,
+        "eval_strategy": "epoch",
+        "eval_on_start": True,
+        "save_strategy": "epoch",
+        "metric_for_best_model": "eval_f1",
+        "greater_is_better": False,
+        "load_best_model_at_end": True,
+    }
+
+
 @pytest.mark.parametrize("task", list(TaskType))
 def test_only_a_loss_that_cannot_be_guessed_is_measured_before_training(task):
     made = trial.trial_recipe(recipe_of(task), SearchConfig(), train_examples=10)

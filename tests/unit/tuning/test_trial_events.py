@@ -44,6 +44,16 @@ def test_records_follow_the_trials_in_the_order_of_their_numbers(plan, monkeypat
     ]
 
 
+def test_the_thousandth_trial_is_the_last(plan):
+    with trial_events.listening(plan, lambda records, changed: None) as listener:
+        trials = [trial(number) for number in (1000, 101, 999)]
+        for one in trials:
+            one.config = {"lora.r": 1}
+        trial_events.TrialCallback().on_step_begin(0, trials)
+        names = [record.name for record in listener.records()]
+    assert names == ["trial-101", "trial-999", "trial-1000"]
+
+
 def test_a_metric_that_no_trial_reports_stops_the_search(plan):
     stop = trial_events.StopUseless()
     assert not stop.stop_all()
@@ -53,6 +63,18 @@ def test_a_metric_that_no_trial_reports_stops_the_search(plan):
         trial_events.TrialCallback().on_trial_error(0, [failed], failed)
         assert str(listener.metric_error) == "no f1" and stop.stop_all()
     assert not stop.stop_all()
+
+
+def test_a_change_that_cannot_be_reported_ends_the_search_and_fails_no_trial(plan):
+    def on_change(records, changed):
+        raise OSError("disk full")
+
+    with trial_events.listening(plan, on_change) as listener:
+        # No Exception, which Ray would take for a failure of the trial.
+        with pytest.raises(trial_events.ReportingError) as failure:
+            trial_events.TrialCallback().on_trial_start(0, [trial(1)], trial(1))
+        assert isinstance(failure.value.__cause__, OSError)
+        assert [record.status for record in listener.records()] == ["running"]
 
 
 def test_the_cause_of_a_failure_is_found_within_what_ray_wraps_around_it(tmp_path):

@@ -34,6 +34,7 @@ def plot_study(
     metric: str,
     title: str,
     path: Path,
+    ring: str = "smallest sufficient",
 ) -> None:
     """Plot a study as a PNG: means with standard deviations, and every run as a dot.
 
@@ -43,6 +44,7 @@ def plot_study(
         metric: Label of the vertical axis.
         title: Title of the plot.
         path: File to write.
+        ring: What the ring marks.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -70,7 +72,7 @@ def plot_study(
                 edgecolors="#c1272d",
                 linewidths=2.2,
                 zorder=5,
-                label="smallest sufficient",
+                label=ring,
             )
     ranks = sorted({cell.rank for cell in cells})
     by_rank.set_xscale("log", base=2)

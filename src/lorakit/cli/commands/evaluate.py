@@ -101,7 +101,7 @@ def evaluate(
                 metric_text(key, settings),
                 *(number_text(each[key]) if key in each else None for each in found.values()),
             )
-            for key in found["adapter"]
+            for key in dict.fromkeys(key for each in found.values() for key in each)
         ],
     )
     if made.verdict is not None:

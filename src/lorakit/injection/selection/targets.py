@@ -155,7 +155,13 @@ def no_match_message(field: str, names: str | Iterable[str], paths: Sequence[str
     listed = [names] if isinstance(names, str) else list(names)
     last_parts = list(dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths))
     candidates = [*last_parts, *paths, *([ALL_LINEAR] if field == "target_modules" else [])]
-    hint = next((h for n in listed if (h := did_you_mean(n, candidates))), "")
+    if isinstance(names, str) and names in candidates:
+        hint = (
+            " A string is a regular expression for whole paths: write a list for names, "
+            f"{field}=['{names}']."
+        )
+    else:
+        hint = next((h for n in listed if (h := did_you_mean(n, candidates))), "")
     available = ", ".join(last_parts[:20]) + (", …" if len(last_parts) > 20 else "")
     shown = f"{field}={_show_names(names)}"
     return f"No module matched {shown}. Modules here: {available or 'none'}.{hint}"

@@ -24,6 +24,12 @@ def test_a_study_is_plotted_with_and_without_a_recommendation(saved_figures, tmp
         )
 
 
+def test_the_ring_is_named(saved_figures, tmp_path):
+    plot_study(CELLS, CELLS[3], "accuracy", "title", tmp_path, "best")
+    names = [text.get_text() for text in saved_figures[0].legends[0].get_texts()]
+    assert "best" in names and "smallest sufficient" not in names
+
+
 def test_ranks_and_parameters_share_the_means_with_a_dot_for_each_run(saved_figures, tmp_path):
     plot_study(CELLS, None, "accuracy", "title", tmp_path)
     by_rank, by_size = saved_figures[0].axes

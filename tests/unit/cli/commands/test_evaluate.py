@@ -5,6 +5,7 @@ import shutil
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.recipes.run_directory import RunDirectory
+from lorakit.training.evaluation import Evaluation
 
 
 def test_a_run_is_measured_on_its_own_validation_rows(cli, cls_run):
@@ -24,6 +25,13 @@ def test_other_data_and_the_base_beside_it(cli, cls_run, cls_csv):
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["adapter", "base", "alone"] in lines
     assert any(line[:1] == ["accuracy"] and len(line) == 3 for line in lines)
+
+
+def test_a_class_that_the_base_alone_predicts_has_a_row(cli, cls_run, monkeypatch):
+    found = Evaluation({"eval_f1": 1.0, "eval_f1_no": 1.0}, {"eval_f1_yes": 0.25}, None, None)
+    monkeypatch.setattr("lorakit.training.evaluation.measure", lambda *_, **__: found)
+    lines = [line.split() for line in cli("evaluate", cls_run, "--base").stdout.splitlines()]
+    assert ["f1", "no", "1"] in lines and ["f1", "yes", "0.25"] in lines
 
 
 def test_an_adapter_alone_needs_a_recipe(cli, cls_run, tmp_path):

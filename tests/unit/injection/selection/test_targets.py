@@ -123,6 +123,13 @@ def test_a_regex_that_matches_nothing():
     assert "No module matched target_modules='.*q'." in the_problem(target_modules=".*q")
 
 
+def test_a_name_without_a_list_is_told_from_a_regex():
+    assert the_problem(target_modules="q_proj").endswith(
+        "A string is a regular expression for whole paths: write a list for names, "
+        "target_modules=['q_proj']."
+    )
+
+
 def test_an_exclusion_that_excludes_nothing_is_an_error():
     assert "No module matched exclude_modules=['up_poj']" in the_problem(exclude_modules=["up_poj"])
     assert "Did you mean 'up_proj'?" in the_problem(exclude_modules=["up_poj"])
