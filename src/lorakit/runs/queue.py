@@ -117,7 +117,7 @@ class RunQueue:
             OutputExistsError: There is a run at `output` already, or one waits to be written there.
             DiskError: The folder is not writable.
         """
-        output = self._require_inside(output)
+        output = self.require_inside(output)
         if is_new:
             RunDirectory.refuse_occupied(self.root / output)
         with self._lock_queue():
@@ -161,8 +161,12 @@ class RunQueue:
             start_supervisor(job, self.root)
         return started
 
-    def _require_inside(self, output: str) -> str:
-        """Return a path below the folder without dots; refuse another one."""
+    def require_inside(self, output: str) -> str:
+        """Return a run directory as a path below the folder without dots.
+
+        Raises:
+            ConfigError: It leads out of the folder, is the folder itself, or is hidden.
+        """
         top = self.root.resolve()
         place = (top / output).resolve()
         if not place.is_relative_to(top) or place == top or not output.isprintable():

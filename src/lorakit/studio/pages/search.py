@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from nicegui import ui
 
@@ -109,7 +109,7 @@ class _View:
             with ui.element("div").classes("flex-row gap-2"):
                 target = f"/new?{urlencode({'from': recipe})}"
                 ui.link("Best recipe to a new run", target).classes("button")
-                ui.link("Open this trial", f"/run/{recipe}").classes("button button-quiet")
+                ui.link("Open this trial", f"/run/{quote(recipe)}").classes("button button-quiet")
 
     def _draw_head(self, keys: Sequence[str]) -> None:
         numbers = (f"best {self._metric}", "epochs", "time")
@@ -184,7 +184,7 @@ class _TrialLine:
 
     def _draw_name(self, name: str, has_recipe: bool) -> None:
         if has_recipe:
-            ui.link(escaped(name), f"/run/{self._path}").classes("truncate")
+            ui.link(escaped(name), f"/run/{quote(self._path)}").classes("truncate")
         else:
             Text("span", name)
 

@@ -45,6 +45,14 @@ async def test_a_trial_keeps_its_row_and_its_link_wherever_it_moves(user, studio
     assert body == rows
 
 
+async def test_trials_of_a_search_with_characters_of_addresses_have_links(user, studio):
+    write_search(studio.root / "s #1?", ("finished", 4, [0.5]))
+    (studio.root / "s #1?" / "trials" / "trial-001" / "recipe.yaml").touch()
+    await user.open("/search/s%20%231%3F")
+    await user.should_see("1 of 1 trial")
+    assert targets(user).count("/run/s%20%231%3F/trials/trial-001") == 2
+
+
 async def test_pictures_of_the_parameters(user, studio):
     write_search(studio.root / "s", ("finished", 4, [0.5]), ("finished", 64, [0.9]))
     await user.open("/search/s")

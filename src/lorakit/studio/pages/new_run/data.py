@@ -69,6 +69,8 @@ class _DataStep:
         self.walk = walk
         self.columns: tuple[str, ...] = ()
         self.mapped: Any = None
+        self.choices = 0
+        """How often a file or a task was chosen; an answer to an earlier choice is dropped."""
 
     async def draw(self) -> None:
         with ui.element("div").classes("walk-columns"):
@@ -132,7 +134,8 @@ class _DataStep:
         """Detect the columns of a file and write the recipe for it."""
         self.preview.clear()
         self.refusal.clear()
-        walk = self.walk
+        self.choices += 1
+        walk, choice = self.walk, self.choices
         output = walk.value("output") if kind else None
         output = str(output or free_output(walk.root, Path(name).name))
         start = walk.value("start_from")
@@ -145,6 +148,8 @@ class _DataStep:
             output=output,
             start_from=start,
         )
+        if choice != self.choices:
+            return
         if found is None:
             if is_new and isinstance(walk.last_error, DataError):
                 await asyncio.to_thread((walk.root / FOLDER / Path(name).name).unlink, True)

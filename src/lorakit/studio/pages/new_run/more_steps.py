@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from nicegui import ui
 
@@ -112,4 +112,4 @@ class _MoreSteps:
                 show_error(error)
             self.start.set_enabled(True)
             return
-        ui.navigate.to(f"/run/{self.relative}")
+        ui.navigate.to(f"/run/{quote(self.relative)}")

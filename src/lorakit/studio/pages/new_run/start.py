@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import ui
 
@@ -16,6 +17,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.runs.command import command_line, train_command
 from lorakit.runs.drafts import delete_draft
+from lorakit.runs.jobs import Job
 from lorakit.runs.new_recipe import recipe_path
 from lorakit.runs.queue import RunQueue
 from lorakit.studio.blocks import Text, card, copyable, note
@@ -109,6 +111,7 @@ class _StartStep:
                 if checked.recipe is None:
                     show_problems(checked.problems)
                 else:
+                    RunQueue(self.walk.root).require_inside(checked.recipe.output)
                     RunDirectory.refuse_occupied(self.walk.root / checked.recipe.output)
                     self.start.set_enabled(True)
                     return
@@ -125,22 +128,25 @@ class _StartStep:
             return
         self.start.set_enabled(False)
         try:
-            await asyncio.to_thread(_enqueue, walk.root, self.recipe, walk.draft.text, recipe)
+            job = await asyncio.to_thread(_enqueue, walk.root, self.recipe, walk.draft.text, recipe)
         except LorakitError as error:
             self.start.set_enabled(True)
+            self.problem.clear()
             with self.problem:
                 show_error(error)
             return
         await asyncio.to_thread(delete_draft, walk.root, walk.draft.id)
-        ui.navigate.to(f"/run/{recipe.output}")
+        ui.navigate.to(f"/run/{quote(job.output)}")
 
 
-def _enqueue(root: Path, path: str, text: str, recipe: Recipe) -> None:
+def _enqueue(root: Path, path: str, text: str, recipe: Recipe) -> Job:
     """Write the recipe to its file, and put the command that trains it into the queue."""
     file = root / path
+    queue = RunQueue(root)
+    queue.require_inside(recipe.output)
     RunDirectory.refuse_occupied(root / recipe.output)
     with reporting_disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, text)
     about = {"task": str(recipe.task), "model": recipe.model}
-    RunQueue(root).add(train_command(path)[1:], recipe.output, about=about)
+    return queue.add(train_command(path)[1:], recipe.output, about=about)

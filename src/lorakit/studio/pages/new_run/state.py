@@ -172,10 +172,10 @@ class Walk:
         Returns: The result, or None after an error or a cancellation.
         """
         question = (function.__name__, repr(args), repr(sorted(options.items())))
+        self.cancel()
         if question in self.answers:
             place.clear()
             return self.answers[question]
-        self.cancel()
         computation = Computation(self.root, function, *args, **options)
         self._running = computation
 

@@ -1,6 +1,8 @@
 """Choosing data, and its columns."""
 
+import asyncio
 import json
+from threading import Event
 
 import pytest
 from nicegui import ui
@@ -10,6 +12,7 @@ from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import load_draft
 from lorakit.runs.recipe_form import check_text
 from lorakit.studio.blocks import Text
+from lorakit.studio.pages.new_run import data
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("computed_here")]
 BASE = f"model: {base_model_path()}\n"
@@ -192,6 +195,30 @@ async def test_another_file_of_the_same_task_keeps_the_settings(
     assert values["lora"] == check_text(text, "r").values["lora"]
     assert (values["start_from"], values["data"]["text"]) == ("runs/a", "body")
     assert values["training"]["use_cpu"] is True
+
+
+async def test_a_file_that_is_still_read_does_not_replace_one_that_was_chosen_after_it(
+    user, studio, see, only, open_at, tickets, until, monkeypatch
+):
+    write_recipe, may_go_on = data.write_recipe_for, Event()
+
+    def write_recipe_for(name, *given, **options):
+        assert name != "slow.csv" or may_go_on.wait(60)
+        return write_recipe(name, *given, **options)
+
+    monkeypatch.setattr(data, "write_recipe_for", write_recipe_for)
+    (studio.root / "slow.csv").write_text((studio.root / "tickets.csv").read_text())
+    draft = await open_at("data", BASE)
+    await see(kind=ui.radio)
+    only(ui.radio).set_value("tickets.csv")
+    await see("The first 10 examples")
+    only(ui.radio).set_value("slow.csv")
+    await see("Reading slow.csv")
+    only(ui.radio).set_value("tickets.csv")
+    await see("The first 10 examples")
+    may_go_on.set()
+    await asyncio.sleep(1)  # the answer comes, and nobody wants it
+    assert recipe_of(studio, draft).data.train == "tickets.csv"
 
 
 async def test_several_sources_are_named(studio, see, open_at, tickets):

@@ -33,6 +33,17 @@ async def test_more_epochs_are_trained_by_the_command_that_is_shown(
     await see("The run runs/a")
 
 
+async def test_a_name_with_characters_of_addresses_leads_to_its_run(
+    user, run_page, studio, see, tickets, monkeypatch
+):
+    monkeypatch.setattr(queue, "start_supervisor", lambda job, root: None)
+    RunDirectory.create(studio.root / "a #1?", check_text(tickets, "r").recipe)
+    await user.open("/new?continue=a%20%231%3F")
+    await see("was to train, and is not finished")
+    user.find(kind=ui.button, content="Train on").click()
+    await see("The run a #1?")
+
+
 async def test_a_finished_run_needs_more_than_it_has(user, run, see, only, tickets):
     run.write_recipe(check_text(with_values(tickets, {"training.max_steps": 10}), "r").recipe)
     run.adapter.mkdir()

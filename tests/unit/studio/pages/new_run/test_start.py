@@ -6,6 +6,7 @@ import pytest
 from nicegui import ui
 
 from lorakit.files.disks import reporting_disk_errors
+from lorakit.recipes.yaml_edits import with_values
 from lorakit.runs import queue
 from lorakit.runs.drafts import recent_drafts
 from lorakit.studio.pages.new_run import start
@@ -26,6 +27,27 @@ async def test_the_command_is_the_one_that_is_run_on_the_recipe_that_is_written(
     assert list(job.words) == ["train", "recipes/a.yaml"] and job.output == "runs/a"
     assert (studio.root / "recipes" / "a.yaml").read_text() == tickets
     await see("The run runs/a")
+
+
+async def test_a_name_with_characters_of_addresses_leads_to_its_run(
+    user, run_page, see, open_at, tickets, studio, monkeypatch
+):
+    monkeypatch.setattr(queue, "start_supervisor", lambda job, root: None)
+    output = str(studio.root / "runs" / "100% é#1?")  # a recipe may have the whole path
+    await open_at("start", with_values(tickets, {"output": output}))
+    await see("Start training")
+    user.find("Start training").click()
+    await see("The run runs/100% é#1?")
+
+
+@pytest.mark.parametrize("output", ["../elsewhere", ".hidden", "."])
+async def test_an_output_that_no_page_would_show_is_refused_before_it_is_started(
+    user, see, open_at, tickets, output
+):
+    await open_at("start", with_values(tickets, {"output": output}))
+    await see(f"output: got '{output}', expected")
+    (button,) = user.find(kind=ui.button, content="Start training").elements
+    assert not button.enabled
 
 
 async def test_an_output_that_is_taken_is_said_before_anything_is_written(
