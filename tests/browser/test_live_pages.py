@@ -236,6 +236,8 @@ def test_the_room_for_what_comes_goes_when_nothing_comes(studio, root, admitted)
         if loss(page).evaluate(limit) != "dataMax":
             break
     assert loss(page).evaluate(limit) > step
+    label = "(one) => one.lorakitComponent.chart.getOption().xAxis[0].axisLabel.showMaxLabel"
+    assert loss(page).evaluate(label) is False  # the room ends at no round number
     page.clock.run_for(60_000)
     assert loss(page).evaluate(limit) == "dataMax"
 

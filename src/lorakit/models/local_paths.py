@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 
 from lorakit.errors import ConfigError, MissingFileError
+
+_HUB_ID = re.compile(r"([\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 
 
 def check_local_path(name: str, key: str, root: Path = Path()) -> None:
@@ -23,8 +26,8 @@ def check_local_path(name: str, key: str, root: Path = Path()) -> None:
     """
     given = Path(name).expanduser()
     path = root / given
-    if not path.is_dir():
-        if path.is_file():
+    if not os.path.isdir(path):  # False for a name that is too long
+        if os.path.isfile(path):
             raise MissingFileError(
                 f"No model in {key}: got the file '{name}', expected a directory with config.json "
                 f"and weights, or a hub id. Name its folder, '{path.parent}'."
@@ -33,6 +36,11 @@ def check_local_path(name: str, key: str, root: Path = Path()) -> None:
             raise MissingFileError(
                 f"No model in {key}: got '{name}', which does not exist.{_similar_names(path)} "
                 "Check the path; it is relative to the current directory."
+            )
+        if not _HUB_ID.fullmatch(name):
+            raise MissingFileError(
+                f"No model in {key}: got '{name}', which is neither a directory nor a hub id, "
+                "expected one such as owner/name. Check the name."
             )
         return
     if (path / "config.json").is_file():

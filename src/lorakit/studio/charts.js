@@ -183,7 +183,8 @@
     component.lorakitDraw(
       {
         series,
-        xAxis: { max: limit ?? "dataMax" },
+        // The place where the room ends is no round number.
+        xAxis: { max: limit ?? "dataMax", axisLabel: { showMaxLabel: limit === undefined ? null : false } },
         legend: { show: isNamed, data: [...new Set(lines.map(([, line]) => line.name))] },
         grid: { top: isNamed ? 36 : 12 },
       },

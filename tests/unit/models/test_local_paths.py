@@ -24,3 +24,9 @@ def test_a_file_an_adapter_and_an_empty_directory_are_refused(tmp_path):
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(ConfigError, match="which is an adapter"):
         check_local_path(str(tmp_path), "model")
+
+
+@pytest.mark.parametrize("name", ["http://x y", "name///", "two words", "n" * 300])
+def test_a_name_that_no_hub_id_has_is_refused(name, tmp_path):
+    with pytest.raises(MissingFileError, match="neither a directory nor a hub id"):
+        check_local_path(name, "model", tmp_path)

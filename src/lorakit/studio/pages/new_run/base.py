@@ -37,7 +37,7 @@ async def draw(walk: Walk) -> None:
                 choice = ui.radio(
                     choices,
                     value=chosen if chosen in choices else None,
-                    on_change=lambda event: choose(event.value),
+                    on_change=lambda event: take_listed(event.value),
                 )
                 choice.props('aria-label="Base models"')
             with ui.element("div").classes("walk-inline"):
@@ -50,12 +50,18 @@ async def draw(walk: Walk) -> None:
         with card(None, "walk-tall") as about:
             pass
 
+    async def take_listed(model: str | None) -> None:
+        if model != walk.value("model"):  # else the list has followed the recipe
+            await choose(model)
+
     @telling
     async def choose(model: str | None) -> None:
         model = (model or "").strip()
         async with walk.choosing:
             if model and await _describe(walk, model, about):
                 await walk.set_values({"model": model})
+        is_listed = walk.value("model") in choices
+        choice.set_value(walk.value("model") if is_listed else None)
 
     await _describe(walk, str(walk.value("model") or ""), about)
 

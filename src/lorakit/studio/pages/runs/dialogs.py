@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nicegui import run, ui
+from nicegui.events import GenericEventArguments
 
 from lorakit.errors import LorakitError
 from lorakit.files.disks import size_text
@@ -23,12 +24,19 @@ async def edit_notes(row: RunSummary) -> bool:
         Text("h2", f"Tags and note of {row.path}")
         tags = ui.input_chips("Tags", value=list(row.notes.tags))
         tags.props('outlined hint="Enter adds a tag"')
+        typed = ""
+
+        def keep_typed(event: GenericEventArguments) -> None:
+            nonlocal typed
+            typed = str(event.args or "")
+
+        tags.on("input-value", keep_typed)
         text = ui.textarea("Note", value=row.notes.note).props("outlined autogrow")
         place = ui.element("div")
 
         async def save() -> None:
             def write() -> None:
-                write_tags(directory, tags.value or [])
+                write_tags(directory, [*(tags.value or []), typed])
                 write_note(directory, text.value or "")
 
             await _try(write, place, lambda: dialog.submit(True))

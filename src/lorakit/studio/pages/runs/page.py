@@ -60,6 +60,7 @@ class _RunList:
         rows = await run.io_bound(lambda: current().runs(fresh=fresh))
         if rows is not None and rows != self._rows:
             self._rows = rows
+            self._forget_removed()
             self._show()
 
     def _show(self) -> None:
@@ -90,6 +91,14 @@ class _RunList:
         self._chosen = Filter(search.value or "", states.value or "")
         ui.navigate.history.replace(self._chosen.address())
         self._show()
+
+    def _forget_removed(self) -> None:
+        """Select runs no longer that are not there."""
+        paths = {row.path for row in self._rows or []}
+        left = [row for row in self._table.selected if row["path"] in paths]
+        if len(left) != len(self._table.selected):
+            self._table.selected = left
+            self._select()
 
     def _select(self) -> None:
         count = len(self._table.selected)

@@ -75,6 +75,23 @@ async def test_another_base_is_typed_and_one_that_is_not_there_says_so(user, see
     await see("This hub id is not on this machine.")
 
 
+async def test_the_list_shows_the_base_that_is_in_the_recipe(user, studio, see, until, only):
+    await user.open("/new")
+    await see(kind=ui.radio)
+    only(ui.radio).set_value(str(base_model_path()))
+    await see("LlamaForCausalLM")
+    only(ui.input).set_value("owner/name")
+    user.find("Take it").click()
+    await see("This hub id is not on this machine.")
+    await until(lambda: only(ui.radio).value is None)  # so that it can be chosen again
+    only(ui.radio).set_value(str(base_model_path()))
+    await see("LlamaForCausalLM")
+    only(ui.input).set_value("n" * 300)
+    user.find("Take it").click()
+    await see("which is neither a directory nor a hub id")
+    assert only(ui.radio).value == str(base_model_path())
+
+
 async def test_other_drafts_are_offered(user, see, open_at, tickets):
     draft = await open_at("method", tickets)
     await user.open("/new")

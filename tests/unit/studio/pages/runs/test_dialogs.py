@@ -30,6 +30,17 @@ async def test_tags_and_a_note_are_saved(user, studio):
     assert read_notes(path) == Notes((), "new")
 
 
+async def test_a_tag_that_enter_has_not_added_is_saved_too(user, studio):
+    path = made_run(studio.root, "a")
+    await user.open("/")
+    await asked(user, "edit", "a")
+    await user.should_see("Tags and note of a")
+    user.find(kind=ui.input_chips).trigger("inputValue", " best ")
+    user.find("Save").click()
+    await asyncio.sleep(0.5)
+    assert read_notes(path) == Notes(("best",), "")
+
+
 async def test_a_run_is_deleted_and_restored(user, studio):
     made_run(studio.root, "a")
     await user.open("/")
