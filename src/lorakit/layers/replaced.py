@@ -53,7 +53,7 @@ class ReplacedModule(nn.Module):
         if base_dtype == own_dtype:
             # A float32 bias beside the base's half-precision weight: the weight's dtype rules. The
             # codes of a quantised weight are not numbers to cast.
-            codes = {"weight"} if bits_of(acting) else set[str]()
+            codes = ("weight",) if bits_of(acting) else ()
             cast = {
                 name: parameter.to(own_dtype)
                 for name, parameter in acting._parameters.items()
