@@ -24,8 +24,9 @@ def stand_ins(tmp_path, request):
             rows = [{"text": f"the film was {w}", "labels": [w]} for w in ["good", "bad"] * 8]
             return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, rows)
         if stem == "score-similarity-distilbert":
-            pair = {"sentence1": "the cat", "sentence2": "the dog", "score": 0.5}
-            return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, [pair] * 16)
+            pair = {"sentence1": "the cat", "sentence2": "the dog"}
+            rows = [{**pair, "score": score} for score in [0.5, 1.5] * 8]
+            return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, rows)
         if stem.endswith("-distilbert"):
             rows = [{"text": f"the film was {w}", "label": w} for w in ["good", "bad"] * 8]
             return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, rows)

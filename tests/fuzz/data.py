@@ -137,7 +137,9 @@ class DataFuzzer:
 
     def _prepared(self, case: DataCase) -> tuple[Any, tuple[str, ...] | None]:
         kind = case.kind if case.kind in ("SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM") else "CAUSAL_LM"
-        data = {"train": str(case.path), "validation_fraction": 0, "max_target_length": 4096}
+        data: dict[str, Any] = {"train": str(case.path), "validation_fraction": 0}
+        if kind == "SEQ_2_SEQ_LM":
+            data["max_target_length"] = 4096
         values = {"model": "m", "task": kind, "data": data, "output": "never-written"}
         recipe = Recipe.check(values, "the case")
         task = task_for(recipe.task)
