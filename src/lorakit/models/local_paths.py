@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from difflib import get_close_matches
 from pathlib import Path
 
 from lorakit.errors import ConfigError, MissingFileError
-
-_HUB_ID = re.compile(r"([\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 
 
 def check_local_path(name: str, key: str, root: Path = Path()) -> None:
@@ -37,11 +34,17 @@ def check_local_path(name: str, key: str, root: Path = Path()) -> None:
                 f"No model in {key}: got '{name}', which does not exist.{_similar_names(path)} "
                 "Check the path; it is relative to the current directory."
             )
-        if not _HUB_ID.fullmatch(name):
+        # Here, as the studio imports it for nothing else.
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
             raise MissingFileError(
                 f"No model in {key}: got '{name}', which is neither a directory nor a hub id, "
                 "expected one such as owner/name. Check the name."
-            )
+            ) from None
         return
     if (path / "config.json").is_file():
         return

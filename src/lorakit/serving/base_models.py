@@ -105,11 +105,7 @@ def kind_of_base(source: BaseSource) -> ModelKind:
         MissingFileError: The base does not exist.
         ConfigError: Its configuration cannot be read.
     """
-    config = _config(source)
-    for ending, task in _TASK_OF_CLASS.items():
-        if _class_name(config).endswith(ending):
-            return ModelKind(task, config.num_labels if task in TASKS_WITH_LABELS else None)
-    return ModelKind(TaskType.SEQ_2_SEQ_LM if config.is_encoder_decoder else TaskType.CAUSAL_LM)
+    return _kind_of(_config(source))
 
 
 def needs_adapter(source: BaseSource) -> bool:
@@ -122,7 +118,14 @@ def needs_adapter(source: BaseSource) -> bool:
     config = _config(source)
     fills_gaps = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     writes = _class_name(config).endswith(("ForCausalLM", "LMHeadModel"))
-    return kind_of_base(source).task is TaskType.CAUSAL_LM and fills_gaps and not writes
+    return _kind_of(config).task is TaskType.CAUSAL_LM and fills_gaps and not writes
+
+
+def _kind_of(config: Any) -> ModelKind:
+    for ending, task in _TASK_OF_CLASS.items():
+        if _class_name(config).endswith(ending):
+            return ModelKind(task, config.num_labels if task in TASKS_WITH_LABELS else None)
+    return ModelKind(TaskType.SEQ_2_SEQ_LM if config.is_encoder_decoder else TaskType.CAUSAL_LM)
 
 
 def _config(source: BaseSource) -> Any:
