@@ -1,19 +1,15 @@
 """The command by accelerate launch, in two processes and on Ray: one prints, writes and fails."""
 
 import json
-import os
-import signal
-import time
 import warnings
 
 import pytest
 from safetensors.torch import load_file
 
-from forked import Program, run, run_together
+from forked import run, run_together
 from launched import metric_rows, write_recipe
 from lorakit.errors import ClusterError, MissingFileError
 from lorakit.libraries.ray_cluster import ray_cluster
-from lorakit.recipes import checkpoints
 from lorakit.training import Recipe, RunDirectory
 from lorakit.tuning.ray_training import train_on_ray
 
@@ -147,30 +143,3 @@ class TestRay:
     def test_a_client_s_address(self, write):
         with pytest.raises(ClusterError, match="Log in to one of its machines"):
             train_on_ray(write("client"), 2, address="ray://localhost:10001")
-
-
-# A suite that runs in the background ignores the signal, and what it starts would too.
-IN_A_TERMINAL = """
-import os, signal
-os.setsid()
-signal.signal(signal.SIGINT, signal.default_int_handler)
-"""
-
-
-def test_ctrl_c_on_ray_leaves_a_run_to_resume(write, forked_workers):
-    recipe = write("interrupted", max_steps=20_000, save_strategy="steps", save_steps=2)
-    path = recipe.with_suffix("")
-    command = (IN_A_TERMINAL + WITHOUT_PLAN + "main()", "train", recipe, "--ray", "1")
-    with Program(*command, environment=os.environ | forked_workers) as program:
-        deadline = time.monotonic() + 120
-        while not list(path.glob("checkpoint-*/manifest.json")):
-            assert time.monotonic() < deadline, "no checkpoint"
-            assert program.process.exitcode is None, program.printed("stderr")
-            time.sleep(0.1)
-        os.kill(program.process.pid, signal.SIGINT)
-        ended = program.finished(60)
-    assert ended.returncode == 130, ended
-    newest = checkpoints.newest_complete(path)
-    again = f"resume with: lorakit train {recipe} --ray 1 --resume"
-    assert f"Interrupted. Saved {newest}; {again}" in ended.stderr
-    assert not RunDirectory.open(path).is_finished and not list(path.parent.glob(".*"))
