@@ -130,7 +130,8 @@ def chromium():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_browser(),
-            args=["--no-sandbox", "--disable-gpu"],
+            # Pages live for a second: to compile their scripts well takes longer than it saves.
+            args=["--no-sandbox", "--disable-gpu", "--js-flags=--no-opt --no-maglev --no-sparkplug"],
         )
         yield browser
         browser.close()

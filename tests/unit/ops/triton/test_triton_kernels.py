@@ -1,6 +1,7 @@
 """The products in Triton without a GPU: interpreted on the CPU, and compiled without being run.
 
-Both happen in separate processes, as Triton must be told before it is imported.
+Both happen in separate processes: Triton must be told to interpret before it is imported, and
+compiling replaces its driver.
 """
 
 import json
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import forked
+
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 
 TESTS = Path(__file__).parents[3]
@@ -21,31 +24,22 @@ SHARED_BYTES = 99 * 1024
 SPILLED_BYTES = 64
 
 
-def run(arguments, tmp_path, **variables):
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTEST", "TRITON"))
-    }
-    environment |= {"OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment | variables,
-        cwd=TESTS.parent,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow(reason="runs the GPU tests in the interpreter")
 def test_what_a_gpu_would_run_in_the_interpreter(tmp_path):
     paths = [str(TESTS / "gpu" / name) for name in ("test_triton_kernels.py", "test_step.py")]
     options = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}", "-k", "not wait"]
-    output = run(["-m", "pytest", *options, *paths], tmp_path, TRITON_INTERPRET="1")
-    assert " passed" in output and "skipped" not in output, output
+    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *paths],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        cwd=TESTS.parent,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
 
 
 COMPILE = """
@@ -111,8 +105,10 @@ def test_they_compile_for_gpus(tmp_path):
         (80, "float32", 33, 1, 32),
         (90, "float16", 100, 57, 3),
     ]
-    output = run(["-c", COMPILE, json.dumps(cases), str(tmp_path / "binary")], tmp_path)
-    lines = [line for line in output.splitlines() if line.startswith("REPORT ")]
+    words = (json.dumps(cases), tmp_path / "binary")
+    done = forked.run(COMPILE, *words, TRITON_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("REPORT ")]
     assert len(lines) == len(cases)
     for report in (json.loads(line.removeprefix("REPORT ")) for line in lines):
         assert report["names"] == ["_down", "_down_backward", "_drop"]
