@@ -169,3 +169,25 @@ def test_the_state_dict_written_is_that_of_the_model(cli, adapted, adapter_dir, 
     written, expected = load_file(tmp_path / "a.safetensors"), lora_state_dict(adapted)
     assert written.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in written.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dtype", "float16"], "--dtype applies to --to gguf only; got --to peft"),
+        (["--to", "loralib", "--dtype", "float32"], "got --to loralib"),
+        (["--to", "loralib", "--base-model", "a/b"], "does not record its base"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(cli, adapter_dir, tmp_path, words, message):
+    result = cli("convert", adapter_dir, tmp_path / "out.safetensors", *words)
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_state_dict_has_no_configuration_to_edit(cli, adapter_dir, tmp_path):
+    file = tmp_path / "one.safetensors"
+    assert cli("convert", adapter_dir, file, "--to", "loralib").exit_code == 0
+    words = ["--lora-alpha", 4, "--allow-edited-config"]
+    result = cli("convert", file, tmp_path / "out", *words)
+    assert result.exit_code == 2 and "a state dict without a configuration" in result.stderr
