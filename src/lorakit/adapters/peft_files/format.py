@@ -172,7 +172,7 @@ def parse_keys(
             owner = owner.removesuffix(".token_adapter").removesuffix(".base_layer")
             parsed.base_weights[owner] = tensor
         else:
-            parsed.replaced[name.replace(".base_layer.", ".")] = tensor
+            parsed.replaced[re.sub(r"\.(base_layer|token_adapter)(?=\.)", "", name)] = tensor
     for path, both in halves.items():
         if len(both) == 2:
             A, B, shape = to_matrices(both["A"], both["B"])

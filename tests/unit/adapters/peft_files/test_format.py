@@ -298,6 +298,11 @@ class TestKeysOfAModelsState:
         repeated = {P + "head.modules_to_save.bias": A[0], P + "head.original_module.bias": A[0]}
         assert parse_keys(keys | repeated, "here").replaced == {}
 
+    def test_a_bias_is_that_of_the_layer_around_which_peft_wraps_tokens(self):
+        keys = {P + "q.lora_A.weight": A, P + "q.lora_B.weight": B}
+        parsed = parse_keys(keys | {P + "head.token_adapter.base_layer.bias": A[0]}, "here")
+        assert parsed.replaced.keys() == {"head.bias"}
+
     def test_two_keys_for_one_factor_are_refused(self):
         keys = {P + "q.lora_A.weight": A, P + "q.lora_B.weight": B}
         for other in ("q.lora_A", "q.lora_embedding_A"):
