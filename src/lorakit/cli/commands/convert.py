@@ -139,6 +139,9 @@ def convert(
             f"{error_text(resized.error)} in total, largest {error_text(resized.errors[worst])} "
             f"in {worst}"
         )
+    if to == "loralib":
+        loaded = with_one_alpha(loaded)
+        facts["lora_alpha of the layers"] = number_text(loaded.config.lora_alpha)
     companions = None if is_state_dict else location
     files = write(loaded, output, to, base_model, dtype or "float32", companions)
     pairs(facts)
@@ -167,6 +170,20 @@ def write(
         adapter = replace(adapter, base_model=base_model)
     made = portable_adapter(adapter) if to == "portable" else adapter
     return write_with_companions(made, output, companions)
+
+
+def with_one_alpha(adapter: Adapter) -> Adapter:
+    """Return an adapter with the same updates and one lora_alpha, as who reads a state dict has."""
+    from dataclasses import replace
+
+    config = adapter.config
+    shares = {path: config.alpha_for(path) / config.lora_alpha for path in adapter.factors}
+    factors = {
+        path: (A, B if shares[path] == 1 else B * shares[path])
+        for path, (A, B) in adapter.factors.items()
+    }
+    config = config.model_copy(update={"alpha_pattern": {}})
+    return replace(adapter, config=config, factors=factors)
 
 
 def write_state_dict(tensors: dict[str, Any], output: Path) -> Path:

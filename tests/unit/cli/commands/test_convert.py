@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from lorakit import Adapter, LoraConfig, add_adapter, save_adapter
 from lorakit.adapters import from_loralib, lora_state_dict, resize_adapter
 from tiny_models import randomize_
+from tiny_models.adapters import layered_adapter
 from tolerances import TOLERANCE, largest_error
 
 EXACT = TOLERANCE[torch.float32]
@@ -191,3 +192,13 @@ def test_a_state_dict_has_no_configuration_to_edit(cli, adapter_dir, tmp_path):
     words = ["--lora-alpha", 4, "--allow-edited-config"]
     result = cli("convert", file, tmp_path / "out", *words)
     assert result.exit_code == 2 and "a state dict without a configuration" in result.stderr
+
+
+def test_a_state_dict_has_one_alpha_and_it_is_told(cli, tmp_path):
+    adapter = layered_adapter(lora_alpha=3, alpha_pattern={"v_proj": 5}, use_rslora=True)
+    adapter.save(tmp_path / "adapter")
+    file = tmp_path / "one.safetensors"
+    result = cli("convert", tmp_path / "adapter", file, "--to", "loralib")
+    assert result.exit_code == 0 and "lora_alpha of the layers 3" in " ".join(result.stdout.split())
+    assert cli("convert", file, tmp_path / "back", "--lora-alpha", 3).exit_code == 0
+    same_updates(Adapter.load(tmp_path / "back"), adapter)
