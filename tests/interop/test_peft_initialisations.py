@@ -22,7 +22,7 @@ from lorakit.adapters import combine, resize_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.errors import AdapterFileError, AdapterMismatchError
 from lorakit.injection import adapter_config
-from tiny_models import gpt2, llama, logits
+from tiny_models import gpt2, llama, logits, mixtral
 from tiny_models.quantized import quantized
 from tolerances import largest_error
 
@@ -303,3 +303,12 @@ def test_a_file_of_peft_s_eva_opens_here(tmp_path):
     ours = llama()
     load_adapter(ours, tmp_path)
     assert largest_error(logits(ours), logits(theirs)) < EXACT
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_on_the_weight_of_a_router_is_refused(start, tmp_path):
+    options = {"target_modules": [], "target_parameters": ["gate.weight"], "r": 2}
+    config = peft.LoraConfig(**options, init_lora_weights=start)
+    get_peft_model(mixtral(), config).save_pretrained(tmp_path)
+    with pytest.raises(AdapterMismatchError, match=r"on the weight of model.layers.0.mlp.gate"):
+        load_adapter(mixtral(), tmp_path)

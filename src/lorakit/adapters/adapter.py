@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lorakit.adapters.carried_fields import carried_fields
 from lorakit.adapters.older_names import in_names_of
+from lorakit.adapters.peft_files.consistency import require_selected
 from lorakit.adapters.peft_files.convolutions import Convolutions
 from lorakit.adapters.peft_files.files import (
     read_adapter_files,
@@ -182,6 +183,7 @@ class Adapter:
         config = config_from_peft(values, where)
         keys = parse_keys(tensors, where, config.modules_to_save)
         factors, config = find_in_base(keys.factors, config, where)
+        require_selected(factors, config, where)
         for module_path, (A, B) in factors.items():
             r = config.rank_for(module_path)
             if A.shape[-2] != r or B.shape[-1] != r:

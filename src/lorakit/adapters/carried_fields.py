@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.ranks import Factors, with_ranks
+from lorakit.adapters.sharded import is_sharded
 from lorakit.config import LoraConfig
 from lorakit.injection.selection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import (
@@ -72,6 +74,27 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
         "convolutions": convolutions,
         "trained_tokens": trained_tokens,
     }
+
+
+def tied_conflicts(places: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> list[str]:
+    """Return a problem for each value that another one would overwrite in the same memory.
+
+    Args:
+        places: An adapter's tensors in a model by key; copies of tied modules share memory.
+        values: Values to copy into them, by the same keys.
+    """
+    first: dict[int, str] = {}
+    problems: list[str] = []
+    for key, place in places.items():
+        if key not in values or is_sharded(place) or not place.numel():
+            continue
+        other = first.setdefault(place.data_ptr(), key)
+        if place.shape == places[other].shape and not torch.equal(values[other], values[key]):
+            problems.append(
+                f"{key} and {other} differ, but are one tensor in the model; load_adapter "
+                "separates them"
+            )
+    return problems
 
 
 def _config_of_saved_factors(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lorakit.adapters.peft_files.files import WEIGHTS_FILE
 from lorakit.config import StrictConfig
+from lorakit.errors import AdapterMismatchError
 from lorakit.files.content_digests import content_sha256, file_sha256
 
 
@@ -39,7 +41,7 @@ class Lineage(StrictConfig):
     """Digest of the base's weights, see `weights_digest`; None if it is not known."""
 
     data: tuple[DataSource, ...] = ()
-    """Data of the run that trained it."""
+    """Data of the run that trained it, or of all runs whose adapters are combined in it."""
 
     parents: tuple[Ancestor, ...] = ()
     """The adapter that it was trained on from, then that one's parent, and so on."""
@@ -52,6 +54,38 @@ class Lineage(StrictConfig):
             sha256: SHA-256 of its weights.
         """
         return (Ancestor(name=name, sha256=sha256, data=self.data), *self.parents)
+
+
+def common_lineage(
+    lineages: Mapping[str, Lineage | None], base_model: str | None = None
+) -> Lineage | None:
+    """Return the lineage of a combination of adapters: the data and the parents of all.
+
+    Args:
+        lineages: Lineage of each adapter by name, None if it is not known.
+        base_model: Base that the user names for all; then its digest is not known.
+
+    Returns: None if none is known.
+
+    Raises:
+        AdapterMismatchError: The weights of the bases differ, and `base_model` is None.
+    """
+    known = {name: one for name, one in lineages.items() if one is not None}
+    digests = {one.base_digest: name for name, one in known.items() if one.base_digest}
+    if len(digests) > 1 and base_model is None:
+        text = ", ".join(f"{digest[:12]} in {name}" for digest, name in digests.items())
+        raise AdapterMismatchError(
+            f"Cannot combine {', '.join(lineages)}: the digest of their base's weights is {text}, "
+            "expected one. Combine adapters of one base, or name the base that the result is for "
+            "(--base-model on the command line)."
+        )
+    if not known:
+        return None
+    return Lineage(
+        base_digest=next(iter(digests)) if len(digests) == 1 and base_model is None else None,
+        data=tuple(dict.fromkeys(source for one in known.values() for source in one.data)),
+        parents=tuple(dict.fromkeys(parent for one in known.values() for parent in one.parents)),
+    )
 
 
 def adapter_sha256(directory: Path) -> str:

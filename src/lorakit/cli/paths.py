@@ -40,6 +40,17 @@ def adapter_location(name: str) -> str | Path:
     )
 
 
+def path_beside(directory: str | Path, suffix: str) -> Path:
+    """Return the path of a directory with a suffix; `.` and `..` get their name.
+
+    >>> str(path_beside("runs/a/", "-merged"))
+    'runs/a-merged'
+    """
+    path = Path(directory)
+    path = path.resolve() if path.name in ("", "..") else path
+    return path.with_name(f"{path.name}{suffix}")
+
+
 def run_of(location: str | Path) -> Path | None:
     """Return the run directory that contains an adapter directory, or None if there is none."""
     from lorakit.recipes.run_directory import RunDirectory

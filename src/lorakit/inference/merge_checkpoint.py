@@ -13,6 +13,7 @@ from lorakit.files.atomic import creating_directory
 from lorakit.inference import load_for_inference
 from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
 from lorakit.libraries.foreign_code import load_pretrained
+from lorakit.models.pretrained import model_limit
 
 _PROBE_ROWS = 2
 _PROBE_TOKENS = 24
@@ -101,7 +102,7 @@ def merge_to_checkpoint(
     )
     model, tokenizer = loaded.model, loaded.tokenizer
     was_quantized = bool(getattr(model, "is_quantized", False))
-    probe = _probe(model)
+    probe = _probe(model, len(tokenizer))
     expected = _logits(model, probe)
     tolerance = _TOLERANCE.get(model.dtype, 0.1)
     if dtype == "float32" and not was_quantized:
@@ -149,12 +150,24 @@ def _cast_(model: PreTrainedModel, dtype: torch.dtype) -> float:
     return largest
 
 
-def _probe(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return seeded random tokens, the same for both models."""
+def _probe(model: PreTrainedModel, vocabulary: int) -> dict[str, Tensor]:
+    """Return seeded random tokens, the same for both models.
+
+    Args:
+        model: The adapted model.
+        vocabulary: Size of the tokenizer's, for a base without a table of tokens (CANINE).
+    """
     config = model.config.get_text_config()
     generator = torch.Generator().manual_seed(0)
-    shape = (_PROBE_ROWS, _PROBE_TOKENS)
-    ids = torch.randint(0, config.vocab_size, shape, generator=generator).to(model.device)
+    size = getattr(config, "vocab_size", vocabulary)
+    shape = (_PROBE_ROWS, min(_PROBE_TOKENS, model_limit(model) or _PROBE_TOKENS))
+    ids = torch.randint(0, size, shape, generator=generator)
+    end = config.eos_token_id
+    if isinstance(end, int) and 0 <= end < size:
+        # BART and T5 classify at this token, and want as many in each row.
+        ids[ids == end] = (end + 1) % size
+        ids[:, -1] = end
+    ids = ids.to(model.device)
     probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.is_encoder_decoder:
         probe["decoder_input_ids"] = ids.flip(0)

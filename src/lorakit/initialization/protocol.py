@@ -14,6 +14,7 @@ from lorakit.errors import TargetError, first_few
 from lorakit.layers import AdaptedLayer, LoraConv1D, LowRankUpdate, OffsetUpdate
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.kinds.linear import AdaptedLinear
+from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 Source = Literal["weight", "quantization_error", "inputs", "gradient"]
 """What the factors of a layer are computed from:
@@ -157,6 +158,13 @@ class FromWeight(Initialization):
     def file_problems(self, layers: Sequence[TargetLayer], config: LoraConfig) -> list[str]:
         """Return why the factors of a PEFT file cannot be put on these layers."""
         quantized = [layer.path for layer in layers if bits_of(layer.module) is not None]
+        read = [layer.path for layer in layers if issubclass(layer.adapted_class, LoraReadWeight)]
+        if read:
+            return [
+                f"it has init_lora_weights={config.init_lora_weights!r} on the weight of {read[0]} "
+                "(target_parameters), from which PEFT subtracts the first factors. Convert it with "
+                "PEFT's path_initial_model_for_weight_conversion."
+            ]
         if not quantized:
             return []
         return [

@@ -104,11 +104,23 @@ def new_copies(
     for path, module in plan.other_biases.items():
         made[path] = copy_with_own(module, ["bias"], dtype or trained_dtype(module.bias.dtype))  # type: ignore[arg-type]  # a module with a bias
     if tensors is not None:
+        _separate_unlike_({path: made[path] for path in plan.heads}, tensors)
         for path, trained in made.items():
             for key, place in saved_tensors(trained).items():
                 if path in plan.heads or key == "bias":
                     place.copy_(tensors.replaced[f"{path}.{key}"])
     return made
+
+
+def _separate_unlike_(copies: Mapping[str, nn.Module], tensors: AdapterTensors) -> None:
+    """Untie copies of tied modules for which an adapter has different values, as PEFT's may."""
+    values_of: dict[int, Tensor] = {}
+    for path, trained in copies.items():
+        for name, parameter in [*trained.named_parameters(remove_duplicate=False)]:
+            values = tensors.replaced[f"{path}.{name}"]
+            if not torch.equal(values_of.setdefault(id(parameter), values), values):
+                owner, _, last = name.rpartition(".")
+                setattr(trained.get_submodule(owner), last, nn.Parameter(parameter.clone()))
 
 
 def new_token_copies(

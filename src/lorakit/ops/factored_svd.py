@@ -41,17 +41,17 @@ def product_singular_values(A: Tensor, B: Tensor, scaling: float = 1.0) -> Tenso
     """Return the singular values of s B A, without the vectors that `product_svd` computes.
 
     Args:
-        A: (r, in), any floating point type.
-        B: (out, r).
+        A: (*, r, in), any floating point type.
+        B: (*, out, r).
         scaling: Dimensionless factor s.
 
-    Returns: (k,) in descending order, float64; k = min(r, out, in).
+    Returns: (*, k) in descending order, float64; k = min(r, out, in).
 
     Memory: two matrices of the factors' size.
     """
     _, r_b = torch.linalg.qr(B.double(), mode="r")
-    _, r_a = torch.linalg.qr(A.double().T, mode="r")
-    return torch.linalg.svdvals(scaling * (r_b @ r_a.T))
+    _, r_a = torch.linalg.qr(A.double().mT, mode="r")
+    return torch.linalg.svdvals(scaling * (r_b @ r_a.mT))
 
 
 @torch.no_grad()

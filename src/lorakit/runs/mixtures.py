@@ -61,6 +61,8 @@ def write_mixture(
         )
     from lorakit.adapters import Adapter, combine
     from lorakit.adapters.formats.companions import write_with_companions
+    from lorakit.adapters.inference_settings import InferenceSettings
+    from lorakit.adapters.lineage import common_lineage
 
     parts = {name: [str(adapters[name]), weight] for name, weight in used.items()}
     stamps = [_stamp(adapters[name]) for name in used]
@@ -68,10 +70,13 @@ def write_mixture(
     place = mixture_place(root, key)
     heads = heads_from if heads_from in used else None
     if not (place / _RECIPE).is_file():
+        lineages = {name: InferenceSettings.load(adapters[name]).lineage for name in used}
+        lineage = common_lineage(lineages)
         loaded = {name: Adapter.load(adapters[name]) for name in used}
         made = combine(loaded, used, method, heads_from=heads)  # type: ignore[arg-type]  # `combine` checks it
         with creating_directory(place) as partial:
-            write_with_companions(made, partial / "adapter", adapters[heads or next(iter(used))])
+            first = adapters[heads or next(iter(used))]
+            write_with_companions(made, partial / "adapter", first, lineage)
             about = {"weights": used, "method": method, "heads_from": heads}
             write_text(partial / _RECIPE, json.dumps(about) + "\n")
         _remove_old(place.parent)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lorakit import LoraConfig, add_adapter
-from lorakit.adapters.carried_fields import carried_fields
+from lorakit.adapters.carried_fields import carried_fields, tied_conflicts
 from lorakit.errors import AdapterNameError
 from lorakit.layers import KernelShape
 from tiny_models import TinyNet, llama
@@ -61,3 +61,12 @@ def test_ranks_of_saved_factors_are_in_the_configuration_with_the_same_scaling()
     assert fields["config"].scaling_for(path) == update.scaling
     expected = update.lora_B @ update.lora_A - update.initial_B @ update.initial_A
     torch.testing.assert_close(B @ A, expected.detach())
+
+
+def test_values_for_one_tensor_must_be_equal():
+    weight = torch.zeros(2, 3)
+    places = {"embed.weight": weight, "head.weight": weight.detach(), "other": torch.zeros(2, 3)}
+    values = {key: torch.ones(2, 3) for key in places} | {"other": torch.zeros(2, 3)}
+    assert tied_conflicts(places, values) == []
+    (problem,) = tied_conflicts(places, values | {"head.weight": torch.zeros(2, 3)})
+    assert problem.startswith("head.weight and embed.weight differ, but are one tensor")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorakit.cli.paths import adapter_location, run_of
+from lorakit.cli.paths import adapter_location, path_beside, run_of
 from lorakit.errors import MissingFileError
 
 
@@ -62,3 +62,11 @@ def test_anything_else_is_distinguished(tmp_path, file, message):
         adapter_location(str(tmp_path))
     expected = message.format(path=tmp_path)
     assert str(caught.value) == f"No adapter in {tmp_path}: {expected}"
+
+
+def test_a_directory_is_beside_another_whatever_that_is_called_by(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert path_beside(".", "-vllm") == (tmp_path / "a" / "b-vllm").resolve()
+    assert path_beside("..", "-vllm") == (tmp_path / "a-vllm").resolve()
+    assert str(path_beside("c/", "-vllm")) == "c-vllm"

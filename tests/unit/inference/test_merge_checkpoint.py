@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from lorakit.adapters.inference_settings import SETTINGS_FILE
@@ -11,9 +12,10 @@ from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError, Qu
 from lorakit.inference import load_for_inference, merge_checkpoint
 from lorakit.inference.merge_checkpoint import merge_to_checkpoint
 from lorakit.layers.bitsandbytes_storage import bits_of
-from tiny_models import logits
+from tiny_models import bert, logits
 from tiny_models.adapted import save_adapter_of
 from tiny_models.quantized import EIGHT, FOUR
+from tiny_models.tokenizers import byte_bpe
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 
@@ -147,3 +149,36 @@ def test_files_that_are_there_stay(tmp_path):
     for output in (tmp_path, tmp_path / "mine"):
         with pytest.raises(OutputExistsError, match="expected a new or empty directory"):
             merge_to_checkpoint("no/adapter", output)
+
+
+def _bart(tokenizer):
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id")}
+    config = transformers.BartConfig(
+        vocab_size=len(tokenizer), d_model=16, max_position_embeddings=32, **sizes, **heads, **ids
+    )
+    return transformers.BartForSequenceClassification(config)
+
+
+def _short_bert(tokenizer):
+    sizes = {"max_position_embeddings": 16, "vocab_size": len(tokenizer)}
+    return bert("BertForSequenceClassification", **sizes)
+
+
+def _canine(tokenizer):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CanineConfig(**sizes, intermediate_size=16, max_position_embeddings=32)
+    return transformers.CanineForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("build", [_bart, _short_bert, _canine])
+def test_the_probe_is_a_text_that_the_base_takes(build, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = byte_bpe()
+    build(tokenizer).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    adapter = save_adapter_of(tmp_path / "adapter", model, task_type="SEQ_CLS")
+    report = merge_to_checkpoint(adapter, tmp_path / "merged")
+    assert report.relative_deviation <= 1e-3

@@ -1,5 +1,7 @@
 """Updates, copies and trained tokens that no model carries yet."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -68,3 +70,20 @@ def test_tokens_of_tied_modules_share_their_rows():
     copies = new_token_copies(plan_from_tensors(llama_with_tokens(), adapter), None, adapter)
     (rows,) = {id(copy.rows): copy.rows for copy in copies.values()}.values()
     assert torch.equal(rows, next(iter(adapter.trained_tokens.values())))
+
+
+@pytest.mark.parametrize("are_alike", [True, False])
+def test_copies_of_tied_modules_are_tied_if_the_adapter_s_values_are_equal(are_alike):
+    def build():
+        return llama(tie_word_embeddings=True)
+
+    options = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    adapter = Adapter.from_model(with_adapter(build, seed=3, **options))
+    if not are_alike:
+        head = {"lm_head.weight": adapter.replaced["lm_head.weight"] + 1}
+        adapter = replace(adapter, replaced={**adapter.replaced, **head})
+    copies = new_copies(plan_from_tensors(build(), adapter), None, adapter)
+    weights = {path: copy.weight for path, copy in copies.items()}
+    assert (weights["lm_head"] is weights["model.embed_tokens"]) == are_alike
+    for path, weight in weights.items():
+        assert torch.equal(weight, adapter.replaced[f"{path}.weight"])

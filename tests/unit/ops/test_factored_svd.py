@@ -33,6 +33,13 @@ def test_singular_values_alone_are_those_of_the_decomposition(shape):
     assert largest_error(values, dense[: len(values)]) < 1e-12
 
 
+def test_each_product_of_a_stack_has_its_singular_values():
+    pairs = [random_factors(3, 8, 8, seed=n) for n in range(3)]
+    A, B = (torch.stack(factors) for factors in zip(*pairs, strict=True))
+    expected = torch.stack([product_singular_values(*pair, -1.5) for pair in pairs])
+    assert largest_error(product_singular_values(A, B, -1.5), expected) < 1e-12
+
+
 @pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
 def test_random_projection_keeps_nearly_what_the_best_approximation_keeps(shape):
     torch.manual_seed(1)

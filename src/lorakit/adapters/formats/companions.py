@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.adapters.lineage import Lineage
 from lorakit.errors import OutputExistsError
 from lorakit.files.atomic import creating_directory
 
@@ -38,7 +40,10 @@ def copy_companions(source: Path, target: Path) -> None:
 
 
 def write_with_companions(
-    adapter: Adapter, output: str | Path, source: str | Path | None
+    adapter: Adapter,
+    output: str | Path,
+    source: str | Path | None,
+    lineage: Lineage | None = None,
 ) -> list[Path]:
     """Write an adapter with the companion files of another one; the directory appears atomically.
 
@@ -46,6 +51,7 @@ def write_with_companions(
         adapter: The adapter.
         output: A new or empty directory.
         source: Directory of the companion files; a hub id or None has none.
+        lineage: What the adapter is made from; None for what the companion files say.
 
     Returns: The paths written.
 
@@ -58,5 +64,8 @@ def write_with_companions(
         adapter.save(partial)
         if source is not None and Path(source).is_dir():
             copy_companions(Path(source), partial)
+        if lineage is not None:
+            settings = InferenceSettings.load(partial)
+            settings.model_copy(update={"lineage": lineage}).save(partial)
         names = sorted(file.name for file in partial.iterdir())
     return [output / name for name in names]

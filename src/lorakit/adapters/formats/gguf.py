@@ -11,7 +11,13 @@ from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.formats.portable import portable_adapter
-from lorakit.errors import AdapterMismatchError, ConfigError, OutputExistsError, first_few
+from lorakit.errors import (
+    AdapterFileError,
+    AdapterMismatchError,
+    ConfigError,
+    OutputExistsError,
+    first_few,
+)
 from lorakit.files.atomic import replacing_file
 from lorakit.files.checkpoint_weights import class_name_of
 
@@ -78,7 +84,16 @@ def save_gguf(
         )
     plain = portable_adapter(adapter, keep_embeddings=True)
     architecture = _architecture(base_config)
-    tensors = gguf_tensors(plain, base_config)
+    tensors = {
+        name: tensor.to("cpu", getattr(torch, dtype)).contiguous()
+        for name, tensor in gguf_tensors(plain, base_config).items()
+    }
+    too_large = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if too_large:
+        raise AdapterFileError(
+            f"Cannot write {path}: {first_few(too_large)} have values too large for {dtype}, "
+            "expected finite ones. Write float32."
+        )
     gguf = _gguf()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as partial:
@@ -91,7 +106,7 @@ def save_gguf(
         kinds = gguf.LlamaFileType
         writer.add_file_type(kinds.ALL_F32 if dtype == "float32" else kinds.MOSTLY_F16)
         for name, tensor in tensors.items():
-            writer.add_tensor(name, tensor.to("cpu", getattr(torch, dtype)).contiguous().numpy())
+            writer.add_tensor(name, tensor.numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

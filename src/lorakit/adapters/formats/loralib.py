@@ -16,6 +16,7 @@ from lorakit.adapters.formats.loralib_convolutions import (
     convolution_update,
     weight_shape,
 )
+from lorakit.adapters.formats.loralib_trained_in_full import trained_in_full
 from lorakit.adapters.on_model.save_and_load import view_of
 from lorakit.adapters.operations.requirements import require_low_rank
 from lorakit.adapters.ranks import with_ranks
@@ -111,7 +112,8 @@ def from_loralib(
     factors form a weight differently, becomes an update of the rank of its product.
 
     Args:
-        tensors: `lora_state_dict(model)`, or a whole state dict; weights of the base are ignored.
+        tensors: `lora_state_dict(model)`, with heads and biases if they are trained, or a whole
+            state dict, of which the factors alone are read.
         lora_alpha: lora_alpha of the layers; loralib's default is 1.
         enable_lora: Adapted slices of each `MergedLinear`, for all of them or by module path. A
             layer with one adapted slice has factors like any other layer: it is recognized by its
@@ -207,16 +209,16 @@ def from_loralib(
             f"Cannot read {where} as a loralib state dict: {first_few(problems, 1)}. Expected "
             "<module>.lora_A (r, in) and <module>.lora_B (out, r)."
         )
-    replaced = _biases(tensors, factors)
+    full = trained_in_full(tensors, factors, (_A, _B))
     ranks = {path: A.shape[0] for path, (A, _) in factors.items()}
     config = LoraConfig(
-        target_modules=tuple(sorted(factors)), bias="lora_only" if replaced else "none"
+        target_modules=tuple(sorted(factors)), bias=full.bias, modules_to_save=full.modules
     )
     config = with_ranks(config, ranks, alphas)
     return Adapter(
         config,
         factors,
-        replaced,
+        full.tensors,
         frozenset(found_embeddings),
         {},
         base_model,
@@ -281,14 +283,6 @@ def _is_embedding(A: Tensor, B: Tensor, weight: Tensor | None) -> bool:
     """Return whether a weight is an embedding's (vocabulary, dim), not a linear layer's."""
     sizes = (A.shape[1], B.shape[0])
     return weight is not None and weight.shape == sizes and sizes[0] != sizes[1]
-
-
-def _biases(tensors: Mapping[str, Tensor], factors: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return the biases of adapted layers, unless the dict holds the base's weights as well."""
-    if any(f"{path}{inner}.weight" in tensors for path in factors for inner in ("", ".conv")):
-        return {}
-    names = {f"{path}{inner}.bias": f"{path}.bias" for path in factors for inner in (".conv", "")}
-    return {name: tensors[stored] for stored, name in names.items() if stored in tensors}
 
 
 def _bias_of(module: nn.Module) -> nn.Parameter | None:

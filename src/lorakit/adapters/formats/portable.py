@@ -24,7 +24,8 @@ def portable_adapter(adapter: Adapter, *, keep_embeddings: bool = False) -> Adap
         adapter: The adapter; it is not modified.
         keep_embeddings: Whether to keep adapted embeddings, for readers that support them.
 
-    Returns: The adapter, with factors in their original dtype (products are rounded once).
+    Returns: The adapter, with factors in their original dtype (products are rounded once), or in
+        float32 where they are too large for that.
 
     Raises:
         AdapterFileError: The adapter has heads or biases trained in full, adapted embeddings, or
@@ -51,7 +52,9 @@ def portable_adapter(adapter: Adapter, *, keep_embeddings: bool = False) -> Adap
     for path, (A, B) in adapter.factors.items():
         missing = r - A.shape[0]
         wide = torch.promote_types(B.dtype, torch.float32)
-        folded = (B.to(wide) * adapter.config.scaling_for(path)).to(B.dtype)
+        folded = B.to(wide) * adapter.config.scaling_for(path)
+        rounded = folded.to(B.dtype)
+        folded = rounded if rounded.isfinite().all() else folded
         factors[path] = (F.pad(A, (0, 0, 0, missing)), F.pad(folded, (0, missing)))
     config = with_unit_scaling(adapter.config, factors)
     names = config.target_modules

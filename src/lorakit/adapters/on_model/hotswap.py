@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.carried_fields import tied_conflicts
 from lorakit.adapters.older_names import in_names_of
 from lorakit.adapters.on_model.save_and_load import view_of
 from lorakit.adapters.operations.requirements import require_base_independent
@@ -148,6 +149,7 @@ def _check(place: Adapter, updates: Mapping[str, LowRankUpdate], new: Adapter, n
         for key, tensor in place.replaced.items()
         if key in new.replaced and new.replaced[key].shape != tensor.shape
     ]
+    problems += tied_conflicts(place.replaced, new.replaced)
     problems += differing_tokens(place, new, name)
     if problems:
         raise AdapterMismatchError(

@@ -289,9 +289,12 @@ def _record_untied(model: nn.Module) -> None:
         if isinstance(module, PreTrainedModel):
             module.all_tied_weights_keys = module.get_expanded_tied_weights_keys(all_submodels=True)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name in declared.keys() - model.all_tied_weights_keys.keys():
-        parameter = parameters.get(name)
-        if parameter is not None and parameter is parameters.get(declared[name]):
+    untied = declared.keys() & parameters.keys() - model.all_tied_weights_keys.keys()
+    held = {id(parameter) for name, parameter in parameters.items() if name not in untied}
+    for name in sorted(untied):
+        parameter = parameters[name]
+        if id(parameter) in held:
             path, _, last = name.rpartition(".")
             copied = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
             model.get_submodule(path)._parameters[last] = copied
+        held.add(id(parameter))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.carried_fields import carried_fields
+from lorakit.adapters.carried_fields import carried_fields, tied_conflicts
 from lorakit.adapters.inference_settings import save_class_names
 from lorakit.adapters.peft_files.convolutions import to_matrices
 from lorakit.adapters.peft_files.format import factor_keys, tensor_keys
@@ -165,6 +165,7 @@ def load_adapter_state_dict(
         for key, place in places.items()
         if key in tensors and tensors[key].shape != place.shape
     ]
+    problems += tied_conflicts(places, tensors)
     if problems:
         raise AdapterMismatchError(
             f"The tensors do not fit adapter {name!r}: {first_few(problems, 1)}. "

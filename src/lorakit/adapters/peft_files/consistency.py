@@ -4,12 +4,16 @@ The tensors file records the configuration it was saved with; files of other too
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import first_few
+from lorakit.config import LoraConfig
+from lorakit.errors import AdapterFileError, first_few
 from lorakit.files.json_files import parse_json_object
+from lorakit.injection.selection.attention import OUTPUT
+from lorakit.injection.selection.parameters import WEIGHT
+from lorakit.injection.selection.targets import match_targets, name_matches
 
 CONFIG_RECORD = "lorakit_config"
 """Name of the record in the metadata of the safetensors file."""
@@ -59,6 +63,31 @@ def disagreement(
         f"allow it (allow_edited_config=True, or `lorakit convert --allow-edited-config "
         f"{config.parent} NEW`)."
     )
+
+
+def require_selected(paths: Iterable[str], config: LoraConfig, where: str) -> None:
+    """Reject factors that a configuration does not select, of which PEFT reads none.
+
+    Args:
+        paths: Paths of the modules and parameters with factors.
+        config: The file's configuration.
+        where: Name of the file for error messages.
+
+    Raises:
+        AdapterFileError: Names the first few.
+    """
+    names = config.target_parameters
+    modules = [p for p in paths if not any(name_matches(names, n) for n in (p, f"{p}.{WEIGHT}"))]
+    selected, _ = match_targets(config, modules, modules)
+    known = {*selected, *(f"{path}.{OUTPUT}" for path in selected)}
+    others = [path for path in modules if path not in known]
+    if others:
+        raise AdapterFileError(
+            f"The two files of an adapter do not belong together in {where}: there are tensors for "
+            f"{first_few(others)}, expected only modules that the configuration selects "
+            "(target_modules, exclude_modules, layers_to_transform). Write their names into it, or "
+            "save the adapter again."
+        )
 
 
 def _read_record(metadata: Mapping[str, str]) -> dict[str, Any]:

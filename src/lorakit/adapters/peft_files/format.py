@@ -151,7 +151,9 @@ def parse_keys(
         name = key.removeprefix(PREFIX)
         if factor := re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", name):
             path, is_embedding, letter, _ = factor.groups()
-            halves.setdefault(path, {})[letter] = tensor
+            if letter in halves.setdefault(path, {}):
+                problems.append(f"there are two lora_{letter} of {path}")
+            halves[path][letter] = tensor
             if is_embedding:
                 embeddings.add(path)
         elif found := _companion_in(name):
@@ -160,15 +162,17 @@ def parse_keys(
         elif rows := re.fullmatch(r"(.+)\.token_adapter\.trainable_tokens_delta", name):
             # For a tied output layer with an update, PEFT stores it below the wrapped layer.
             parsed.trained_tokens[rows[1].removesuffix(".base_layer")] = tensor
-        elif ".original_module." in name or ".modules_to_save." in name:
+        elif ".original_module." in name or re.search(r"\.modules_to_save\.(.+\.)?bias$", name):
             # PEFT repeats the heads' biases under these keys when bias is "all".
             continue
+        elif ".modules_to_save." in name:
+            problems.append(f"{key} contains an adapter's name, unlike the keys of its factors")
         elif name.endswith(".weight") and not _is_trained(name, modules_to_save):
             owner = name.removesuffix(".weight").removesuffix(".base_layer")
             owner = owner.removesuffix(".token_adapter").removesuffix(".base_layer")
             parsed.base_weights[owner] = tensor
         else:
-            parsed.replaced[name.replace(".base_layer.", ".")] = tensor
+            parsed.replaced[re.sub(r"\.(base_layer|token_adapter)(?=\.)", "", name)] = tensor
     for path, both in halves.items():
         if len(both) == 2:
             A, B, shape = to_matrices(both["A"], both["B"])

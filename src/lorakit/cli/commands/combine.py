@@ -76,9 +76,13 @@ def combine(
     from lorakit.adapters import Adapter
     from lorakit.adapters import combine as combined
     from lorakit.adapters.formats.companions import refuse_occupied, write_with_companions
+    from lorakit.adapters.inference_settings import InferenceSettings
+    from lorakit.adapters.lineage import common_lineage
     from lorakit.adapters.operations.arithmetic import relative_distance
 
     refuse_occupied(output)
+    lineages = {name: InferenceSettings.load(at).lineage for name, at in locations.items()}
+    lineage = common_lineage(lineages, base_model)
     loaded = {name: Adapter.load(location) for name, location in locations.items()}
     say(f"Combining {len(loaded)} adapters ...")
     made = combined(
@@ -109,7 +113,9 @@ def combine(
             else None,
         }
     )
-    files = write_with_companions(made, output, locations[heads_from or next(iter(locations))])
+    files = write_with_companions(
+        made, output, locations[heads_from or next(iter(locations))], lineage
+    )
     name = shell_quote(output)
     closing(
         files,

@@ -65,8 +65,9 @@ def convert(
         ),
     ] = None,
     dtype: Annotated[
-        Literal["float32", "float16"], typer.Option(help="Dtype of the tensors in a gguf file.")
-    ] = "float32",
+        Literal["float32", "float16"] | None,
+        typer.Option(help="Dtype of the tensors in a gguf file; by default float32."),
+    ] = None,
     allow_pickle: Annotated[
         bool,
         typer.Option(
@@ -98,6 +99,21 @@ def convert(
             "--lora-alpha, --enable-lora and --embeddings apply to a loralib state dict only; got "
             f"{adapter}, expected a file ending in {', '.join(_STATE_DICTS)}. Remove them."
         )
+    if is_state_dict and allow_edited_config:
+        raise ConfigError(
+            f"--allow-edited-config applies to an adapter's directory only; got {adapter}, a state "
+            "dict without a configuration. Remove it."
+        )
+    if to != "gguf" and dtype is not None:
+        raise ConfigError(
+            f"--dtype applies to --to gguf only; got --to {to}, which keeps the dtype of each "
+            "tensor. Remove it."
+        )
+    if to == "loralib" and base_model is not None:
+        raise ConfigError(
+            "--base-model does not apply to --to loralib: a state dict does not record its base. "
+            "Remove it."
+        )
     refuse_output(output, to)
     location = adapter if is_state_dict else locate_adapter(adapter, allow_pickle)
     say(f"Reading {location} ...")
@@ -123,8 +139,11 @@ def convert(
             f"{error_text(resized.error)} in total, largest {error_text(resized.errors[worst])} "
             f"in {worst}"
         )
+    if to == "loralib":
+        loaded = with_one_alpha(loaded)
+        facts["lora_alpha of the layers"] = number_text(loaded.config.lora_alpha)
     companions = None if is_state_dict else location
-    files = write(loaded, output, to, base_model, dtype, companions)
+    files = write(loaded, output, to, base_model, dtype or "float32", companions)
     pairs(facts)
     closing(files, next_commands(output, to))
 
@@ -151,6 +170,20 @@ def write(
         adapter = replace(adapter, base_model=base_model)
     made = portable_adapter(adapter) if to == "portable" else adapter
     return write_with_companions(made, output, companions)
+
+
+def with_one_alpha(adapter: Adapter) -> Adapter:
+    """Return an adapter with the same updates and one lora_alpha, as who reads a state dict has."""
+    from dataclasses import replace
+
+    config = adapter.config
+    shares = {path: config.alpha_for(path) / config.lora_alpha for path in adapter.factors}
+    factors = {
+        path: (A, B if shares[path] == 1 else B * shares[path])
+        for path, (A, B) in adapter.factors.items()
+    }
+    config = config.model_copy(update={"alpha_pattern": {}})
+    return replace(adapter, config=config, factors=factors)
 
 
 def write_state_dict(tensors: dict[str, Any], output: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lorakit.cli.paths import adapter_location
+from lorakit.cli.paths import adapter_location, path_beside
 from lorakit.cli.shared_arguments import RunOrAdapter
 from lorakit.cli.views.console import closing, heading, pairs, say, shell_quote
 from lorakit.errors import ConfigError, MissingFileError
@@ -62,7 +62,7 @@ def export(
         raise MissingFileError(
             f"No run or adapter directory {run}: expected an existing directory. Check the path."
         )
-    place = output or Path(f"{Path(run)}-{target}")
+    place = output or path_beside(run, f"-{target}")
     from lorakit.adapters.formats.companions import refuse_occupied
     from lorakit.serving.exporting.launch_files import ray_files, vllm_files, write_export
     from lorakit.serving.exporting.vllm_adapter import read_for_vllm

@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from lorakit.cli.paths import path_beside
 from lorakit.errors import escaped
 from lorakit.files.disks import size_text
 
@@ -164,7 +165,7 @@ def merged_name(adapter: str | Path) -> str:
     >>> merged_name("runs/a/")
     'runs/a-merged'
     """
-    return shell_quote(f"{Path(adapter)}-merged")
+    return shell_quote(path_beside(adapter, "-merged"))
 
 
 def size_of(path: Path) -> int:

@@ -128,6 +128,7 @@ def _without_excluded(
 
 
 def _in_layers(config: LoraConfig, selected: list[str], problems: list[str]) -> list[str]:
+    """Return the selected modules in the layers to adapt, and, as PEFT, those of a whole path."""
     wanted = config.layers_to_transform
     if wanted is None and config.layers_pattern is not None:
         problems.append(
@@ -138,6 +139,7 @@ def _in_layers(config: LoraConfig, selected: list[str], problems: list[str]) -> 
         return selected
     if not wanted:
         problems.append("layers_to_transform=[] selects no layer. Leave it out to adapt all.")
+        return selected
     index_of = {path: layer_index(path, config.layers_pattern) for path in selected}
     present = sorted({index for index in index_of.values() if index is not None})
     missing = [index for index in wanted if index not in present]
@@ -147,7 +149,8 @@ def _in_layers(config: LoraConfig, selected: list[str], problems: list[str]) -> 
             f"layers_to_transform={list(wanted)} asks for layers {missing}, but the selected "
             f"modules are in {there}. Layers are counted from 0."
         )
-    return [path for path in selected if index_of[path] in wanted]
+    whole = config.target_modules if isinstance(config.target_modules, tuple) else ()
+    return [path for path in selected if path in whole or index_of[path] in wanted]
 
 
 def no_match_message(field: str, names: str | Iterable[str], paths: Sequence[str]) -> str:

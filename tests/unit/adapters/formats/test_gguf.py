@@ -1,5 +1,7 @@
 """GGUF adapter files: names, metadata, and the order of rows that llama.cpp expects."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -221,3 +223,13 @@ def test_the_base_that_comes_along_is_known(tmp_path):
     save_gguf(adapter, tmp_path / "a.gguf", values)
     fields, tensors = read(tmp_path / "a.gguf")
     assert fields["general.architecture"] == "llama" and len(tensors) == 2
+
+
+def test_values_that_float16_cannot_hold_are_refused(tmp_path):
+    adapter, config = adapted(target_modules=["q_proj"])
+    factors = {path: (A, B * 1e7) for path, (A, B) in adapter.factors.items()}
+    large = dataclasses.replace(adapter, factors=factors)
+    with pytest.raises(AdapterFileError, match=r"lora_b.* have values too large for float16"):
+        save_gguf(large, tmp_path / "a.gguf", config, dtype="float16")
+    assert not list(tmp_path.iterdir())
+    save_gguf(large, tmp_path / "a.gguf", config)

@@ -78,3 +78,15 @@ def test_what_cannot_be_expressed_is_refused_by_name():
     assert "(classifier.weight, classifier.bias) and adapted embeddings" in text and path in text
     embedded = Adapter(plain.config, plain.factors, {}, frozenset([path]))
     assert portable_adapter(embedded, keep_embeddings=True).embeddings == {path}
+
+
+def test_an_update_that_float16_cannot_hold_with_its_scaling_is_in_float32():
+    A, B = random_factors(2, 4, 4)
+    small, large = (A.half(), B.half()), (A.half(), (B * 3e4 / B.abs().max()).half())
+    adapter = adapter_of({"small": small, "large": large}, lora_alpha=16)
+    made = portable_adapter(adapter)
+    assert made.factors["small"][1].dtype == torch.float16
+    assert made.factors["large"][1].dtype == torch.float32
+    for path in adapter.factors:
+        error = largest_error(made.delta_weight(path), adapter.delta_weight(path))
+        assert error < TOLERANCE[torch.float16]

@@ -374,3 +374,19 @@ def test_every_module_with_another_kernel_is_counted_and_modules_without_factors
         "channels; 1 more. Load it under another name."
     )
     require_like_layers(model, replace(other, factors={"2": same.factors["2"]}), "default")
+
+
+def test_different_values_for_tied_copies_are_refused():
+    options = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    model = llama(tie_word_embeddings=True)
+    add_adapter(model, LoraConfig(**options))
+    same = Adapter.from_model(model)
+    head = {"lm_head.weight": same.replaced["lm_head.weight"] + 1}
+    other = replace(same, replaced={**same.replaced, **head})
+    hotswap_adapter(model, same)
+    with pytest.raises(AdapterMismatchError, match=r"lm_head.weight and model.embed_tokens.weight"):
+        hotswap_adapter(model, other)
+    tensors = adapter_state_dict(model)
+    key = "base_model.model.lm_head.weight"
+    with pytest.raises(AdapterMismatchError, match=f"{key} and .* differ"):
+        load_adapter_state_dict(model, tensors | {key: other.replaced["lm_head.weight"]})

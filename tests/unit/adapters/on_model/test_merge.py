@@ -276,6 +276,7 @@ CHECKPOINTS = {
     ),
     "t5": (t5, {}),
     "t5, tied embedding": (t5, {"target_modules": ["embed_tokens", "q"]}),
+    "t5, tied embedding that nothing calls": (t5, {"target_modules": ["shared", "q"]}),
     "t5, tied head": (t5, {"target_modules": ["lm_head"]}),
     "t5, tied head trained": (t5, {"target_modules": ["q"], "modules_to_save": ["lm_head"]}),
 }

@@ -10,7 +10,7 @@ from lorakit.adapters import negated_adapter, resize_adapter, scaled_adapter, su
 from lorakit.adapters.operations.arithmetic import relative_distance
 from lorakit.errors import ConfigError
 from tiny_models import TinyNet, logits, randomize_
-from tiny_models.adapters import layered_adapter
+from tiny_models.adapters import adapter_of, layered_adapter
 from tolerances import TOLERANCE, largest_error
 
 EXACT = TOLERANCE[torch.float32]
@@ -35,6 +35,22 @@ def test_the_distance_from_a_weighted_sum_is_that_of_the_products():
     assert relative_distance(second, [(1.0, first)]) == pytest.approx(
         relative_distance(second, [(0.5, first), (0.5, first)])
     )
+
+
+def test_the_distance_of_stacks_is_that_of_all_their_products():
+    torch.manual_seed(0)
+    first, second = (
+        adapter_of(
+            {"m.experts.down_proj": (torch.randn(4, 2, 16), torch.randn(4, 12, 2))},
+            target_parameters=["experts.down_proj"],
+        )
+        for _ in range(2)
+    )
+    (path,) = first.factors
+    exact = 0.7 * first.delta_weight(path) - 2 * second.delta_weight(path)
+    expected = ((first.delta_weight(path) - exact).norm() / exact.norm()).item()
+    distance = relative_distance(first, [(0.7, first), (-2.0, second)])
+    assert distance == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("factor", [2.5, -1.0, 0.0])

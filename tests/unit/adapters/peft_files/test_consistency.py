@@ -223,3 +223,23 @@ def test_the_record_is_the_same_whatever_came_before(saved, tmp_path):
             for d in (saved, tmp_path / "again")
         )
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ["q_proj"]},
+        {"target_modules": r".*\.q_proj"},
+        {"exclude_modules": ["v_proj"]},
+        {"target_modules": ["model.layers.0.attn.q_proj", "v_proj"], "layers_to_transform": [1]},
+    ],
+)
+def test_tensors_that_the_configuration_does_not_select_are_refused(changes, tmp_path):
+    layered_adapter().save(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    save_file(tensors, tmp_path / WEIGHTS_FILE)  # as another tool writes it
+    edit(tmp_path, **changes)
+    with pytest.raises(AdapterFileError, match=r"there are tensors for .*, expected only"):
+        Adapter.load(tmp_path)
+    edit(tmp_path, target_modules="all-linear", exclude_modules=None, layers_to_transform=None)
+    assert Adapter.load(tmp_path).factors.keys() == layered_adapter().factors.keys()

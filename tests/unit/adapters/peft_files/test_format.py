@@ -291,6 +291,23 @@ class TestKeysOfAModelsState:
         keys = {P + "q.lora_A.mine.weight": A, P + "q.lora_B.mine.weight": B, other: A}
         assert "are those of several adapters: got mine, o" in refused(keys)
 
+    def test_a_head_whose_key_alone_has_a_name_is_not_passed_over(self):
+        keys = {P + "q.lora_A.weight": A, P + "q.lora_B.weight": B}
+        for name in ("head.modules_to_save.mine.weight", "head.modules_to_save.weight"):
+            assert f"{P}{name} contains an adapter's name" in refused(keys | {P + name: B})
+        repeated = {P + "head.modules_to_save.bias": A[0], P + "head.original_module.bias": A[0]}
+        assert parse_keys(keys | repeated, "here").replaced == {}
+
+    def test_a_bias_is_that_of_the_layer_around_which_peft_wraps_tokens(self):
+        keys = {P + "q.lora_A.weight": A, P + "q.lora_B.weight": B}
+        parsed = parse_keys(keys | {P + "head.token_adapter.base_layer.bias": A[0]}, "here")
+        assert parsed.replaced.keys() == {"head.bias"}
+
+    def test_two_keys_for_one_factor_are_refused(self):
+        keys = {P + "q.lora_A.weight": A, P + "q.lora_B.weight": B}
+        for other in ("q.lora_A", "q.lora_embedding_A"):
+            assert "there are two lora_A of q" in refused(keys | {P + other: A})
+
     def test_features_are_found_beside_a_name(self):
         keys = {P + "q.lora_A.mine.weight": A, P + "q.lora_B.mine.weight": B}
         assert "lora_bias" in refused(keys | {P + "q.lora_B.mine.bias": B})

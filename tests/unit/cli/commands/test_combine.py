@@ -1,5 +1,7 @@
 """`lorakit combine`: weights on the command line, and what is written."""
 
+import json
+
 import pytest
 import torch
 
@@ -106,3 +108,15 @@ def test_the_head_and_the_class_names_of_a_named_adapter_are_kept(cli, tmp_path)
     assert result.exit_code == 0, result.stderr
     assert Adapter.load(tmp_path / "ab").replaced["classifier.weight"].item() == 1
     assert InferenceSettings.load(tmp_path / "ab").labels == ("no 1", "yes")
+
+
+def test_the_result_names_the_data_of_all(cli, pair, tmp_path):
+    for place in pair:
+        lineage = {"data": [{"name": f"{place.name}.csv"}]}
+        values = {"system_prompt": place.name, "lineage": lineage}
+        (place / "lorakit.json").write_text(json.dumps(values))
+    result = cli("combine", *pair, "-o", tmp_path / "ab")
+    assert result.exit_code == 0, result.stderr
+    settings = InferenceSettings.load(tmp_path / "ab")
+    assert [source.name for source in settings.lineage.data] == ["a.csv", "b.csv"]
+    assert settings.system_prompt == "a"

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from lorakit import Adapter, LoraConfig, add_adapter, save_adapter
 from lorakit.adapters import from_loralib, lora_state_dict, resize_adapter
 from tiny_models import randomize_
+from tiny_models.adapters import layered_adapter
 from tolerances import TOLERANCE, largest_error
 
 EXACT = TOLERANCE[torch.float32]
@@ -169,3 +170,35 @@ def test_the_state_dict_written_is_that_of_the_model(cli, adapted, adapter_dir, 
     written, expected = load_file(tmp_path / "a.safetensors"), lora_state_dict(adapted)
     assert written.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in written.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dtype", "float16"], "--dtype applies to --to gguf only; got --to peft"),
+        (["--to", "loralib", "--dtype", "float32"], "got --to loralib"),
+        (["--to", "loralib", "--base-model", "a/b"], "does not record its base"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(cli, adapter_dir, tmp_path, words, message):
+    result = cli("convert", adapter_dir, tmp_path / "out.safetensors", *words)
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_state_dict_has_no_configuration_to_edit(cli, adapter_dir, tmp_path):
+    file = tmp_path / "one.safetensors"
+    assert cli("convert", adapter_dir, file, "--to", "loralib").exit_code == 0
+    words = ["--lora-alpha", 4, "--allow-edited-config"]
+    result = cli("convert", file, tmp_path / "out", *words)
+    assert result.exit_code == 2 and "a state dict without a configuration" in result.stderr
+
+
+def test_a_state_dict_has_one_alpha_and_it_is_told(cli, tmp_path):
+    adapter = layered_adapter(lora_alpha=3, alpha_pattern={"v_proj": 5}, use_rslora=True)
+    adapter.save(tmp_path / "adapter")
+    file = tmp_path / "one.safetensors"
+    result = cli("convert", tmp_path / "adapter", file, "--to", "loralib")
+    assert result.exit_code == 0 and "lora_alpha of the layers 3" in " ".join(result.stdout.split())
+    assert cli("convert", file, tmp_path / "back", "--lora-alpha", 3).exit_code == 0
+    same_updates(Adapter.load(tmp_path / "back"), adapter)

@@ -148,3 +148,12 @@ def test_an_occupied_directory_and_a_missing_run_are_refused(cli, adapter, tmp_p
     assert "holds files already" in cli("export", place, "--for", "vllm").stderr
     result = cli("export", tmp_path / "none", "--for", "vllm")
     assert result.exit_code == 2 and "No run or adapter directory" in result.stderr
+
+
+def test_the_adapter_of_the_working_directory_is_exported_beside_it(cli, adapter, monkeypatch):
+    place = adapter()
+    monkeypatch.chdir(place)
+    result = cli("export", ".", "--for", "vllm")
+    assert result.exit_code == 0, result.stderr
+    assert (place.parent / "german-vllm" / "serve.sh").is_file()
+    assert not list(place.glob(".*"))

@@ -108,6 +108,15 @@ def test_layers_to_transform():
     assert len(selected(layers_to_transform=[1], layers_pattern="layers")) == 4
 
 
+def test_a_whole_path_is_adapted_in_whatever_layer_it_is_as_in_peft():
+    whole = "model.layers.1.mlp.up_proj"
+    assert selected(target_modules=["q_proj", whole, "lm_head"], layers_to_transform=[0]) == [
+        "model.layers.0.self_attn.q_proj",
+        whole,
+        "lm_head",
+    ]
+
+
 def test_a_misspelt_name_says_what_there_is_and_the_nearest():
     assert the_problem(target_modules=["q_porj"]) == (
         "No module matched target_modules=['q_porj']. Modules here: q_proj, v_proj, up_proj, "
