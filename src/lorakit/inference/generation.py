@@ -21,6 +21,17 @@ Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or the messages of a conversation."""
 
 _DEFAULT_NEW_TOKENS = 64
+_CERTAIN_TEMPERATURE = 1e-20
+"""At or below it the likeliest token is certain, and logits that are divided by it may overflow."""
+
+
+def is_sampled(temperature: float) -> bool:
+    """Return whether tokens are drawn at a temperature; else the likeliest is taken each time.
+
+    >>> is_sampled(0.5), is_sampled(0), is_sampled(1e-40)
+    (True, False, False)
+    """
+    return temperature > _CERTAIN_TEMPERATURE
 
 
 def generate_text(
@@ -60,8 +71,8 @@ def generate_text(
     """
     loaded.require_task("generate text", TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
     new_tokens = max_new_tokens or loaded.settings.max_target_length or _DEFAULT_NEW_TOKENS
-    options |= {"do_sample": temperature > 0}
-    if temperature > 0:
+    options |= {"do_sample": is_sampled(temperature)}
+    if options["do_sample"]:
         options["temperature"] = temperature
     texts = []
     with torch.random.fork_rng():

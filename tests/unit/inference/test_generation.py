@@ -46,6 +46,11 @@ def test_chat_adapter_answers_and_stops(chat):
     assert generate_text(chat, prompts) == ["green", "white"]
 
 
+def test_at_a_tiny_temperature_the_likeliest_tokens_are_taken(chat):
+    prompt = ["what colour is the grass?"]
+    assert generate_text(chat, prompt, temperature=1e-40) == generate_text(chat, prompt)
+
+
 def test_answer_stops_at_the_templates_end_of_turn(chat):
     # The tokenizer's end token is another one, which conversations never end with.
     end = chat.tokenizer.convert_tokens_to_ids("<|end|>")
