@@ -106,6 +106,11 @@ class ServedModel:
         self._texts = ThreadPoolExecutor(1, thread_name_prefix=f"texts-{kind.task}")
         self._text_sides: dict[Any, TextSide] = {}
 
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that a prompt and its answer can have together; None without a limit."""
+        return self.limit if self.engine is None else self.engine.most_tokens
+
     # ---- life ----
 
     def start(self) -> None:

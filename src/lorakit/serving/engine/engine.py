@@ -110,6 +110,11 @@ class Engine:
         return self._thread.is_alive() and not self._is_stopping
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens that a prompt and its answer can have together."""
+        return min(filter(None, (self._steps.cache.most_tokens, self._most_positions)))
+
+    @property
     def stats(self) -> EngineStats:
         """State of this moment."""
         return self._steps.stats(len(self._arrived))
