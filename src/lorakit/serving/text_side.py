@@ -15,7 +15,7 @@ from lorakit.data.conversations import NOT_VARIABLES, with_default_system
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import batch_columns, chat_columns, end_id, token_ids, word_columns
 from lorakit.errors import first_line
-from lorakit.inference import find_words
+from lorakit.inference.prediction import count_fitting, find_words
 from lorakit.serving.pooled.batch_rows import Columns
 from lorakit.serving.pooled.labels import Word
 from lorakit.serving.refusals import RequestError
@@ -193,7 +193,8 @@ class TextSide:
         """Return the columns of a text or a pair to classify, truncated as in training.
 
         Raises:
-            RequestError: A text is given where a pair is expected, or the other way round.
+            RequestError: A text is given where a pair is expected, or the other way round; or it
+                has no token.
         """
         pairs = self.settings.text_pair
         if isinstance(given, str) == pairs:
@@ -213,7 +214,9 @@ class TextSide:
             truncation=True,
             max_length=self.max_length,
         )
-        return {name: values[0] for name, values in made.items()}
+        columns = {name: values[0] for name, values in made.items()}
+        _require_tokens(columns)
+        return columns
 
     def columns_to_embed(self, given: str | Sequence[int], limit: int | None) -> Columns:
         """Return the columns of a text or of tokens whose vector is wanted, not truncated.
@@ -255,12 +258,28 @@ class TextSide:
             )
         texts = [word.text for word in words]
         columns, (word_of,) = word_columns(self.tokenizer, [texts], self.max_length)
-        with_token = {word for word in word_of if word is not None}
-        if len(with_token) < len(words):
+        fitting = count_fitting(word_of, len(words), self.max_length)
+        if fitting < len(words):
             raise RequestError(
                 f"An input is too long to be labelled: got {len(words)} words, expected at most "
-                f"the {len(with_token)} that fit into {self.max_length} tokens. Split it.",
+                f"the {fitting} that fit into {self.max_length} tokens. Split it.",
                 param="input",
                 code="context_length_exceeded",
             )
-        return WordColumns({name: rows[0] for name, rows in columns.items()}, word_of, words)
+        first = {name: rows[0] for name, rows in columns.items()}
+        _require_tokens(first)
+        return WordColumns(first, word_of, words)
+
+
+def _require_tokens(columns: Columns) -> None:
+    """Refuse a text without a token, whose outputs would be those of the padding.
+
+    Raises:
+        RequestError: It has none.
+    """
+    if not columns["input_ids"]:
+        raise RequestError(
+            "An input has no token: expected at least one. Leave it out.",
+            param="input",
+            code="invalid_parameter",
+        )
