@@ -94,6 +94,7 @@ class ServedModel:
             folder=places.folder,
             named=places.named,
             root=places.root,
+            require_base=base.require_weights_of_training,
             settings=store,
         )
         # A batch of texts holds up the answers that are being written, as a chunk of a prompt does.

@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -263,7 +264,12 @@ class Service:
             )
         loop = asyncio.get_running_loop()
         model = await loop.run_in_executor(self._loader, self._model_for, path)
-        return await asyncio.wrap_future(model.store.load(name, path))
+        known = await asyncio.wrap_future(model.store.load(name, path))
+        for other in self.models:  # so that the name means the same for all
+            if other is not model:
+                with suppress(AdapterNameError):
+                    other.store.add(name, known.path)
+        return known
 
     def _model_for(self, path: str) -> ServedModel:
         """Return the model for the adapter at a path below the root."""
@@ -318,6 +324,8 @@ class Service:
                 hooks=self._settings.hooks,
                 trust_remote_code=self.source.base.trust_remote_code,
             )
+            for other in self.models[:1]:
+                model.store.take_changes(other.store)
             if self._is_running:
                 model.start()
             self._models[kind] = model

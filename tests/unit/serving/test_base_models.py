@@ -1,8 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from lorakit import Adapter
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.adapters.lineage import Lineage
 from lorakit.config import TaskType
+from lorakit.errors import AdapterMismatchError
+from lorakit.models.base_digest import base_digest
 from lorakit.serving.base_models import (
     BaseSource,
     ModelKind,
@@ -12,6 +19,7 @@ from lorakit.serving.base_models import (
     share_weights,
 )
 from tiny_models import logits
+from tiny_models.adapted import save_adapter_of
 
 
 @pytest.fixture
@@ -42,6 +50,25 @@ def test_a_base_that_fills_gaps_has_no_task_alone(
     assert not any(needs_adapter(BaseSource(name)) for name in (tiny_gpt2_dir, tiny_t5_dir))
     AutoModelForSequenceClassification.from_pretrained(tiny_bert_dir).save_pretrained(tmp_path)
     assert not needs_adapter(BaseSource(str(tmp_path)))
+
+
+def test_an_adapter_that_names_the_base_was_trained_on_its_weights(
+    source, tiny_llama_dir, tmp_path, caplog
+):
+    base = load_base(source, ModelKind(TaskType.CAUSAL_LM))
+    assert base.digest == base_digest(tiny_llama_dir)
+    adapter = Adapter.load(save_adapter_of(tmp_path / "adapter", base.model))
+    same = InferenceSettings(lineage=Lineage(base_digest=base.digest))
+    other = InferenceSettings(lineage=Lineage(base_digest="0" * 64))
+    for settings in (InferenceSettings(), InferenceSettings(lineage=Lineage()), same):
+        base.require_weights_of_training("a", adapter, settings, tmp_path)
+    with pytest.raises(AdapterMismatchError, match="other weights than in training"):
+        base.require_weights_of_training("a", adapter, other, tmp_path)
+    elsewhere = replace(adapter, base_model="another")  # the user chose this base for it
+    base.require_weights_of_training("a", elsewhere, same, tmp_path)
+    assert not caplog.messages
+    base.require_weights_of_training("a", elsewhere, other, tmp_path)
+    assert "other weights than the base of the training" in caplog.text
 
 
 def test_tasks_share_the_weights_of_the_base(source):

@@ -118,7 +118,7 @@ def test_a_tokenizer_that_grammars_cannot_read_is_told(monkeypatch):
 def test_a_text_without_a_token_is_refused():
     side = text_side()
     for columns in (side.class_columns, side.word_columns):
-        with pytest.raises(RequestError, match="An input has no (token|word)"):
+        with pytest.raises(RequestError, match=r"An input has no (token|word)"):
             columns("")
     with pytest.raises(RequestError, match="An input has no token"):
         side.word_columns([""])
