@@ -12,7 +12,14 @@ from lorakit.config import TaskType
 from lorakit.data.chat import wants_content_parts, with_content_parts
 from lorakit.data.conversations import with_default_system
 from lorakit.data.text_formats import alpaca_prompt
-from lorakit.data.tokenizers import batch_columns, chat_columns, decode, end_id, pad_id, token_ids
+from lorakit.data.tokenizers import (
+    batch_columns,
+    chat_columns,
+    decode,
+    end_id,
+    ids_to_continue,
+    pad_id,
+)
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel, in_batches
 from lorakit.models.pretrained import model_limit
@@ -127,9 +134,8 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str) and settings.format == "messages":
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, str):
-        ids = token_ids(tokenizer, alpaca_prompt(prompt) if settings.format == "alpaca" else prompt)
-        # A tokenizer that appends the end token would make the model continue after the end.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == end_id(tokenizer) else ids
+        text = alpaca_prompt(prompt) if settings.format == "alpaca" else prompt
+        return ids_to_continue(tokenizer, text)
     if not tokenizer.chat_template:
         raise DataError(
             f"A conversation cannot be rendered: the tokenizer used with the adapter (base "

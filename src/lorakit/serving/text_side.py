@@ -13,7 +13,14 @@ from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.data.chat import TEMPLATE_ERRORS, wants_content_parts, with_content_parts
 from lorakit.data.conversations import NOT_VARIABLES, with_default_system
 from lorakit.data.text_formats import alpaca_prompt
-from lorakit.data.tokenizers import batch_columns, chat_columns, end_id, token_ids, word_columns
+from lorakit.data.tokenizers import (
+    batch_columns,
+    chat_columns,
+    end_id,
+    ids_to_continue,
+    token_ids,
+    word_columns,
+)
 from lorakit.errors import first_line
 from lorakit.inference.prediction import count_fitting, find_words
 from lorakit.serving.pooled.batch_rows import Columns
@@ -161,10 +168,7 @@ class TextSide:
 
     def prompt_ids(self, text: str) -> list[int]:
         """Return the tokens of a text to continue."""
-        ids = token_ids(self.tokenizer, text)
-        # A tokenizer that appends the end token would make the model continue after the end.
-        ids = ids[:-1] if len(ids) > 1 and ids[-1] == end_id(self.tokenizer) else ids
-        return ids or self._first_ids()
+        return ids_to_continue(self.tokenizer, text) or self._first_ids()
 
     def plain_ids(self, text: str, *, with_special_tokens: bool) -> list[int]:
         """Return the tokens of a text as the tokenizer makes them."""
