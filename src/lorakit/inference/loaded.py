@@ -27,7 +27,7 @@ from lorakit.models.pretrained import (
     load_tokenizer,
     model_limit,
 )
-from lorakit.quantization.devices import default_device
+from lorakit.quantization.devices import find_device
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
 
@@ -145,7 +145,7 @@ def load_for_inference(
         )
     else:
         tokenizer = load_tokenizer(name, key=key, **options)
-    place: Any = default_device() if device is None else torch.device(device)
+    place: Any = find_device(device)
     quantization = None if unquantized else settings.quantization
     if dtype is not None and quantization is not None:
         quantization = quantization.model_copy(update={"compute_dtype": dtype})

@@ -31,7 +31,7 @@ from lorakit.models.pretrained import (
     load_tokenizer,
 )
 from lorakit.models.skeleton import model_config
-from lorakit.quantization.devices import default_device
+from lorakit.quantization.devices import find_device
 
 TASKS_WITH_LABELS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
@@ -101,7 +101,8 @@ class LoadedBase:
         model: The model, without adapters.
         tokenizer: The base's tokenizer.
         labels: Names of the labels of its head.
-        has_own_head: Whether the checkpoint has the head, so that the base alone can answer.
+        answers_alone: Whether it does the task without an adapter: the checkpoint has the head, and
+            a model that is to continue texts was not trained to fill gaps.
         shared_bytes: Bytes of weights that it shares with another kind.
         source: Where it comes from.
         digest: Digest of its weights, see `base_digest`; None if it is not known.
@@ -110,7 +111,7 @@ class LoadedBase:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     labels: tuple[str, ...]
-    has_own_head: bool
+    answers_alone: bool
     shared_bytes: int
     source: BaseSource
     digest: str | None
@@ -181,6 +182,10 @@ def _config(source: BaseSource) -> Any:
         raise loading_error(source.name, source.key, "model", error) from error
 
 
+def _fills_gaps(source: BaseSource, kind: ModelKind) -> bool:
+    return kind.task is TaskType.CAUSAL_LM and needs_adapter(source)
+
+
 def _class_name(config: Any) -> str:
     return next(iter(config.architectures or []), "")
 
@@ -208,7 +213,7 @@ def load_base(
         QuantizationError: It cannot be quantised.
     """
     tokenizer = load_tokenizer(source.name, key=source.key, **source.hub_options)
-    device = torch.device(source.device) if source.device else default_device()
+    device = find_device(source.device)
     with_head = kind.task in TASKS_WITH_LABELS
     options: dict[str, Any] = {}
     if labels is not None:
@@ -236,7 +241,7 @@ def load_base(
         model,
         tokenizer,
         tuple(str(names[index]) for index in sorted(names)) if with_head else (),
-        not fresh_modules(model),
+        not (fresh_modules(model) if with_head else _fills_gaps(source, kind)),
         sum(share_weights(model, other) for other in loaded),
         source,
         digest,

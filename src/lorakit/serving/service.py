@@ -234,13 +234,13 @@ class Service:
 
     def _base_for(self, tasks: Collection[TaskType], what: str) -> ServedModel:
         for model in self.models:
-            has_head = model.kind.task not in TASKS_WITH_LABELS or model.base.has_own_head
-            if model.kind.task in tasks and (has_head or len(tasks) == len(TaskType)):
+            does_all = len(tasks) == len(TaskType)
+            if model.kind.task in tasks and (does_all or model.base.answers_alone):
                 return model
         raise RequestError(
             f"The base '{self.base_name}' alone cannot {what}: it is served for "
             f"{first_few(str(model.kind) for model in self.models)}, and a base alone has no "
-            "trained head. Name an adapter; GET /v1/models lists them.",
+            "head that was trained for that. Name an adapter; GET /v1/models lists them.",
             param="model",
             code="wrong_task",
         )

@@ -186,8 +186,7 @@ class SideBySide:
         found = [await self._adapter(service, name) for name in self._places]
         tasks = {each.task for each in found} or set(TaskType)
         alike = [model for model in service.models if model.kind.task in tasks]
-        answering = [m for m in alike if m.kind.task in _WRITING or m.base.has_own_head]
-        base = next(iter(answering), None)
+        base = next((model for model in alike if model.base.answers_alone), None)
         if base is None:
             return found
         name, task = service.base_name, base.kind.task
