@@ -120,11 +120,24 @@ def continue_tokens(
             max_new_tokens=new_tokens,
             eos_token_id=_stop_ids(loaded),
             pad_token_id=pad_id(loaded.tokenizer),
-            **{"do_sample": False, **options},
+            **_sampling(loaded, options),
         )
     if loaded.task_type is TaskType.CAUSAL_LM:
         made = made[:, encoded["input_ids"].shape[1] :]
     return [decode(loaded.tokenizer, row, skip_special_tokens=True) for row in made.tolist()]
+
+
+def _sampling(loaded: LoadedModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `generate` without what the files of the base prefer, as the server has it.
+
+    A sequence-to-sequence model keeps beams and the like, with which its training is evaluated.
+    """
+    plain: dict[str, Any] = {"do_sample": False}
+    if options.get("do_sample"):
+        plain |= {"top_k": 0, "top_p": 1.0, "min_p": None}
+    if loaded.task_type is TaskType.CAUSAL_LM:
+        plain |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    return {**plain, **options}
 
 
 def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
