@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorakit.config import TaskType
-from lorakit.data.chat import wants_content_parts, with_content_parts
+from lorakit.data.chat import leaves_out_system, wants_content_parts, with_content_parts
 from lorakit.data.conversations import with_default_system
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import (
@@ -74,7 +74,7 @@ def generate_text(
     Raises:
         ConfigError: The adapter is for another task.
         DataError: A prompt exceeds the model's limit, or is a conversation and the tokenizer has no
-            chat template.
+            chat template, or one that leaves its system message out.
     """
     loaded.require_task("generate text", TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
     new_tokens = max_new_tokens or loaded.settings.max_target_length or _DEFAULT_NEW_TOKENS
@@ -157,7 +157,13 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     messages = with_default_system(prompt, settings.system_prompt)
     if wants_content_parts(tokenizer):
         messages = with_content_parts(messages)
-    return list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])
+    ids = list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])
+    if any(each["role"] == "system" for each in prompt) and leaves_out_system(tokenizer):
+        raise DataError(
+            f"A system message would have no effect: the chat template used with the adapter (base "
+            f"'{loaded.base}') leaves it out. Put it into the first message of the user."
+        )
+    return ids
 
 
 def _source_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:

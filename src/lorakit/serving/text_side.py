@@ -10,7 +10,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.inference_settings import InferenceSettings
-from lorakit.data.chat import TEMPLATE_ERRORS, wants_content_parts, with_content_parts
+from lorakit.data.chat import (
+    TEMPLATE_ERRORS,
+    leaves_out_system,
+    wants_content_parts,
+    with_content_parts,
+)
 from lorakit.data.conversations import NOT_VARIABLES, with_default_system
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import (
@@ -120,7 +125,8 @@ class TextSide:
             opens_answer: Whether the assistant's turn is opened.
 
         Raises:
-            RequestError: There is no chat template, or it refuses the conversation.
+            RequestError: There is no chat template, or it refuses the conversation or leaves its
+                system message out.
         """
         taken = [name for name in variables or {} if name in (*NOT_VARIABLES, "tools")]
         if taken:
@@ -133,6 +139,13 @@ class TextSide:
         if not self.tokenizer.chat_template:
             return self._alpaca_ids(messages)
         given = with_default_system(messages, self.settings.system_prompt)
+        if any(each["role"] == "system" for each in given) and self._leaves_out_system:
+            raise RequestError(
+                "The system message would have no effect: the chat template of this model leaves "
+                "it out. Put it into the first message of the user.",
+                param="messages",
+                code="chat_template_failed",
+            )
         try:
             if self._wants_content_parts:
                 given = with_content_parts(given)
@@ -182,6 +195,13 @@ class TextSide:
         untyped: Any = self.tokenizer
         start = untyped.bos_token_id
         return [(end_id(self.tokenizer) or 0) if start is None else start]
+
+    @cached_property
+    def _leaves_out_system(self) -> bool:
+        try:
+            return leaves_out_system(self.tokenizer)
+        except TEMPLATE_ERRORS:
+            return False  # the template tells why it refuses a conversation
 
     @cached_property
     def _wants_content_parts(self) -> bool:

@@ -64,6 +64,15 @@ def test_what_the_files_of_the_base_prefer_does_not_change_an_answer(
     assert generate_text(chat, prompt, temperature=temperature) == expected
 
 
+def test_a_system_message_that_the_template_leaves_out_is_refused(chat, monkeypatch):
+    template = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    monkeypatch.setattr(chat.tokenizer, "chat_template", template)
+    question = {"role": "user", "content": "what colour is the grass?"}
+    assert len(generate_text(chat, [[question]])) == 1
+    with pytest.raises(DataError, match="A system message would have no effect"):
+        generate_text(chat, [[{"role": "system", "content": "sing"}, question]])
+
+
 def test_answer_stops_at_the_templates_end_of_turn(chat):
     # The tokenizer's end token is another one, which conversations never end with.
     end = chat.tokenizer.convert_tokens_to_ids("<|end|>")

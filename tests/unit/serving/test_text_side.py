@@ -135,3 +135,15 @@ def test_what_the_server_decides_is_no_variable_of_the_template(name):
     with pytest.raises(RequestError, match=f"got '{name}', which the server decides") as caught:
         text_side().chat_ids(HELLO, {name: "x"})
     assert caught.value.param == "chat_template_kwargs"
+
+
+def test_a_system_message_that_the_template_leaves_out_is_refused():
+    tokenizer = byte_bpe(chat=True)
+    tokenizer.chat_template = (
+        "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% endfor %}"
+    )
+    side = text_side(tokenizer)
+    assert decode(tokenizer, side.chat_ids(HELLO)) == "<|user|>sky"
+    with pytest.raises(RequestError, match="would have no effect") as caught:
+        side.chat_ids([{"role": "system", "content": "sing"}, *HELLO])
+    assert caught.value.param == "messages"
