@@ -50,7 +50,7 @@ TopP = Annotated[
         min=0, max=1, help="Sample from the most likely tokens with this total probability."
     ),
 ]
-SamplingSeed = Annotated[int, typer.Option(min=0, help="Seed of the sampling.")]
+SamplingSeed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the sampling.")]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -173,15 +173,11 @@ class ChatEncoder:
 
     def _require_system_messages(self, text: str) -> None:
         """Refuse a template that raises for a system message, or leaves it out."""
-        rendered = set[str]()
-        for system in (text, f"{text} probe"):
-            talk = [{"role": "system", "content": system}, {"role": "user", "content": "probe"}]
-            given = with_content_parts(talk) if self._wants_content_parts else talk
-            try:
-                rendered.add(render_chat(self._tokenizer, given))
-            except TEMPLATE_ERRORS as error:
-                raise ConfigError(_NO_SYSTEM.format(name=self._name, why=f": {error}")) from error
-        if len(rendered) == 1:
+        try:
+            is_left_out = leaves_out_system(self._tokenizer, text)
+        except TEMPLATE_ERRORS as error:
+            raise ConfigError(_NO_SYSTEM.format(name=self._name, why=f": {error}")) from error
+        if is_left_out:
             raise ConfigError(_NO_SYSTEM.format(name=self._name, why=""))
 
     def _render(self, talks: Sequence[Conversation]) -> list[_Rendered]:
@@ -328,6 +324,21 @@ def with_content_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any
         else message
         for message in messages
     ]
+
+
+def leaves_out_system(tokenizer: PreTrainedTokenizerBase, text: str = "probe") -> bool:
+    """Return whether a chat template renders no system message; one that refuses it raises.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+        text: A system message.
+    """
+    rendered = set[str]()
+    for system in (text, f"{text} probe"):
+        talk = [{"role": "system", "content": system}, {"role": "user", "content": "probe"}]
+        given = with_content_parts(talk) if wants_content_parts(tokenizer) else talk
+        rendered.add(render_chat(tokenizer, given))
+    return len(rendered) == 1
 
 
 def wants_content_parts(tokenizer: PreTrainedTokenizerBase) -> bool:

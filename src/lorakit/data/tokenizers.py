@@ -34,6 +34,19 @@ def many_token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     return _cut_to(ids, _spans_without_doubled_ends(tokenizer, ids))
 
 
+def ids_to_continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of a text that a model continues, without an end token that it does not have.
+
+    A tokenizer that appends the end token would make the model continue after the end.
+    """
+    ids, known = token_ids(tokenizer, text), _as_any(tokenizer)
+    if len(ids) > 1 and ids[-1] == known.eos_token_id:
+        written = known(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if written[-1:] != ids[-1:]:
+            return ids[:-1]
+    return ids
+
+
 def _is_plain(tokenizer: Any) -> bool:
     """Return whether a tokenizer gives the ids of its backend, without code of its class."""
     kind: Any = type(tokenizer)

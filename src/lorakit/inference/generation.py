@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 from lorakit.config import TaskType
-from lorakit.data.chat import wants_content_parts, with_content_parts
+from lorakit.data.chat import leaves_out_system, wants_content_parts, with_content_parts
 from lorakit.data.conversations import with_default_system
 from lorakit.data.text_formats import alpaca_prompt
-from lorakit.data.tokenizers import batch_columns, chat_columns, decode, end_id, pad_id, token_ids
+from lorakit.data.tokenizers import (
+    batch_columns,
+    chat_columns,
+    decode,
+    end_id,
+    ids_to_continue,
+    pad_id,
+)
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel, in_batches
 from lorakit.models.pretrained import model_limit
@@ -21,6 +28,17 @@ Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or the messages of a conversation."""
 
 _DEFAULT_NEW_TOKENS = 64
+_CERTAIN_TEMPERATURE = 1e-20
+"""At or below it the likeliest token is certain, and logits that are divided by it may overflow."""
+
+
+def is_sampled(temperature: float) -> bool:
+    """Return whether tokens are drawn at a temperature; else the likeliest is taken each time.
+
+    >>> is_sampled(0.5), is_sampled(0), is_sampled(1e-40)
+    (True, False, False)
+    """
+    return temperature > _CERTAIN_TEMPERATURE
 
 
 def generate_text(
@@ -56,12 +74,12 @@ def generate_text(
     Raises:
         ConfigError: The adapter is for another task.
         DataError: A prompt exceeds the model's limit, or is a conversation and the tokenizer has no
-            chat template.
+            chat template, or one that leaves its system message out.
     """
     loaded.require_task("generate text", TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
     new_tokens = max_new_tokens or loaded.settings.max_target_length or _DEFAULT_NEW_TOKENS
-    options |= {"do_sample": temperature > 0}
-    if temperature > 0:
+    options |= {"do_sample": is_sampled(temperature)}
+    if options["do_sample"]:
         options["temperature"] = temperature
     texts = []
     with torch.random.fork_rng():
@@ -102,11 +120,24 @@ def continue_tokens(
             max_new_tokens=new_tokens,
             eos_token_id=_stop_ids(loaded),
             pad_token_id=pad_id(loaded.tokenizer),
-            **{"do_sample": False, **options},
+            **_sampling(loaded, options),
         )
     if loaded.task_type is TaskType.CAUSAL_LM:
         made = made[:, encoded["input_ids"].shape[1] :]
     return [decode(loaded.tokenizer, row, skip_special_tokens=True) for row in made.tolist()]
+
+
+def _sampling(loaded: LoadedModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `generate` without what the files of the base prefer, as the server has it.
+
+    A sequence-to-sequence model keeps beams and the like, with which its training is evaluated.
+    """
+    plain: dict[str, Any] = {"do_sample": False}
+    if options.get("do_sample"):
+        plain |= {"top_k": 0, "top_p": 1.0, "min_p": None}
+    if loaded.task_type is TaskType.CAUSAL_LM:
+        plain |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    return {**plain, **options}
 
 
 def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
@@ -116,9 +147,8 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str) and settings.format == "messages":
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, str):
-        ids = token_ids(tokenizer, alpaca_prompt(prompt) if settings.format == "alpaca" else prompt)
-        # A tokenizer that appends the end token would make the model continue after the end.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == end_id(tokenizer) else ids
+        text = alpaca_prompt(prompt) if settings.format == "alpaca" else prompt
+        return ids_to_continue(tokenizer, text)
     if not tokenizer.chat_template:
         raise DataError(
             f"A conversation cannot be rendered: the tokenizer used with the adapter (base "
@@ -127,7 +157,13 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     messages = with_default_system(prompt, settings.system_prompt)
     if wants_content_parts(tokenizer):
         messages = with_content_parts(messages)
-    return list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])
+    ids = list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])
+    if any(each["role"] == "system" for each in prompt) and leaves_out_system(tokenizer):
+        raise DataError(
+            f"A system message would have no effect: the chat template used with the adapter (base "
+            f"'{loaded.base}') leaves it out. Put it into the first message of the user."
+        )
+    return ids
 
 
 def _source_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:

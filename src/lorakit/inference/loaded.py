@@ -19,7 +19,7 @@ from lorakit.data.tokenizers import pad_id
 from lorakit.errors import AdapterMismatchError, ConfigError
 from lorakit.injection import add_adapter, disable_adapters
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
-from lorakit.models.base_digest import changed_digest
+from lorakit.models.base_digest import base_digest
 from lorakit.models.pretrained import (
     auto_model,
     label_options,
@@ -27,7 +27,7 @@ from lorakit.models.pretrained import (
     load_tokenizer,
     model_limit,
 )
-from lorakit.quantization.devices import default_device
+from lorakit.quantization.devices import find_device
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
 
@@ -134,11 +134,8 @@ def load_for_inference(
     note = None
     if base is None:
         require_weights_of_training(settings, name, options["revision"], config_file)
-    elif digest := changed_digest(_recorded_digest(settings), name):
-        note = (
-            f"'{name}' has other weights than the base of the training: the digest {digest[:12]}, "
-            f"not {str(_recorded_digest(settings))[:12]}."
-        )
+    elif settings.lineage is not None:
+        note = note_on_weights(settings, name, base_digest(name))
     if (companions / TOKENIZER_FILE).is_file():
         tokenizer = load_tokenizer(
             str(companions),
@@ -148,7 +145,7 @@ def load_for_inference(
         )
     else:
         tokenizer = load_tokenizer(name, key=key, **options)
-    place: Any = default_device() if device is None else torch.device(device)
+    place: Any = find_device(device)
     quantization = None if unquantized else settings.quantization
     if dtype is not None and quantization is not None:
         quantization = quantization.model_copy(update={"compute_dtype": dtype})
@@ -187,14 +184,48 @@ def require_weights_of_training(
     Raises:
         AdapterMismatchError: They are recorded, and others.
     """
+    if _recorded_digest(settings) is not None:
+        require_digest_of_training(settings, name, base_digest(name, revision), source)
+
+
+def require_digest_of_training(
+    settings: InferenceSettings, name: str, digest: str | None, source: Path
+) -> None:
+    """Refuse the base that an adapter names if its digest is not that of the training.
+
+    Args:
+        settings: The adapter's settings.
+        name: Hub id or directory of the base.
+        digest: The digest of its weights; None if it is not known.
+        source: The file that names the base.
+
+    Raises:
+        AdapterMismatchError: It is recorded, and another.
+    """
     recorded = _recorded_digest(settings)
-    digest = changed_digest(recorded, name, revision)
-    if recorded is not None and digest is not None:
+    if None not in (recorded, digest) and recorded != digest:
         raise AdapterMismatchError(
             f"The base '{name}' in {source} has other weights than in training: got the digest "
-            f"{digest[:12]}, expected {recorded[:12]}. Restore them, or name another base with "
-            "these weights."
+            f"{str(digest)[:12]}, expected {str(recorded)[:12]}. Restore them, or name another "
+            "base with these weights."
         )
+
+
+def note_on_weights(settings: InferenceSettings, name: str, digest: str | None) -> str | None:
+    """Return a note if a base that the user chose has other weights than that of the training.
+
+    Args:
+        settings: The adapter's settings.
+        name: Hub id or directory of the base.
+        digest: The digest of its weights; None if it is not known.
+    """
+    recorded = _recorded_digest(settings)
+    if None in (recorded, digest) or recorded == digest:
+        return None
+    return (
+        f"'{name}' has other weights than the base of the training: the digest "
+        f"{str(digest)[:12]}, not {str(recorded)[:12]}."
+    )
 
 
 def _recorded_digest(settings: InferenceSettings) -> str | None:

@@ -15,7 +15,7 @@ from lorakit.data.tokenize_examples import tokenize_texts
 from lorakit.data.tokenizers import batch_columns, word_columns
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel
-from lorakit.inference.token_batches import POOL_TEXTS, logits_in_batches
+from lorakit.inference.token_batches import POOL_TEXTS, logits_in_batches, require_tokens
 
 _HALF = 0.5
 """Threshold of an adapter that has none."""
@@ -101,6 +101,7 @@ def classify(
             tokens = batch_columns(
                 loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length
             )
+            require_tokens(tokens, pool)
             for numbers, logits in logits_in_batches(loaded, tokens, batch_rows):
                 outputs = text_outputs(logits, loaded.labels or (), loaded.settings)
                 for number, output in zip(numbers, outputs, strict=True):
@@ -216,6 +217,7 @@ def _tag_words(
     if not with_words:
         return [[] for _ in texts]
     columns, word_of = word_columns(loaded.tokenizer, with_words, loaded.max_length)
+    require_tokens(columns, with_words)
     firsts = [
         _first_tokens(found, len(words), loaded.max_length)
         for found, words in zip(word_of, with_words, strict=True)
@@ -240,13 +242,29 @@ def _tag_words(
     return [next(found) if words else [] for words in texts]
 
 
+def count_fitting(word_of: Sequence[int | None], words: int, max_length: int) -> int:
+    """Return how many words were tokenized; words such as a zero-width space have no token.
+
+    Args:
+        word_of: Index of the word of each token, None for special tokens.
+        words: Number of words.
+        max_length: Number of tokens to which they were truncated.
+
+    >>> count_fitting([0, 0, 2], 4, 3), count_fitting([0, 0, 2], 4, 9)
+    (3, 4)
+    """
+    if len(word_of) < max_length - 2:  # a doubled special token has been removed at either end
+        return words
+    return max((word for word in word_of if word is not None), default=-1) + 1
+
+
 def _first_tokens(word_of: Sequence[int | None], words: int, max_length: int) -> dict[int, int]:
     """Return the position of the first token of each word that has any."""
     first: dict[int, int] = {}
     for position, word in enumerate(word_of):
         if word is not None:
             first.setdefault(word, position)
-    fitting = max(first, default=-1) + 1
+    fitting = count_fitting(word_of, words, max_length)
     if fitting < words:
         raise DataError(
             f"A text is too long to be tagged: got {words} words, expected at most the "

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lorakit.data.tokenizers import pad_batch, pad_length
+from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel
 from lorakit.models.padded_lengths import length_multiple
 
@@ -18,6 +19,19 @@ _CPU_BATCH_TOKENS = 1024
 """Most tokens of a batch on a CPU, padding included. The results of a layer for more tokens leave
 the caches of a processor, and large ones are memory that is taken from the system each time: with
 the quickstart's model, 8192 tokens at once took 1.8 times as long as 1024 at a time."""
+
+
+def require_tokens(columns: dict[str, list[list[int]]], texts: Sequence[Any]) -> None:
+    """Refuse texts without a token, whose outputs would be those of the padding.
+
+    Raises:
+        DataError: There is one.
+    """
+    for ids, text in zip(columns["input_ids"], texts, strict=True):
+        if not ids:
+            raise DataError(
+                f"A text has no token: got {str(text)[:60]!r}, expected at least one. Leave it out."
+            )
 
 
 def logits_in_batches(

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from lorakit.config import QuantizationConfig
-from lorakit.errors import QuantizationError
+from lorakit.errors import ConfigError, QuantizationError, first_line
 from lorakit.libraries.extras import install_hint
 
 OLDEST_BITSANDBYTES = (0, 50)
@@ -75,3 +75,22 @@ def default_device() -> torch.device:
     """Return the accelerator if there is one, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
+
+
+def find_device(name: str | torch.device | None) -> torch.device:
+    """Return the device of a name; None is the accelerator if there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch does not know it, or cannot use it here.
+    """
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"The device {str(name)!r} cannot be used: {first_line(error)}. Name one that torch "
+            "has on this machine, such as cpu."
+        ) from None
+    return device

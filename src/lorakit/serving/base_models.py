@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +14,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from lorakit.adapters import Adapter
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.config import QuantizationConfig, TaskType
 from lorakit.data.tokenizers import pad_id
+from lorakit.inference.loaded import note_on_weights, require_digest_of_training
+from lorakit.models.base_digest import base_digest
 from lorakit.models.loading_problems import loading_error
 from lorakit.models.local_paths import check_local_path
 from lorakit.models.pretrained import (
@@ -23,9 +31,11 @@ from lorakit.models.pretrained import (
     load_tokenizer,
 )
 from lorakit.models.skeleton import model_config
-from lorakit.quantization.devices import default_device
+from lorakit.quantization.devices import find_device
 
 TASKS_WITH_LABELS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+
+_log = logging.getLogger("lorakit.serving")
 
 _TASK_OF_CLASS = {
     "ForSequenceClassification": TaskType.SEQ_CLS,
@@ -73,6 +83,10 @@ class BaseSource:
     device: str | None = None
     trust_remote_code: bool = False
 
+    def is_named(self, name: str) -> bool:
+        """Return whether a hub id or a directory is that of this base."""
+        return same_place(name) == same_place(self.name)
+
     @property
     def hub_options(self) -> dict[str, Any]:
         """Options of every `from_pretrained`."""
@@ -87,15 +101,47 @@ class LoadedBase:
         model: The model, without adapters.
         tokenizer: The base's tokenizer.
         labels: Names of the labels of its head.
-        has_own_head: Whether the checkpoint has the head, so that the base alone can answer.
+        answers_alone: Whether it does the task without an adapter: the checkpoint has the head, and
+            a model that is to continue texts was not trained to fill gaps.
         shared_bytes: Bytes of weights that it shares with another kind.
+        source: Where it comes from.
+        digest: Digest of its weights, see `base_digest`; None if it is not known.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     labels: tuple[str, ...]
-    has_own_head: bool
+    answers_alone: bool
     shared_bytes: int
+    source: BaseSource
+    digest: str | None
+
+    def require_weights_of_training(
+        self, name: str, adapter: Adapter, settings: InferenceSettings, directory: Path
+    ) -> None:
+        """Refuse an adapter that names this base, but was trained on other weights.
+
+        One that names another base is used on this one because the user says so; the log notes it.
+
+        Args:
+            name: Name of the adapter.
+            adapter: The adapter.
+            settings: Its settings.
+            directory: The directory of its files.
+
+        Raises:
+            AdapterMismatchError: The weights are others.
+        """
+        base = self.source.name
+        if adapter.base_model is not None and self.source.is_named(adapter.base_model):
+            require_digest_of_training(settings, base, self.digest, directory / CONFIG_FILE)
+        elif note := note_on_weights(settings, base, self.digest):
+            _log.warning("Adapter %r: %s", name, note)
+
+
+def same_place(name: str) -> str:
+    """Return what two names of the same base have in common: a hub id, or a real directory."""
+    return os.path.realpath(name) if os.path.isdir(name) else name
 
 
 def kind_of_base(source: BaseSource) -> ModelKind:
@@ -136,6 +182,10 @@ def _config(source: BaseSource) -> Any:
         raise loading_error(source.name, source.key, "model", error) from error
 
 
+def _fills_gaps(source: BaseSource, kind: ModelKind) -> bool:
+    return kind.task is TaskType.CAUSAL_LM and needs_adapter(source)
+
+
 def _class_name(config: Any) -> str:
     return next(iter(config.architectures or []), "")
 
@@ -163,7 +213,7 @@ def load_base(
         QuantizationError: It cannot be quantised.
     """
     tokenizer = load_tokenizer(source.name, key=source.key, **source.hub_options)
-    device = torch.device(source.device) if source.device else default_device()
+    device = find_device(source.device)
     with_head = kind.task in TASKS_WITH_LABELS
     options: dict[str, Any] = {}
     if labels is not None:
@@ -183,6 +233,7 @@ def load_base(
         **source.hub_options,
         **options,
     )
+    digest = base_digest(source.name, source.revision)
     model.config.get_text_config().pad_token_id = pad_id(tokenizer)
     model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]  # `to` is overloaded
     names: Any = model.config.id2label
@@ -190,8 +241,10 @@ def load_base(
         model,
         tokenizer,
         tuple(str(names[index]) for index in sorted(names)) if with_head else (),
-        not fresh_modules(model),
+        not (fresh_modules(model) if with_head else _fills_gaps(source, kind)),
         sum(share_weights(model, other) for other in loaded),
+        source,
+        digest,
     )
 
 

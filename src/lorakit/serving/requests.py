@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lorakit.inference.generation import is_sampled
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -42,6 +44,11 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     logprobs: int | None = None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether tokens are drawn; else the likeliest is taken each time."""
+        return is_sampled(self.temperature)
 
 
 @dataclass(frozen=True)

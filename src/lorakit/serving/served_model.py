@@ -94,6 +94,7 @@ class ServedModel:
             folder=places.folder,
             named=places.named,
             root=places.root,
+            require_base=base.require_weights_of_training,
             settings=store,
         )
         # A batch of texts holds up the answers that are being written, as a chunk of a prompt does.
@@ -105,6 +106,11 @@ class ServedModel:
         self._tokenizers = TokenizerCache(base.tokenizer, trust_remote_code=trust_remote_code)
         self._texts = ThreadPoolExecutor(1, thread_name_prefix=f"texts-{kind.task}")
         self._text_sides: dict[Any, TextSide] = {}
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that a prompt and its answer can have together; None without a limit."""
+        return self.limit if self.engine is None else self.engine.most_tokens
 
     # ---- life ----
 

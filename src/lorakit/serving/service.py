@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -233,13 +234,13 @@ class Service:
 
     def _base_for(self, tasks: Collection[TaskType], what: str) -> ServedModel:
         for model in self.models:
-            has_head = model.kind.task not in TASKS_WITH_LABELS or model.base.has_own_head
-            if model.kind.task in tasks and (has_head or len(tasks) == len(TaskType)):
+            does_all = len(tasks) == len(TaskType)
+            if model.kind.task in tasks and (does_all or model.base.answers_alone):
                 return model
         raise RequestError(
             f"The base '{self.base_name}' alone cannot {what}: it is served for "
             f"{first_few(str(model.kind) for model in self.models)}, and a base alone has no "
-            "trained head. Name an adapter; GET /v1/models lists them.",
+            "head that was trained for that. Name an adapter; GET /v1/models lists them.",
             param="model",
             code="wrong_task",
         )
@@ -263,7 +264,12 @@ class Service:
             )
         loop = asyncio.get_running_loop()
         model = await loop.run_in_executor(self._loader, self._model_for, path)
-        return await asyncio.wrap_future(model.store.load(name, path))
+        known = await asyncio.wrap_future(model.store.load(name, path))
+        for other in self.models:  # so that the name means the same for all
+            if other is not model:
+                with suppress(AdapterNameError):
+                    other.store.add(name, known.path)
+        return known
 
     def _model_for(self, path: str) -> ServedModel:
         """Return the model for the adapter at a path below the root."""
@@ -318,6 +324,8 @@ class Service:
                 hooks=self._settings.hooks,
                 trust_remote_code=self.source.base.trust_remote_code,
             )
+            for other in self.models[:1]:
+                model.store.take_changes(other.store)
             if self._is_running:
                 model.start()
             self._models[kind] = model

@@ -24,6 +24,7 @@ from lorakit.serving.base_models import (
     ModelKind,
     kind_of_base,
     needs_adapter,
+    same_place,
 )
 from lorakit.serving.served_model import AdapterPlaces
 
@@ -149,7 +150,7 @@ def find_source(
         source, device=device, trust_remote_code=trust_remote_code or source.trust_remote_code
     )
     for name, each in of_named.items():
-        if each.base is not None and _same_place(each.base) == _same_place(source.name):
+        if each.base is not None and source.is_named(each.base):
             file = named[name] / CONFIG_FILE
             require_weights_of_training(each.settings, source.name, source.revision, file)
     kinds: dict[ModelKind, KindNeeds] = {}
@@ -266,7 +267,7 @@ def _base_source(
         "base model",
         {adapter: each.base for adapter, each in needs.items()},
         "Start one server for each base, or name the base.",
-        key=_same_place,
+        key=same_place,
     )
     if name is None:
         raise ConfigError(
@@ -327,7 +328,3 @@ def _common_value(what: str, values: Mapping[str, Any], step: str, key: Any = No
 
 def _pairs(values: Iterable[tuple[str, Any]]) -> Iterable[str]:
     return (f"{value} ({adapter})" for adapter, value in values)
-
-
-def _same_place(name: str) -> str:
-    return os.path.realpath(name) if os.path.isdir(name) else name

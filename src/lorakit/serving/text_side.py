@@ -10,12 +10,24 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.inference_settings import InferenceSettings
-from lorakit.data.chat import TEMPLATE_ERRORS, wants_content_parts, with_content_parts
+from lorakit.data.chat import (
+    TEMPLATE_ERRORS,
+    leaves_out_system,
+    wants_content_parts,
+    with_content_parts,
+)
 from lorakit.data.conversations import NOT_VARIABLES, with_default_system
 from lorakit.data.text_formats import alpaca_prompt
-from lorakit.data.tokenizers import batch_columns, chat_columns, end_id, token_ids, word_columns
+from lorakit.data.tokenizers import (
+    batch_columns,
+    chat_columns,
+    end_id,
+    ids_to_continue,
+    token_ids,
+    word_columns,
+)
 from lorakit.errors import first_line
-from lorakit.inference import find_words
+from lorakit.inference.prediction import count_fitting, find_words
 from lorakit.serving.pooled.batch_rows import Columns
 from lorakit.serving.pooled.labels import Word
 from lorakit.serving.refusals import RequestError
@@ -113,7 +125,8 @@ class TextSide:
             opens_answer: Whether the assistant's turn is opened.
 
         Raises:
-            RequestError: There is no chat template, or it refuses the conversation.
+            RequestError: There is no chat template, or it refuses the conversation or leaves its
+                system message out.
         """
         taken = [name for name in variables or {} if name in (*NOT_VARIABLES, "tools")]
         if taken:
@@ -126,6 +139,13 @@ class TextSide:
         if not self.tokenizer.chat_template:
             return self._alpaca_ids(messages)
         given = with_default_system(messages, self.settings.system_prompt)
+        if any(each["role"] == "system" for each in given) and self._leaves_out_system:
+            raise RequestError(
+                "The system message would have no effect: the chat template of this model leaves "
+                "it out. Put it into the first message of the user.",
+                param="messages",
+                code="chat_template_failed",
+            )
         try:
             if self._wants_content_parts:
                 given = with_content_parts(given)
@@ -161,10 +181,7 @@ class TextSide:
 
     def prompt_ids(self, text: str) -> list[int]:
         """Return the tokens of a text to continue."""
-        ids = token_ids(self.tokenizer, text)
-        # A tokenizer that appends the end token would make the model continue after the end.
-        ids = ids[:-1] if len(ids) > 1 and ids[-1] == end_id(self.tokenizer) else ids
-        return ids or self._first_ids()
+        return ids_to_continue(self.tokenizer, text) or self._first_ids()
 
     def plain_ids(self, text: str, *, with_special_tokens: bool) -> list[int]:
         """Return the tokens of a text as the tokenizer makes them."""
@@ -180,6 +197,13 @@ class TextSide:
         return [(end_id(self.tokenizer) or 0) if start is None else start]
 
     @cached_property
+    def _leaves_out_system(self) -> bool:
+        try:
+            return leaves_out_system(self.tokenizer)
+        except TEMPLATE_ERRORS:
+            return False  # the template tells why it refuses a conversation
+
+    @cached_property
     def _wants_content_parts(self) -> bool:
         return wants_content_parts(self.tokenizer)
 
@@ -193,7 +217,8 @@ class TextSide:
         """Return the columns of a text or a pair to classify, truncated as in training.
 
         Raises:
-            RequestError: A text is given where a pair is expected, or the other way round.
+            RequestError: A text is given where a pair is expected, or the other way round; or it
+                has no token.
         """
         pairs = self.settings.text_pair
         if isinstance(given, str) == pairs:
@@ -213,7 +238,9 @@ class TextSide:
             truncation=True,
             max_length=self.max_length,
         )
-        return {name: values[0] for name, values in made.items()}
+        columns = {name: values[0] for name, values in made.items()}
+        _require_tokens(columns)
+        return columns
 
     def columns_to_embed(self, given: str | Sequence[int], limit: int | None) -> Columns:
         """Return the columns of a text or of tokens whose vector is wanted, not truncated.
@@ -255,12 +282,28 @@ class TextSide:
             )
         texts = [word.text for word in words]
         columns, (word_of,) = word_columns(self.tokenizer, [texts], self.max_length)
-        with_token = {word for word in word_of if word is not None}
-        if len(with_token) < len(words):
+        fitting = count_fitting(word_of, len(words), self.max_length)
+        if fitting < len(words):
             raise RequestError(
                 f"An input is too long to be labelled: got {len(words)} words, expected at most "
-                f"the {len(with_token)} that fit into {self.max_length} tokens. Split it.",
+                f"the {fitting} that fit into {self.max_length} tokens. Split it.",
                 param="input",
                 code="context_length_exceeded",
             )
-        return WordColumns({name: rows[0] for name, rows in columns.items()}, word_of, words)
+        first = {name: rows[0] for name, rows in columns.items()}
+        _require_tokens(first)
+        return WordColumns(first, word_of, words)
+
+
+def _require_tokens(columns: Columns) -> None:
+    """Refuse a text without a token, whose outputs would be those of the padding.
+
+    Raises:
+        RequestError: It has none.
+    """
+    if not columns["input_ids"]:
+        raise RequestError(
+            "An input has no token: expected at least one. Leave it out.",
+            param="input",
+            code="invalid_parameter",
+        )

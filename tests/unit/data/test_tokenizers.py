@@ -6,10 +6,12 @@ from lorakit.data.text_formats import completions_ids, texts_ids
 from lorakit.data.tokenizers import (
     batch_columns,
     chat_columns,
+    ids_to_continue,
     pad_batch,
     token_ids,
     word_columns,
 )
+from tiny_models.tokenizers import byte_bpe, one_piece_per_word
 
 
 @pytest.fixture
@@ -88,3 +90,12 @@ def test_batches_are_padded_as_the_tokenizer_pads(request, name, side):
     assert padded.keys() == expected.keys()
     for key, tensor in expected.items():
         assert padded[key].dtype == tensor.dtype and padded[key].tolist() == tensor.tolist()
+
+
+def test_an_end_token_is_left_out_of_a_prompt_only_where_the_tokenizer_appends_it():
+    appending = one_piece_per_word()
+    assert ids_to_continue(appending, "the sky") == token_ids(appending, "the sky")[:-1]
+    assert ids_to_continue(appending, "the sky</s>") == token_ids(appending, "the sky</s>")
+    plain = byte_bpe()
+    assert ids_to_continue(plain, "the sky</s>")[-1] == plain.eos_token_id
+    assert ids_to_continue(plain, "") == []

@@ -46,6 +46,33 @@ def test_chat_adapter_answers_and_stops(chat):
     assert generate_text(chat, prompts) == ["green", "white"]
 
 
+def test_at_a_tiny_temperature_the_likeliest_tokens_are_taken(chat):
+    prompt = ["what colour is the grass?"]
+    assert generate_text(chat, prompt, temperature=1e-40) == generate_text(chat, prompt)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_what_the_files_of_the_base_prefer_does_not_change_an_answer(
+    chat, monkeypatch, temperature
+):
+    prompt = ["what colour is the grass and the snow and the sky?"]
+    expected = generate_text(chat, prompt, temperature=temperature)
+    preferred = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1}
+    preferred |= {"top_k": 1, "top_p": 0.1, "min_p": 0.9} if temperature else {}
+    for name, value in preferred.items():
+        monkeypatch.setattr(chat.model.generation_config, name, value, raising=False)
+    assert generate_text(chat, prompt, temperature=temperature) == expected
+
+
+def test_a_system_message_that_the_template_leaves_out_is_refused(chat, monkeypatch):
+    template = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    monkeypatch.setattr(chat.tokenizer, "chat_template", template)
+    question = {"role": "user", "content": "what colour is the grass?"}
+    assert len(generate_text(chat, [[question]])) == 1
+    with pytest.raises(DataError, match="A system message would have no effect"):
+        generate_text(chat, [[{"role": "system", "content": "sing"}, question]])
+
+
 def test_answer_stops_at_the_templates_end_of_turn(chat):
     # The tokenizer's end token is another one, which conversations never end with.
     end = chat.tokenizer.convert_tokens_to_ids("<|end|>")

@@ -79,6 +79,7 @@ def test_words_get_their_tags(tagger_run):
     assert [word.tag for word in by_words] == ["B-PER", "O", "B-LOC"]
     assert all(0 < word.probability <= 1 for word in by_text)
     assert tag(loaded, ["", []]) == [[], []]
+    assert [w.word for w in tag(loaded, ["Rome \u200b today \u200b"])[0]] == ["Rome", "today"]
     assert [w.word for w in tag(loaded, ["Rome, today."])[0]] == ["Rome", ",", "today", "."]
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from lorakit.errors import DataError
 from lorakit.inference import classify, token_batches
-from lorakit.inference.token_batches import like_length_batches
+from lorakit.inference.token_batches import like_length_batches, require_tokens
 
 
 def test_every_text_is_in_one_batch_that_fits():
@@ -31,3 +32,8 @@ def test_batches_of_few_tokens_and_small_pools_change_no_prediction(classifier, 
     for one, other in zip(classify(classifier, texts), expected, strict=True):
         assert one.label == other.label
         assert one.probability == pytest.approx(other.probability, rel=1e-4)
+
+
+def test_texts_without_a_token_are_refused():
+    with pytest.raises(DataError, match=r"A text has no token: got ''"):
+        require_tokens({"input_ids": [[5], []]}, ["a", ""])

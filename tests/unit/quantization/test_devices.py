@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from lorakit import QuantizationConfig
-from lorakit.errors import QuantizationError
+from lorakit.errors import ConfigError, QuantizationError
 from lorakit.quantization import devices
-from lorakit.quantization.devices import compute_dtype, default_device, require_bitsandbytes
+from lorakit.quantization.devices import (
+    compute_dtype,
+    default_device,
+    find_device,
+    require_bitsandbytes,
+)
 
 CPU = torch.device("cpu")
 
@@ -55,3 +60,11 @@ def test_one_that_is_missing_or_broken_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(QuantizationError, match="cannot be imported"):
         require_bitsandbytes()
+
+
+def test_a_device_is_found_by_its_name():
+    assert find_device(None) == default_device()
+    assert find_device("cpu") == find_device(torch.device("cpu")) == torch.device("cpu")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(ConfigError, match=f"The device '{name}' cannot be used: "):
+            find_device(name)

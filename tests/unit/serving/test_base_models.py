@@ -1,8 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from lorakit import Adapter
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.adapters.lineage import Lineage
 from lorakit.config import TaskType
+from lorakit.errors import AdapterMismatchError
+from lorakit.models.base_digest import base_digest
 from lorakit.serving.base_models import (
     BaseSource,
     ModelKind,
@@ -12,6 +19,7 @@ from lorakit.serving.base_models import (
     share_weights,
 )
 from tiny_models import logits
+from tiny_models.adapted import save_adapter_of
 
 
 @pytest.fixture
@@ -30,9 +38,9 @@ def test_a_base_is_of_the_kind_it_was_saved_as(tiny_llama_dir, tiny_t5_dir, tmp_
     kind = kind_of_base(source)
     assert kind == ModelKind(TaskType.SEQ_CLS, 3) and str(kind) == "SEQ_CLS with 3 labels"
     base = load_base(source, kind)
-    assert base.labels == ("bad", "fair", "good") and base.has_own_head
+    assert base.labels == ("bad", "fair", "good") and base.answers_alone
     other = load_base(source, ModelKind(TaskType.SEQ_CLS, 2))
-    assert len(other.labels) == 2 and not other.has_own_head
+    assert len(other.labels) == 2 and not other.answers_alone
 
 
 def test_a_base_that_fills_gaps_has_no_task_alone(
@@ -40,16 +48,38 @@ def test_a_base_that_fills_gaps_has_no_task_alone(
 ):
     assert all(needs_adapter(BaseSource(name)) for name in (tiny_bert_dir, tiny_distilbert_dir))
     assert not any(needs_adapter(BaseSource(name)) for name in (tiny_gpt2_dir, tiny_t5_dir))
+    continues = load_base(BaseSource(tiny_bert_dir, device="cpu"), ModelKind(TaskType.CAUSAL_LM))
+    assert not continues.answers_alone
     AutoModelForSequenceClassification.from_pretrained(tiny_bert_dir).save_pretrained(tmp_path)
     assert not needs_adapter(BaseSource(str(tmp_path)))
 
 
+def test_an_adapter_that_names_the_base_was_trained_on_its_weights(
+    source, tiny_llama_dir, tmp_path, caplog
+):
+    base = load_base(source, ModelKind(TaskType.CAUSAL_LM))
+    assert base.digest == base_digest(tiny_llama_dir)
+    adapter = Adapter.load(save_adapter_of(tmp_path / "adapter", base.model))
+    same = InferenceSettings(lineage=Lineage(base_digest=base.digest))
+    other = InferenceSettings(lineage=Lineage(base_digest="0" * 64))
+    for settings in (InferenceSettings(), InferenceSettings(lineage=Lineage()), same):
+        base.require_weights_of_training("a", adapter, settings, tmp_path)
+    with pytest.raises(AdapterMismatchError, match="other weights than in training"):
+        base.require_weights_of_training("a", adapter, other, tmp_path)
+    elsewhere = replace(adapter, base_model="another")  # the user chose this base for it
+    base.require_weights_of_training("a", elsewhere, same, tmp_path)
+    assert not caplog.messages
+    base.require_weights_of_training("a", elsewhere, other, tmp_path)
+    assert "other weights than the base of the training" in caplog.text
+
+
 def test_tasks_share_the_weights_of_the_base(source):
     first = load_base(source, ModelKind(TaskType.CAUSAL_LM))
+    assert first.answers_alone
     before = logits(first.model)
     kind = ModelKind(TaskType.SEQ_CLS, 2)
     second = load_base(source, kind, labels=("a", "b"), loaded=[first.model])
-    assert second.labels == ("a", "b") and not second.has_own_head
+    assert second.labels == ("a", "b") and not second.answers_alone
     weights = dict(first.model.named_parameters())
     for name, parameter in second.model.named_parameters():
         assert (parameter is weights.get(name)) == name.startswith("model.")

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from fixtures.serving import ADMIN_KEY
 from lorakit.config import TaskType
 from lorakit.errors import LorakitError
 from lorakit.serving import serve
@@ -60,6 +61,9 @@ def test_all_tasks_share_the_weights_of_the_base(served):
 
 def test_an_adapter_of_a_new_kind_is_served_when_it_appears(served):
     service = served.server.service
+    served.post("/v1/unload_lora_adapter", {"lora_name": "pairs"}, key=ADMIN_KEY)
+    named = {"lora_name": "extra", "lora_path": "german"}
+    served.post("/v1/load_lora_adapter", named, key=ADMIN_KEY)
     shutil.copytree(served.folder / "tags", served.folder / "more")
     path = served.folder / "more"
     import safetensors.torch
@@ -75,6 +79,10 @@ def test_an_adapter_of_a_new_kind_is_served_when_it_appears(served):
     made = served.post("/v1/classify", {"model": "more", "input": "a film"})
     assert {word["label"] for word in made["data"][0]["words"]} <= {"O", "X"}
     assert ModelKind(TaskType.TOKEN_CLS, 2) in {model.kind for model in service.models}
+    names = {"extra", "french", "german", "mood", "more", "tags"}  # also for the new model
+    for model in service.models:
+        model.store.scan()
+        assert {known.name for known in model.store.describe_all()} == names
 
 
 def test_an_adapter_that_cannot_be_served_says_why_and_disturbs_no_other(served):

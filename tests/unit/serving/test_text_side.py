@@ -113,3 +113,37 @@ def test_a_tokenizer_that_grammars_cannot_read_is_told(monkeypatch):
     with pytest.raises(RequestError, match="cannot follow a schema: a slow tokenizer") as caught:
         text_side().grammar_tokenizer  # noqa: B018
     assert caught.value.param == "response_format"
+
+
+def test_a_text_without_a_token_is_refused():
+    side = text_side()
+    for columns in (side.class_columns, side.word_columns):
+        with pytest.raises(RequestError, match=r"An input has no (token|word)"):
+            columns("")
+    with pytest.raises(RequestError, match="An input has no token"):
+        side.word_columns([""])
+
+
+def test_a_word_without_a_token_is_not_taken_for_one_that_was_cut_off():
+    side = text_side(wordpiece(has_types=False))
+    made = side.word_columns("the \u200b sky \u200b")
+    assert [word for word in made.word_of if word is not None] == [0, 2]
+
+
+@pytest.mark.parametrize("name", ["messages", "self", "tokenizer", "tokenize"])
+def test_what_the_server_decides_is_no_variable_of_the_template(name):
+    with pytest.raises(RequestError, match=f"got '{name}', which the server decides") as caught:
+        text_side().chat_ids(HELLO, {name: "x"})
+    assert caught.value.param == "chat_template_kwargs"
+
+
+def test_a_system_message_that_the_template_leaves_out_is_refused():
+    tokenizer = byte_bpe(chat=True)
+    tokenizer.chat_template = (
+        "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% endfor %}"
+    )
+    side = text_side(tokenizer)
+    assert decode(tokenizer, side.chat_ids(HELLO)) == "<|user|>sky"
+    with pytest.raises(RequestError, match="would have no effect") as caught:
+        side.chat_ids([{"role": "system", "content": "sing"}, *HELLO])
+    assert caught.value.param == "messages"

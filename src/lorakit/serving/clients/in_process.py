@@ -142,7 +142,7 @@ async def answer_from(
                 adapter=shared.carried_name,
                 cache_key=shared.content_hash,
                 sampling=Sampling(
-                    max_tokens=_new_tokens(len(ids), options.max_new_tokens, model.limit),
+                    max_tokens=_new_tokens(len(ids), options.max_new_tokens, model.most_tokens),
                     temperature=options.temperature,
                     top_p=options.top_p,
                     seed=options.seed,

@@ -79,6 +79,7 @@ class Answer:
 
     Attributes:
         candidate: Who.
+        question: To what.
         text: What it has written so far.
         label: What it says of a text.
         words: What it says of words.
@@ -87,6 +88,7 @@ class Answer:
     """
 
     candidate: Candidate
+    question: Question
     text: str = ""
     label: TextLabel | None = None
     words: Words | None = None
@@ -224,14 +226,14 @@ class Playground:
             raise ConfigError("Nothing to ask: got an empty text, expected one. Write it above.")
         self.stop()
         self.question, self.options = question, options
-        self.answers = [Answer(candidate) for candidate in self.candidates]
+        self.answers = [Answer(candidate, question) for candidate in self.candidates]
         self._asking = [self._run(self._answer(answer)) for answer in self.answers]
 
     async def _answer(self, answer: Answer) -> None:
         models = self._models
         if models is None:
             return
-        pieces = models.ask(answer.candidate, self.question, self.options, self.candidates)
+        pieces = models.ask(answer.candidate, answer.question, self.options, self.candidates)
         try:
             async for piece in pieces:
                 if isinstance(piece, str):
@@ -270,7 +272,9 @@ class Playground:
         Raises:
             DataError: The others are the same, or there is none.
         """
-        others = [each for each in self.answers if each is not better and each.is_written]
+        # A page may still show the answers to the question before.
+        alike = [each for each in self.answers if each.question is better.question]
+        others = [each for each in alike if each is not better and each.is_written]
         different = [each for each in others if each.text != better.text] or others[:1]
         if not different:
             raise ConfigError(
@@ -278,7 +282,7 @@ class Playground:
                 "others, or correct this one."
             )
         votes = [
-            self._preference(better.candidate, better.text, other.text, other.candidate.name)
+            self._preference(better, better.text, other.text, other.candidate.name)
             for other in different
         ]
         return self._file(better.candidate), votes
@@ -290,12 +294,12 @@ class Playground:
             DataError: The text is empty, or the same.
         """
         candidate = answer.candidate
-        vote = self._preference(candidate, text, answer.text, candidate.name, chosen_from=BY_USER)
+        vote = self._preference(answer, text, answer.text, candidate.name, chosen_from=BY_USER)
         return self._file(candidate), [vote]
 
     def label(self, answer: Answer, label: str | Sequence[str]) -> tuple[Path, list[Vote]]:
         """Return the vote for the right label of the text, or its labels, and its file."""
-        said, question, name = answer.label, self.question, answer.candidate.name
+        said, question, name = answer.label, answer.question, answer.candidate.name
         given = (question.text, question.second) if answer.candidate.takes_pairs else question.text
         several = None if said is None else said.chosen
         predicted = "" if said is None else said.label if several is None else several
@@ -320,17 +324,17 @@ class Playground:
 
     def _preference(
         self,
-        candidate: Candidate,
+        answer: Answer,
         chosen: str,
         rejected: str,
         rejected_from: str,
         chosen_from: str | None = None,
     ) -> Vote:
         return preference(
-            self.question.prompt_for(candidate),
+            answer.question.prompt_for(answer.candidate),
             chosen,
             rejected,
-            chosen_from=chosen_from or candidate.name,
+            chosen_from=chosen_from or answer.candidate.name,
             rejected_from=rejected_from,
         )
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, StoppedError
+from lorakit.models.base_digest import base_digest
 from lorakit.runs.base_memory import base_bytes, require_room
 from lorakit.runs.device_room import DeviceRoom, device_room
 from lorakit.serving.base_models import BaseSource
@@ -57,7 +58,7 @@ class SideBySide:
         self._root = root
         self._service: Service | None = None
         self._address: ASGIApp | None = None
-        self._names: tuple[str, ...] = ()
+        self._places: dict[str, Path] = {}
         self._changing = threading.Lock()
 
     @property
@@ -115,7 +116,7 @@ class SideBySide:
         with self._changing:
             note("Reading what the adapters need")
             source = self._source(wanted)
-            if self._service is None or not _serves(self._service.source.base, source.base):
+            if self._service is None or not _serves(self._service, source.base):
                 self._replace(source, note, is_cancelled)
             note("Loading the adapters")
             asyncio.run(self._exchange(wanted.adapters))
@@ -156,17 +157,19 @@ class SideBySide:
 
     async def _exchange(self, wanted: Mapping[str, Path]) -> None:
         service = self._require_service()
-        self._names = tuple(name for name in self._names if name in wanted)
-        for name in {known.name for known, _ in service.adapters()} - set(wanted):
+        # Two mixtures may have one name: the same weights, combined by other methods.
+        kept = {name: place for name, place in self._places.items() if wanted.get(name) == place}
+        self._places = kept
+        for name in {known.name for known, _ in service.adapters()} - set(kept):
             service.unload_adapter(name)
-        for name in wanted:
-            if name not in self._names:
-                await service.load_adapter(name, str(wanted[name].absolute()))
-                self._names += (name,)
-        self._names = tuple(wanted)
+        for name, place in wanted.items():
+            if name not in kept:
+                await service.load_adapter(name, str(place.absolute()))
+                self._places[name] = place
+        self._places = dict(wanted)
 
     def _unload(self) -> None:
-        service, self._service, self._names = self._service, None, ()
+        service, self._service, self._places = self._service, None, {}
         self._address = None
         if service is not None:
             service.stop(finish_running=False)
@@ -180,11 +183,10 @@ class SideBySide:
     async def candidates(self) -> list[Candidate]:
         """Return the base, if it can answer alone, and the adapters."""
         service = self._require_service()
-        found = [await self._adapter(service, name) for name in self._names]
+        found = [await self._adapter(service, name) for name in self._places]
         tasks = {each.task for each in found} or set(TaskType)
         alike = [model for model in service.models if model.kind.task in tasks]
-        answering = [m for m in alike if m.kind.task in _WRITING or m.base.has_own_head]
-        base = next(iter(answering), None)
+        base = next((model for model in alike if model.base.answers_alone), None)
         if base is None:
             return found
         name, task = service.base_name, base.kind.task
@@ -260,8 +262,11 @@ class SideBySide:
         return self._service
 
 
-def _serves(loaded: BaseSource, wanted: BaseSource) -> bool:
-    """Return whether a base in memory is the one that is wanted."""
+def _serves(service: Service, wanted: BaseSource) -> bool:
+    """Return whether a base in memory is the one that is wanted, with the weights of its files."""
+    if any(m.base.digest != base_digest(wanted.name, wanted.revision) for m in service.models):
+        return False
+    loaded = service.source.base
     if wanted.dtype == "auto":
         loaded = replace(loaded, dtype="auto")
     return replace(loaded, key="", seed=0) == replace(wanted, key="", seed=0)

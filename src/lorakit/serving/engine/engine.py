@@ -55,7 +55,8 @@ class Engine:
             hooks: Functions for metrics.
 
         Raises:
-            ConfigError: The model cannot be decoded row by row.
+            ConfigError: The model cannot be decoded row by row, or the memory for keys and values
+                holds no prompt with an answer.
         """
         self.settings = settings or EngineSettings()
         self.failure: BaseException | None = None
@@ -67,6 +68,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._hooks = hooks or EngineHooks()
         self._steps = Steps(model, self.settings, self._hooks)
+        self._require_memory()
         self._changed = threading.Condition()
         self._numbers = count()
         self._arrived: deque[Answer] = deque()
@@ -108,6 +110,11 @@ class Engine:
     def is_alive(self) -> bool:
         """Whether the engine answers requests."""
         return self._thread.is_alive() and not self._is_stopping
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that a prompt and its answer can have together."""
+        return min(filter(None, (self._steps.cache.most_tokens, self._most_positions)))
 
     @property
     def stats(self) -> EngineStats:
@@ -291,6 +298,15 @@ class Engine:
         )
         error.__cause__ = self.failure
         return error
+
+    def _require_memory(self) -> None:
+        cache = self._steps.cache
+        if cache.most_tokens < 2:
+            raise ConfigError(
+                f"The memory for keys and values is too small: got {self.settings.kv_bytes:,} "
+                f"bytes, expected at least {2 * cache.column_bytes:,}, those of two tokens. Give "
+                "more (--kv-memory)."
+            )
 
     def _check(self, request: GenerationRequest) -> None:
         prompt, new = len(request.prompt), request.sampling.max_tokens

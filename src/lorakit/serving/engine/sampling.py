@@ -29,7 +29,7 @@ class Sampler:
         settings = [answer.request.sampling for answer in answers]
         self._changed = [row for row, answer in enumerate(answers) if _changes_logits(answer)]
         self._reporting = [row for row, each in enumerate(settings) if each.logprobs is not None]
-        self._drawing = [row for row, each in enumerate(settings) if each.temperature > 0]
+        self._drawing = [row for row, each in enumerate(settings) if each.is_drawn]
         drawing = [settings[row] for row in self._drawing]
         self._filters = _Filters(drawing, device) if drawing else None
 

@@ -13,6 +13,8 @@ _CONTEXT = 5
 """Tokens of the prompt that decide whether the answer begins with a space."""
 _LONGEST_WINDOW = 16
 """Tokens that are decoded together; the text of a token depends on few before it."""
+_LONGEST_WAIT = 64
+"""Tokens that are decoded together while a character is incomplete."""
 _LONGEST_CHARACTER = 4
 """Bytes of a character, of which tokens may hold one each."""
 
@@ -33,35 +35,49 @@ class TextStream:
         self.is_stopped = False
         """Whether a stop text has come."""
         self._tokenizer = tokenizer
-        self._window = list(prompt[-_CONTEXT:])
-        self._seen = self._decode()
+        self._window = self._end_of(prompt)
+        self._seen = self._decode(self._window)
+        self._waiting = 0
         self._stop = tuple(stop)
         self._held = ""
 
     def add(self, token: int) -> str:
         """Add a token; return the text that is certain now."""
         self._window.append(token)
-        text = self._decode()
-        unfinished = len(text) - len(text.rstrip(_UNKNOWN))
-        certain = text[: len(text) - min(unfinished, _LONGEST_CHARACTER - 1)]
+        text = self._decode(self._window)
+        # Where bytes are tokens, one incomplete character makes all bytes before it unknown too.
+        certain = text.rstrip(_UNKNOWN)
+        unknown = len(text) - len(certain)
+        is_waiting = unknown and len(certain) <= len(self._seen)
+        self._waiting = self._waiting + 1 if is_waiting else 0
+        if self._waiting >= _LONGEST_CHARACTER:  # no character comes of the first of these bytes
+            is_long = len(self._window) > _LONGEST_WAIT
+            certain = text[: len(text) - (0 if is_long else min(unknown, _LONGEST_CHARACTER - 1))]
         new, self._seen = certain[len(self._seen) :], max(certain, self._seen, key=len)
-        if len(self._window) > (4 if unfinished else 1) * _LONGEST_WINDOW:
-            self._window = self._window[-_CONTEXT:]
-            self._seen = self._decode()
+        if len(self._window) > _LONGEST_WINDOW and certain == text:
+            self._window = self._end_of(self._window)
+            self._seen = self._decode(self._window)
         return self._until_stop(new)
 
     def end(self) -> str:
         """Return the text that was held back, as no token follows."""
-        rest = self._until_stop(self._decode()[len(self._seen) :])
+        rest = self._until_stop(self._decode(self._window)[len(self._seen) :])
         if self.is_stopped:
             return rest
         rest, self._held = rest + self._held, ""
         return rest
 
-    def _decode(self) -> str:
+    def _end_of(self, tokens: Sequence[int]) -> list[int]:
+        """Return the last tokens, from the beginning of a character on."""
+        for length in range(_CONTEXT, _CONTEXT + _LONGEST_CHARACTER):
+            if not self._decode(tokens[-length:]).startswith(_UNKNOWN):
+                return list(tokens[-length:])
+        return list(tokens[-_CONTEXT:])
+
+    def _decode(self, tokens: Sequence[int]) -> str:
         return decode(
             self._tokenizer,
-            self._window,
+            tokens,
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )

@@ -12,7 +12,7 @@ from typing import Self
 
 import uvicorn
 
-from lorakit.errors import LorakitError
+from lorakit.errors import ConfigError, LorakitError
 
 _POLL_S = 0.02
 
@@ -67,8 +67,16 @@ class ThreadedServer(ABC):
         """Serve in another thread; return once it answers.
 
         Raises:
+            ConfigError: Another program has begun to listen at the port since it was bound.
             LorakitError: It could not start.
         """
+        try:
+            self._socket.listen(self._server.config.backlog)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot listen at {self.url}: {error.strerror}. Choose another --port; 0 takes a "
+                "free one."
+            ) from None
         self._thread.start()
         while not self._server.started:
             if self._has_ended.is_set():

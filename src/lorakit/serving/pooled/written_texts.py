@@ -33,8 +33,8 @@ class WrittenItem:
     @property
     def batch_key(self) -> Hashable:
         """Likeliest tokens are found in one batch; an answer that is sampled is alone."""
-        is_sampled = self.sampling.temperature > 0
-        return ("sampled", id(self)) if is_sampled else ("likeliest", self.sampling.stop_token_ids)
+        is_drawn = self.sampling.is_drawn
+        return ("sampled", id(self)) if is_drawn else ("likeliest", self.sampling.stop_token_ids)
 
     @property
     def tokens(self) -> int:
@@ -54,7 +54,7 @@ def run_written(model: PreTrainedModel, items: Sequence[WrittenItem]) -> list[Wr
     """Return the answer of each item."""
     batch = pad_rows(model, [item.columns for item in items])
     sampling = items[0].sampling
-    options: dict[str, Any] = {"do_sample": sampling.temperature > 0, "num_beams": 1}
+    options: dict[str, Any] = {"do_sample": sampling.is_drawn, "num_beams": 1}
     if options["do_sample"]:
         options |= {
             "temperature": sampling.temperature,

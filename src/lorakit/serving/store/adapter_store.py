@@ -18,7 +18,7 @@ from lorakit.errors import AdapterNameError, LorakitError
 from lorakit.serving.store.admission import Admission, Visit
 from lorakit.serving.store.allowed_paths import AllowedPaths
 from lorakit.serving.store.catalogue import Catalogue, Entry
-from lorakit.serving.store.loader import Answer, Loader, stopping
+from lorakit.serving.store.loader import Answer, Loader, RequireBase, stopping
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
 from lorakit.serving.store.placing import Placing
 from lorakit.serving.store.probe import Probe
@@ -46,6 +46,7 @@ class AdapterStore:
         folder: Path | None = None,
         named: Mapping[str, Path] | None = None,
         root: Path | None = None,
+        require_base: RequireBase | None = None,
         settings: StoreSettings | None = None,
     ):
         """Find the adapters; none is loaded.
@@ -60,6 +61,7 @@ class AdapterStore:
             named: Directories of further adapters, or of runs, by name.
             root: The directory below which all adapters that the server is asked to load must lie,
                 those of the folder too; None is the folder. Those in `named` may lie anywhere.
+            require_base: Refuses adapters that were trained on other weights; None refuses none.
             settings: Memory, pins and the like.
 
         Raises:
@@ -91,6 +93,7 @@ class AdapterStore:
             self._settings,
             self._count,
             self._end_load,
+            require_base,
         )
         self._waiting: dict[Entry, list[Future[Lease]]] = {}
         self._is_watching = False
@@ -304,6 +307,20 @@ class AdapterStore:
         with self._lock:
             self._catalogue.forget(name)
             self._remove_unknown()
+
+    def add(self, name: str, path: Path) -> None:
+        """Add an adapter under a name without loading it, as the store of another model has it.
+
+        Raises:
+            AdapterNameError: The name is taken.
+        """
+        with self._lock:
+            self._catalogue.add_named(name, path)
+
+    def take_changes(self, other: AdapterStore) -> None:
+        """Know the adapters that another store of the same places knows by now."""
+        with other._lock, self._lock:
+            self._catalogue.take_changes(other._catalogue)
 
     def scan(self) -> None:
         """Look at all adapters; reload the rewritten ones of those in memory, and the pinned."""

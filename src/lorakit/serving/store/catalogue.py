@@ -283,6 +283,13 @@ class Catalogue:
         self._forgotten.pop(name, None)
         self._named[name] = path
 
+    def take_changes(self, other: Catalogue) -> None:
+        """Name and forget what another catalogue of the same places has named and forgotten."""
+        self._named = dict(other._named)
+        self._trusted = set(other._trusted)
+        self._forgotten = dict(other._forgotten)
+        self.keep_only(self.names_now() - self._forgotten.keys())
+
     def forget(self, name: str) -> None:
         """Remove an adapter; one of the folder is known again when its files change.
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from threading import Condition
 from typing import Any
 
 from lorakit.adapters import Adapter
+from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.errors import AdapterFileError, AdapterMemoryError, AdapterStateError, LorakitError
 from lorakit.injection.state import valid_name
 from lorakit.ops.native import openmp
@@ -27,6 +29,10 @@ _NAME_CHARACTERS, _HASH_CHARACTERS = 40, 12
 
 Answer = Callable[[], None]
 """Tells somebody that a load has ended; called without the lock."""
+
+RequireBase = Callable[[str, Adapter, InferenceSettings, Path], None]
+"""Refuses the adapter of a name, with its settings and directory, that was trained on other weights
+of the base."""
 
 
 def stopping(name: str) -> AdapterStateError:
@@ -57,6 +63,7 @@ class Loader:
         settings: StoreSettings,
         count: Callable[[str, str], None],
         finished: Callable[[Entry, Exception | None], list[Answer]],
+        require_base: RequireBase | None = None,
     ):
         """Share the state of a store.
 
@@ -72,6 +79,7 @@ class Loader:
             count: Counts "loads" and "evictions" by name; called with the lock.
             finished: Takes the outcome of a load, None for success or if the entry's files have
                 changed; called with the lock, in the moment in which a version is in memory.
+            require_base: As in `AdapterStore`.
         """
         self._lock = lock
         self._catalogue = catalogue
@@ -83,6 +91,7 @@ class Loader:
         self._settings = settings
         self._count = count
         self._finished = finished
+        self._require_base = require_base
         self._reader = Reader(lock, catalogue, allow_noop=settings.allow_noop)
         self._admitting: set[Future[None]] = set()
         self._is_stopped = False
@@ -123,9 +132,11 @@ class Loader:
         try:
             self._require_possible(entry)  # before anything is read
             adapter = self._reader.read(entry)
-            if adapter is not None and self._claim(entry):
-                self._bring_in(entry, adapter)
-                return
+            if adapter is not None:
+                self._require_weights(entry, adapter)
+                if self._claim(entry):
+                    self._bring_in(entry, adapter)
+                    return
         except Exception as error:
             self._finish(entry, error)
         else:
@@ -136,6 +147,16 @@ class Loader:
             needed_bytes = self._placing.bytes_of(entry.facts.elements)
             with self._lock:
                 self._memory.require_possible(entry.name, needed_bytes, self.pinned_hashes())
+
+    def _require_weights(self, entry: Entry, adapter: Adapter) -> None:
+        """Refuse an adapter that was trained on other weights of the base."""
+        if self._require_base is None:
+            return
+        try:
+            self._require_base(entry.name, adapter, entry.settings, entry.path)
+        except LorakitError as error:
+            self._remember(entry, error)
+            raise
 
     def _claim(self, entry: Entry) -> bool:
         """Return whether this load brings in an entry's content; False if it is in memory.

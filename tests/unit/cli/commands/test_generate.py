@@ -31,6 +31,7 @@ def test_drawing_is_repeatable_by_its_seed(cli, lm_run):
     words = ["generate", lm_run, "what", "--temperature", 2, "--max-new-tokens", 12]
     first, again, other = (cli(*words, "--seed", seed).stdout for seed in (1, 1, 2))
     assert first == again != other
+    assert cli(*words, "--seed", 2**63).exit_code == 2  # torch takes 64 bits
 
 
 def test_a_text_gets_its_label_with_the_probability(cli, cls_run):

@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 
+from lorakit.config import TaskType
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.runs.mixtures import write_mixture
 from lorakit.runs.votes import read_votes
-from lorakit.serving.clients.candidates import Question, Wanted
-from lorakit.serving.clients.playground import Playground
+from lorakit.serving.clients.candidates import Candidate, Question, Wanted
+from lorakit.serving.clients.playground import Answer, Playground
 from lorakit.serving.clients.talking import AnswerOptions
 
 OPTIONS = AnswerOptions(max_new_tokens=6)
@@ -89,6 +90,17 @@ def test_a_correction_is_chosen_over_the_answer(playing):
             playground.correct(german, german.text)
 
     playing(steps)
+
+
+def test_a_vote_is_about_the_question_that_was_answered(tmp_path):
+    playground = Playground(tmp_path)
+    who = Candidate("german", False, TaskType.CAUSAL_LM, "text")
+    said = [Answer(who, Question(text), text=text.upper(), end="stop") for text in ("a", "b", "b")]
+    playground.question, playground.answers = said[1].question, said[1:]
+    _, (vote,) = playground.correct(said[0], "right")  # a page showed it a moment ago
+    assert (vote["prompt"], vote["rejected"]) == ("a", "A")
+    with pytest.raises(ConfigError, match="Nothing to compare with"):
+        playground.prefer(said[0])
 
 
 def test_labels_and_tags_are_corrected_in_a_file_of_their_adapter(playing, root):

@@ -12,6 +12,7 @@ from lorakit.config import TaskType
 from lorakit.errors import ConfigError, StoppedError
 from lorakit.inference import generate_text, load_for_inference
 from lorakit.runs.device_room import DeviceRoom
+from lorakit.serving.clients import side_by_side
 from lorakit.serving.clients.side_by_side import Candidate, Question, SideBySide, Wanted, Words
 from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.pooled.labels import TextLabel
@@ -106,6 +107,22 @@ def test_other_adapters_of_the_base_do_not_load_it_again(models, root):
     assert [name for name in candidates if not candidates[name].is_base] == ["french", "mood"]
     opened(models, root, "german")
     assert set(asked(models, max_new_tokens=3)[1]) == {models.service.base_name, "german"}
+
+
+def test_a_name_that_stands_for_another_adapter_is_exchanged(models, root):
+    opened(models, root, "french")
+    said = asked(models, max_new_tokens=6)[1]["french"]
+    opened(models, root, "german")
+    models.open(Wanted(adapters={"german": root / "french"}), [].append)
+    assert asked(models, max_new_tokens=6)[1]["german"] == said
+
+
+def test_a_base_whose_weights_have_changed_is_loaded_again(models, root, monkeypatch):
+    opened(models, root, "german")
+    service = models.service
+    monkeypatch.setattr(side_by_side, "base_digest", lambda *_: "0" * 64)
+    opened(models, root, "german")
+    assert models.service is not service
 
 
 @pytest.mark.usefixtures("freezing")

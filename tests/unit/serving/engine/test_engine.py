@@ -254,6 +254,12 @@ def test_more_than_the_memory_for_keys_and_values_is_refused(model):
         engine.submit(request_of([5], max_tokens=40), Heard())
 
 
+def test_a_memory_that_holds_no_prompt_with_an_answer_is_refused(model):
+    assert Engine(model, byte_bpe(), EngineSettings(kv_bytes=2 * COLUMN_BYTES)).most_tokens == 2
+    with pytest.raises(ConfigError, match=f"got 10 bytes, expected at least {2 * COLUMN_BYTES}"):
+        Engine(model, byte_bpe(), EngineSettings(kv_bytes=10))
+
+
 def test_models_that_keep_other_states_are_refused():
     with pytest.raises(ConfigError, match="got an encoder and a decoder"):
         Engine(t5(), byte_bpe())

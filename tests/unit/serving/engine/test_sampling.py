@@ -39,6 +39,14 @@ def test_without_temperature_the_likeliest_token_is_taken():
     assert (reports, failures) == ([None] * 3, [None] * 3)
 
 
+@pytest.mark.parametrize("temperature", [1e-20, 1e-40, 1e-300])  # logits / 1e-40 are infinite
+def test_at_a_tiny_temperature_the_likeliest_token_is_taken(temperature):
+    logits = logits_of(3)
+    answers = [answer_of(temperature=temperature) for _ in range(3)]
+    tokens, _, _ = Sampler(answers, logits.device).sample(logits.clone())
+    assert tokens == logits.argmax(-1).tolist()
+
+
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     logits = torch.full((VOCABULARY,), -torch.inf)
     logits[[3, 9, 500]] = torch.tensor([0.6, 0.3, 0.1]).log()

@@ -82,6 +82,16 @@ def test_characters_of_single_bytes_come_whole():
     assert streamed(tokenizer, ids) == ["Hello", "", "", "你", "", "é", " world", ""]
 
 
+@pytest.mark.parametrize("prompt", ["", "👍👍", "Hello"])
+def test_characters_of_single_bytes_may_stand_side_by_side(prompt):
+    tokenizer = sentencepiece_like()
+    text = "🇩🇪👍🏽 你好!é" * 9
+    ids, before = ([5 + byte for byte in each.encode()] for each in (text, prompt))
+    pieces = streamed(tokenizer, ids, before)
+    assert "".join(pieces) == text
+    assert sum(map(bool, pieces)) == len(text)
+
+
 def test_special_tokens_are_left_out():
     tokenizer = byte_bpe()
     ids = [*ids_of(tokenizer, "a b"), tokenizer.eos_token_id, *ids_of(tokenizer, "c")]

@@ -5,7 +5,7 @@ import socket
 import pytest
 import uvicorn
 
-from lorakit.errors import LorakitError
+from lorakit.errors import ConfigError, LorakitError
 from lorakit.serving.http.threaded_server import ThreadedServer, url_of
 
 
@@ -30,6 +30,7 @@ def server(listening, **options):
 @pytest.fixture
 def listening():
     with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))
         yield bound
 
@@ -45,6 +46,15 @@ def test_it_runs_from_its_start_to_the_end_of_a_block(listening):
 def test_a_server_that_ends_before_it_answers_says_so(listening):
     with pytest.raises(LorakitError, match="It could not start"):
         server(listening, lifespan="on").start()
+
+
+def test_another_program_may_have_begun_to_listen_meanwhile(listening):
+    with socket.socket() as first:
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        first.bind(listening.getsockname())
+        first.listen()
+        with pytest.raises(ConfigError, match=r"Cannot listen at http://127.0.0.1:\d+: Address"):
+            server(listening, lifespan="off").start()
 
 
 def test_the_url_of_all_interfaces_names_this_machine():

@@ -33,6 +33,12 @@ def test_each_answer_is_that_of_its_text_and_adapter_alone():
         assert written.reason == ("stop" if is_ended else "length")
 
 
+def test_at_a_tiny_temperature_the_likeliest_tokens_are_written():
+    model = model_with_adapter()
+    (drawn,) = run_written(model, [item(ROWS[0], temperature=1e-40)])
+    assert [drawn] == run_written(model, [item(ROWS[0])])
+
+
 def test_an_answer_ends_at_a_stop_token():
     model = model_with_adapter()
     (whole,) = run_written(model, [item(ROWS[0])])

@@ -41,6 +41,11 @@ def look_at_all(made):
         made.look_up(name)
 
 
+def look_at_some(made, *names):
+    for name in made.names_now():
+        assert made.knows(name) == (name in names)
+
+
 def names_in(made):
     return sorted(entry.name for entry in made)
 
@@ -217,3 +222,16 @@ def test_one_that_a_client_named_must_stay_below_the_root(folder, tmp_path):
     assert "leads out of" in str(made.look_up("mine").failure)
     trusted = catalogue(folder, {"mine": outside})
     assert trusted.look_up("mine").failure is None
+
+
+def test_another_catalogue_of_the_same_places_takes_the_changes(folder, tmp_path):
+    extra = shutil.copytree(folder / "tone", folder / "deep" / "extra")
+    changed, other = (catalogue(folder, {"mine": tmp_path}) for _ in range(2))
+    changed.forget("topic")
+    changed.forget("mine")
+    changed.add_named("extra", extra)
+    other.take_changes(changed)
+    look_at_some(other, "extra", "tone")
+    assert names_in(other) == ["extra", "tone"]
+    (folder / "topic" / "lorakit.json").write_text("{}")
+    assert other.knows("topic")

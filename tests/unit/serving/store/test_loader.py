@@ -8,7 +8,12 @@ from concurrent.futures import Future
 import pytest
 
 from fixtures.served import WAIT_S, leased, refusal, save_adapters_in, serving
-from lorakit.errors import AdapterFileError, AdapterMemoryError, AdapterStateError
+from lorakit.errors import (
+    AdapterFileError,
+    AdapterMemoryError,
+    AdapterMismatchError,
+    AdapterStateError,
+)
 from lorakit.injection import adapter_names
 from lorakit.serving.store import adapter_directory, loader
 from tiny_models import llama
@@ -55,6 +60,20 @@ def test_the_carried_name_has_name_and_hash(folder):
         lease = leased(store, "a")
         assert lease.carried_name == f"a-{lease.content_hash[:12]}"
         assert adapter_names(store.model) == (lease.carried_name,)
+
+
+def test_an_adapter_of_other_weights_is_refused_until_its_files_change(folder, reads):
+    def require(name, adapter, settings, directory):
+        if name == "a" and settings.seed == 42:
+            raise AdapterMismatchError(f"{directory} was trained on other weights.")
+
+    with serving(folder, require_base=require) as store:
+        for _ in range(2):
+            assert isinstance(refusal(store, "a"), AdapterMismatchError)
+        assert reads == ["a"] and "other weights" in store.find("a").problem
+        assert leased(store, "b").name == "b"
+        (folder / "a" / "lorakit.json").write_text('{"seed": 1}')
+        assert leased(store, "a").name == "a"
 
 
 def test_many_who_ask_at_once_share_one_load(folder, reads):

@@ -49,7 +49,7 @@ def parse_body(kind: type[B], raw: bytes) -> B:
         ) from None
     if not isinstance(values, dict):
         raise RequestError(
-            f"The body is not a JSON object: got {_short_value(values)}, expected {{...}}.",
+            f"The body is not a JSON object: got {short_value(values)}, expected {{...}}.",
             code="invalid_json",
         )
     for name, harmless in kind.unsupported.items():
@@ -59,7 +59,7 @@ def parse_body(kind: type[B], raw: bytes) -> B:
         if not any(value == one and type(value) is type(one) for one in harmless):
             reason = kind.reasons.get(name, "Leave it out.")
             raise RequestError(
-                f"The parameter '{name}' is not supported: got {_short_value(value)}. {reason}",
+                f"The parameter '{name}' is not supported: got {short_value(value)}. {reason}",
                 param=name,
                 code="unsupported_parameter",
             )
@@ -94,11 +94,15 @@ def _place(problem: ErrorDetails) -> str:
     Steps into a union or a validator, which pydantic names after types, are left out.
     """
     place = ""
-    for step in problem["loc"]:
+    *steps, last = problem["loc"] or ("",)
+    is_unknown = problem["type"] == "extra_forbidden"  # the last step is what the client wrote
+    for step in steps if is_unknown else (*steps, last):
         if isinstance(step, int):
             place += f"[{step}]"
         elif step.isidentifier() and not step[:1].isupper() and step not in _TYPE_STEPS:
             place += f".{step}" if place else step
+    if is_unknown:
+        place += f".{last}" if place else str(last)
     return place
 
 
@@ -116,7 +120,7 @@ def _describe(place: str, problems: Sequence[ErrorDetails], kind: type[Body]) ->
         text = first["msg"].removeprefix("Value error, ")
         return f"The parameter '{place}' is wrong: {text}" if place else text
     expected = " or ".join(dict.fromkeys(_expectation(problem) for problem in problems))
-    value = _short_value(first["input"])
+    value = short_value(first["input"])
     return f"The parameter '{place}' is wrong: got {value}, expected {expected}."
 
 
@@ -128,7 +132,8 @@ def _expectation(problem: ErrorDetails) -> str:
     return problem["msg"].removeprefix("Input should be ")
 
 
-def _short_value(value: Any) -> str:
+def short_value(value: Any) -> str:
+    """Return a value as messages show it, without the end of a long one."""
     text = repr(value) if not isinstance(value, bool | None) else str(value).lower()
     text = "null" if value is None else text
     if len(text) <= _SHOWN_CHARACTERS:

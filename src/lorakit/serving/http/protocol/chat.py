@@ -71,8 +71,7 @@ class ResponseFormat(BaseModel):
     def _schema_where_needed(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError(
-                "The parameter 'response_format' is wrong: json_schema belongs to type "
-                f"'json_schema' alone, got type {self.type!r} "
+                "json_schema belongs to type 'json_schema' alone, got type {self.type!r} "
                 f"{'without' if self.json_schema is None else 'with'} it."
             )
         return self

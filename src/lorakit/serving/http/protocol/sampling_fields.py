@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from lorakit.serving.http.protocol.body import Body
+from lorakit.serving.http.protocol.body import Body, short_value
+
+_TOKEN_ID = re.compile("[0-9]{1,18}")
 
 
 class StreamOptions(BaseModel):
@@ -50,9 +53,11 @@ class SamplingFields(Body):
     @field_validator("logit_bias")
     @classmethod
     def _keys_are_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        wrong = [key for key in value or {} if not (key.isascii() and key.isdigit())]
+        wrong = [key for key in value or {} if not _TOKEN_ID.fullmatch(key)]
         if wrong:
-            raise ValueError(f"got {wrong[0]!r} as a key, expected a token id such as '42'.")
+            raise ValueError(
+                f"got {short_value(wrong[0])} as a key, expected a token id such as '42'."
+            )
         return value
 
     @field_validator("stop")

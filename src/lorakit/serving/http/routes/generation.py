@@ -78,13 +78,13 @@ class Asked:
             else:
                 self._call.note_first_token()
                 self._texts[index] += event.text
+                self.usage.completion += len(event.token_ids)
+                self._call.output_tokens = self.usage.completion
             yield index, event
 
     def _count(self, index: int, event: Finished) -> None:
-        self.usage.completion += event.completion_tokens
         if index in self._first_choices:  # OpenAI counts a prompt once
             self.usage.cached += event.cached_tokens
-        self._call.output_tokens = self.usage.completion
         self._call.noted.setdefault("finish_reasons", []).append(event.reason)
         self._call.note_answer(self._texts[index])
 

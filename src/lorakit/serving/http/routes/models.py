@@ -47,7 +47,7 @@ def _inputs(known: KnownAdapter) -> dict[str, Any]:
 
 def _base(call: Call) -> dict[str, Any]:
     service = call.context.service
-    limits = {model.kind.task: model.limit for model in service.models}
+    limits = {model.kind.task: model.most_tokens for model in service.models}
     return {
         "id": service.base_name,
         "object": "model",

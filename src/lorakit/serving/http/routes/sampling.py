@@ -90,7 +90,8 @@ def most_new_tokens(
         )
     if wanted is not None:
         return wanted
-    bounds = [bound for bound in (default, limits.output_tokens, room) if bound is not None]
+    left = None if model.most_tokens is None else max(model.most_tokens - prompt_tokens, 1)
+    bounds = [bound for bound in (default, limits.output_tokens, left) if bound is not None]
     return min(bounds, default=_WITHOUT_LIMIT)
 
 

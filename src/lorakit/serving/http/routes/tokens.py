@@ -29,7 +29,12 @@ async def tokenize(call: Call) -> dict[str, Any]:
                 text.plain_ids, body.prompt or "", with_special_tokens=body.add_special_tokens
             )
     pieces = token_pieces(text.tokenizer, ids) if body.return_token_strs else None
-    return {"count": len(ids), "max_model_len": model.limit, "tokens": ids, "token_strs": pieces}
+    return {
+        "count": len(ids),
+        "max_model_len": model.most_tokens,
+        "tokens": ids,
+        "token_strs": pieces,
+    }
 
 
 async def detokenize(call: Call) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nicegui import app, ui
 
+from lorakit.errors import escaped
 from lorakit.runs.command import Command
 from lorakit.studio.blocks import Text, badge, card, note, problem
 from lorakit.studio.context import Studio
@@ -90,9 +91,8 @@ def _draw(command: Command, studio: Studio) -> None:
         with ui.element("div").classes("scroll").props("tabindex=0"):
             Text("code", command.line)
         if not command.is_over:
-            ui.linear_progress(show_value=False).props(
-                f'indeterminate aria-label="{command.title}"'
-            )
+            bar = ui.linear_progress(show_value=False).props("indeterminate")
+            bar.props["aria-label"] = escaped(command.title)  # names may have quotes
             with ui.element("div").classes("flex-row gap-2"):
                 Text("span", f"{command.seconds:.0f} s")
                 if command.is_cancelled:

@@ -12,6 +12,8 @@ from lorakit.studio.blocks import Text, card
 from lorakit.studio.telling import telling
 
 _MOST_NEW_TOKENS = 4096
+_MOST_SEED = 2**53 - 1
+"""A browser rounds larger numbers."""
 _SAME = "All models get the same text. Ctrl+Enter asks."
 _SAME_SEED = (
     "All models get the same text and the same seed. Temperature 0 takes the likeliest token each "
@@ -41,10 +43,12 @@ class QuestionPart:
                     "New tokens at most", value=options.max_new_tokens, min=1, max=_MOST_NEW_TOKENS
                 )
                 self._temperature = ui.number(
-                    "Temperature", value=options.temperature, min=0, max=5, step=0.1
+                    "Temperature", value=options.temperature, min=0, max=2, step=0.1
                 )
                 self._top_p = ui.number("Top p", value=options.top_p, min=0.01, max=1, step=0.05)
-                self._seed = ui.number("Seed", value=options.seed, min=0, step=1, precision=0)
+                self._seed = ui.number(
+                    "Seed", value=options.seed, min=0, max=_MOST_SEED, step=1, precision=0
+                )
             with ui.element("div").classes("flex-row gap-2"):
                 self._button = ui.button("Ask", on_click=telling(self._ask))
                 self._stop = ui.button("Stop", on_click=state.stop).props("outline")

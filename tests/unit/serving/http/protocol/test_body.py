@@ -59,6 +59,12 @@ def test_what_is_no_object_of_json_is_refused(raw, words):
             "The parameter 'nmber' is unknown. Did you mean 'number'?",
         ),
         (
+            b'{"model": "m", "Number": 1}',
+            "Number",
+            "The parameter 'Number' is unknown. Did you mean 'number'?",
+        ),
+        (b'{"model": "m", "top-p": 1}', "top-p", "The parameter 'top-p' is unknown."),
+        (
             b'{"model": "m", "number": "1"}',
             "number",
             "The parameter 'number' is wrong: got '1', expected a valid integer.",

@@ -27,6 +27,7 @@ def parsed(**fields):
         ("seed", 1.5),
         ("logit_bias", {"a": 1}),
         ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"9" * 5000: 1}),
         ("logit_bias", {"1": 101}),
         ("stop", ""),
         ("stop", ["a", ""]),

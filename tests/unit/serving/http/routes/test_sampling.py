@@ -27,7 +27,7 @@ def fields(**values):
     ],
 )
 def test_an_answer_may_have_what_is_asked_for_or_what_fits(wanted, default, prompt, limits, most):
-    model = SimpleNamespace(limit=100)
+    model = SimpleNamespace(limit=100, most_tokens=100)
     assert most_new_tokens(wanted, default, prompt, model, Limits(**limits)) == most
 
 
@@ -42,13 +42,22 @@ def test_an_answer_may_have_what_is_asked_for_or_what_fits(wanted, default, prom
     ],
 )
 def test_what_does_not_fit_is_refused(wanted, prompt, limits, param, words):
+    model = SimpleNamespace(limit=100, most_tokens=100)
     with pytest.raises(RequestError, match=words) as caught:
-        most_new_tokens(wanted, None, prompt, SimpleNamespace(limit=100), Limits(**limits))
+        most_new_tokens(wanted, None, prompt, model, Limits(**limits))
     assert caught.value.param == param
 
 
 def test_a_model_without_a_limit_has_one_for_answers_all_the_same():
-    assert most_new_tokens(None, None, 10**6, SimpleNamespace(limit=None), Limits()) == 1024
+    model = SimpleNamespace(limit=None, most_tokens=None)
+    assert most_new_tokens(None, None, 10**6, model, Limits()) == 1024
+
+
+def test_an_answer_of_no_given_length_fits_into_the_memory_for_keys_and_values():
+    model = SimpleNamespace(limit=100, most_tokens=40)
+    assert most_new_tokens(None, None, 10, model, Limits()) == 30
+    assert most_new_tokens(50, None, 10, model, Limits()) == 50  # which the engine refuses
+    assert most_new_tokens(None, None, 60, model, Limits()) == 1
 
 
 def test_answers_differ_in_their_seed_alone():

@@ -69,7 +69,7 @@ def test_pairs_are_classified_and_scored(served):
             {"model": "german", "input": "a"},
             "it is for CAUSAL_LM, expected SEQ_CLS",
         ),
-        ("/v1/classify", {"model": "base", "input": "a"}, "no trained head"),
+        ("/v1/classify", {"model": "base", "input": "a"}, "has no head that was trained"),
         ("/v1/classify", {"model": "tags", "input": " "}, "An input has no word"),
         ("/v1/classify", {"model": "tags", "input": "a " * 300}, "too long to be labelled"),
         ("/v1/score", {"model": "mood", "text_1": "a", "text_2": "b"}, "trained on single texts"),
