@@ -127,6 +127,13 @@ def test_a_line_torn_by_a_kill_is_tolerated_and_trimmed(run):
     assert run.metrics() == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
+def test_a_resumed_run_evaluates_again_what_was_evaluated_after_its_last_step(run):
+    for event in ("step", "summary", "evaluation"):
+        run.append_metrics({"event": event, "step": 4})
+    run.keep_metrics_until(4)
+    assert run.metrics() == [{"event": "step", "step": 4}]
+
+
 def test_a_damaged_line_is_an_error(run):
     run.metrics_file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2 is not a JSON"):
@@ -165,6 +172,7 @@ def test_what_a_kill_leaves_is_swept_and_nothing_else(run):
 def test_what_a_kill_leaves_of_a_run_that_was_being_made_is_swept(recipe, tmp_path):
     (tmp_path / "runs" / ".a.0a1b2c3d").mkdir(parents=True)
     (tmp_path / "runs" / ".a.0a1b2c3d" / "recipe.yaml").touch()
+    (tmp_path / "runs" / ".a.0a1b2c3d" / ".environment.json.0a1b2c3d").touch()
     (tmp_path / "runs" / ".a.mydiary0").mkdir()
     (tmp_path / "runs" / ".a.mydiary0" / "monday").touch()
     RunDirectory.create(recipe.output, recipe)
