@@ -179,7 +179,8 @@ def _malformed_message(error: csv.Error, line: int, last: int, where: str) -> st
 def _require_no_nul(columns: Sequence[pa.Array], lines: np.ndarray, where: str) -> None:
     """Refuse NUL characters, which a power cut leaves where a file was being written."""
     for column in columns:
-        at = pc.index(pc.match_substring(column, "\0"), True).as_py()
+        has_one = pc.call_function("match_substring", [column], pc.MatchSubstringOptions("\0"))
+        at = pc.index(has_one, True).as_py()
         if at >= 0:
             raise DataError(
                 f"Could not read {where}, whose record of line {lines[at]} has a NUL character, "
