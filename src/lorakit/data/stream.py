@@ -100,6 +100,7 @@ class ExampleStream:
 
         Raises:
             MissingFileError: A file does not exist, or a source is not a file.
+            DataError: A file is empty.
         """
         if isinstance(data.train, str):
             files = _files((data.train,), "data.train")
@@ -228,5 +229,7 @@ def _files(names: Iterable[str], key: str) -> tuple[Path, ...]:
                     "parquet file that exists, or a glob of such. Check the path, or leave "
                     "data.streaming out."
                 )
+            if not path.stat().st_size:
+                raise DataError(no_examples(f"'{path}' ({key})"))
             found.append(path)
     return tuple(found)
