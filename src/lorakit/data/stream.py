@@ -100,6 +100,7 @@ class ExampleStream:
 
         Raises:
             MissingFileError: A file does not exist, or a source is not a file.
+            DataError: A file is empty.
         """
         if isinstance(data.train, str):
             files = _files((data.train,), "data.train")
@@ -116,6 +117,11 @@ class ExampleStream:
                 for number, one in enumerate(data.train)
             ]
         return cls(tuple(sources), data.shuffle_buffer, seed)
+
+    def files_state(self) -> list[tuple[int, int]]:
+        """Return the size in bytes and the time of the last change, in ns, of each file."""
+        found = [path.stat() for source in self.sources for path in source.files]
+        return [(one.st_size, one.st_mtime_ns) for one in found]
 
     def setting_aside(self, examples: int) -> ExampleStream:
         """Return the stream without the first examples, about as many of each source."""
@@ -173,10 +179,10 @@ class EncodedStream(IterableDataset[dict[str, Any]]):
             encode: Encodes some of them, which come from the given place; it may leave some out.
         """
         super().__init__()
-        self._stream, self._encode = stream, encode
+        self.stream, self._encode = stream, encode
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        stream = self._stream
+        stream = self.stream
         sources = [
             self._endless(source, np.random.default_rng((stream.seed, number)))
             for number, source in enumerate(stream.sources)
@@ -195,7 +201,7 @@ class EncodedStream(IterableDataset[dict[str, Any]]):
             buffer: list[dict[str, Any]] = []
             for part, place in source.parts():
                 for example in self._encode(part, place):
-                    if len(buffer) < self._stream.shuffle_buffer:
+                    if len(buffer) < self.stream.shuffle_buffer:
                         buffer.append(example)
                         continue
                     at = int(generator.integers(len(buffer)))
@@ -223,5 +229,7 @@ def _files(names: Iterable[str], key: str) -> tuple[Path, ...]:
                     "parquet file that exists, or a glob of such. Check the path, or leave "
                     "data.streaming out."
                 )
+            if not path.stat().st_size:
+                raise DataError(no_examples(f"'{path}' ({key})"))
             found.append(path)
     return tuple(found)

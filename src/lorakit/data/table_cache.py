@@ -81,6 +81,8 @@ class TableCache:
             return None
         try:
             values = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+            if values["key"] != key:
+                raise ValueError(f"{folder} has been copied or renamed.")
             tables = {}
             for name, checksum in values["checksums"].items():
                 path = folder / f"{name}.arrow"
@@ -113,7 +115,7 @@ class TableCache:
                 for name, table in tables.items():
                     _write(table, folder / f"{name}.arrow")
                     checksums[name] = _checksum(folder / f"{name}.arrow")
-                values = {"checksums": checksums, "facts": here.facts}
+                values = {"key": key, "checksums": checksums, "facts": here.facts}
                 (folder / _FACTS).write_text(json.dumps(values), encoding="utf-8")
                 folder.rename(self.directory / key)
         except (OSError, DiskError) as error:

@@ -167,7 +167,7 @@ def leftovers(directory: Path, names: Iterable[str]) -> list[Path]:
         names: Names of the files and directories that are written in it.
     """
     known = "|".join(re.escape(name[:_NAME_SHOWN]) for name in names)
-    left = re.compile(rf"\.(?:{known})\.[a-z0-9_]{{8}}")
+    left = re.compile(rf"\.(?:{known})\.[0-9a-f]{{8}}")
     return sorted(path for path in directory.glob(".*") if left.fullmatch(path.name))
 
 

@@ -19,6 +19,8 @@ from lorakit.config import REGRESSION
 from lorakit.data.reading.sources import read_source
 from lorakit.data.reading.table import FileExamples
 from lorakit.errors import ConfigError, DataError
+from lorakit.files.atomic import leftovers
+from lorakit.files.disks import reporting_disk_errors
 from lorakit.inference.input_columns import InputColumns, find_input_columns
 from lorakit.inference.loaded import LoadedModel
 from lorakit.inference.prediction import Classification, LabelSet, Numbers, count_truncated
@@ -120,14 +122,17 @@ def predict_file(
     key |= {"inputs": columns.names, "delimiter": names.delimiter, "base": loaded.base}
     key["stored"] = sorted({str(weight.dtype) for weight in loaded.model.parameters()})
     truncated = 0
-    with _partial_predictions(output, key) as partial:
+    at_once = _rows_at_once(loaded, settings)
+    with _partial_predictions(output, key, len(examples), at_once) as partial:
         resumed = partial.rows
         on_progress(partial.rows, len(examples))
-        for begin in range(partial.rows, len(examples), _rows_at_once(loaded, settings)):
-            end = min(begin + _rows_at_once(loaded, settings), len(examples))
+        for begin in range(0, len(examples), at_once):
+            end = min(begin + at_once, len(examples))
             inputs = _inputs(examples, columns, (begin, end), source)
-            partial.append(_predictions(loaded, inputs, settings))
             truncated += count_truncated(loaded, [one for one in inputs if one is not None])
+            if end <= resumed:
+                continue
+            partial.append(_predictions(loaded, inputs, settings))
             on_progress(end, len(examples))
         made = partial.read()
         write_predictions(output, examples, new_columns, made, names)
@@ -227,32 +232,47 @@ def _values(prediction: Any, labels: Sequence[str], settings: PredictionSettings
 
 
 class _Partial:
-    """A file with a line for each predicted row, and the state of the call in the first."""
+    """A file with the state of the call in the first line, and a line for each predicted row.
 
-    def __init__(self, path: Path, key: Mapping[str, Any]):
-        self.path, self.rows = path, 0
-        self._key = json.dumps(key, sort_keys=True, ensure_ascii=False)
-        length = 0
-        for number, line in enumerate(self._whole_lines()):
-            if number == 0 and line.decode() != self._key + "\n":
-                break
-            self.rows, length = number, length + len(line)
-        if not length:
-            path.write_text(self._key + "\n", encoding="utf-8")
-        else:
-            os.truncate(path, length)
+    Args:
+        path: The file.
+        key: The state of the call.
+        rows: Number of rows to predict.
+        at_once: Rows between two writes. Of a write that was interrupted nothing is kept, so that
+            its rows share batches as if it had not been: the last bits depend on the batch.
+    """
 
-    def _whole_lines(self) -> Iterator[bytes]:
+    def __init__(self, path: Path, key: Mapping[str, Any], rows: int, at_once: int):
+        self.path = path
+        self._key = (json.dumps(key, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        lengths = [length for length, _ in self._lines()]
+        found = max(len(lengths) - 1, 0)
+        self.rows = found if found == rows else found - found % at_once
+        with reporting_disk_errors(path):
+            if lengths:
+                os.truncate(path, sum(lengths[: self.rows + 1]))
+            else:
+                path.write_bytes(self._key)
+
+    def _lines(self) -> Iterator[tuple[int, Any]]:
+        """Yield the length and the value of each line, up to one that is cut off or damaged."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):  # the last one may have been cut off
-                    yield line
+            for number, line in enumerate(file):
+                if number == 0 and line != self._key:
+                    return
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    return
+                if not line.endswith(b"\n"):
+                    return
+                yield len(line), value
 
     def append(self, rows: Sequence[Any]) -> None:
         """Add the values of rows, so that they survive a crash."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with reporting_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
@@ -260,7 +280,7 @@ class _Partial:
 
     def read(self) -> list[Any]:
         """Return the values of all rows."""
-        return [json.loads(line) for line in list(self._whole_lines())[1:]]
+        return [value for _, value in self._lines()][1:]
 
     def remove(self) -> None:
         """Delete the file; the output has its contents."""
@@ -268,7 +288,9 @@ class _Partial:
 
 
 @contextmanager
-def _partial_predictions(output: Path, key: Mapping[str, Any]) -> Iterator[_Partial]:
+def _partial_predictions(
+    output: Path, key: Mapping[str, Any], rows: int, at_once: int
+) -> Iterator[_Partial]:
     lock_file = output.with_name(f".{output.name}.lock")
     lock = filelock.FileLock(lock_file, timeout=0)
     try:
@@ -279,10 +301,12 @@ def _partial_predictions(output: Path, key: Mapping[str, Any]) -> Iterator[_Part
             "another output."
         ) from None
     try:
-        yield _Partial(output.with_name(f".{output.name}.partial"), key)
+        for left in leftovers(output.parent, [output.name]):  # by a call that was killed
+            left.unlink()
+        yield _Partial(output.with_name(f".{output.name}.partial"), key, rows, at_once)
     finally:
+        lock_file.unlink(missing_ok=True)  # while it is held: the next call creates another file
         lock.release()
-        lock_file.unlink(missing_ok=True)
 
 
 def adapter_identity(directory: Path) -> str:

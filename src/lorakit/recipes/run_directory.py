@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -168,7 +169,8 @@ class RunDirectory:
         cls.refuse_occupied(path)
         run = cls(Path(path))
         for left in leftovers(run.path.parent, [run.path.name]):
-            if left.is_dir() and {entry.name for entry in left.iterdir()} <= _INITIAL_FILES:
+            ours = {*leftovers(left, _INITIAL_FILES), *(left / name for name in _INITIAL_FILES)}
+            if left.is_dir() and ours.issuperset(left.iterdir()):
                 shutil.rmtree(left, ignore_errors=True)  # left by a run that was killed here
         (run.path / LOCK_NAME).unlink(missing_ok=True)
         with ExitStack() as on_failure:
@@ -299,12 +301,9 @@ class RunDirectory:
         return rows
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drop what a resumed run writes again: later rows, the summary and an incomplete line."""
-        rows = [
-            row
-            for row in self.metrics()
-            if row.get("step", 0) <= step and row.get("event") != "summary"
-        ]
+        """Drop what a resumed run writes again: rows of later steps, and from the summary on."""
+        before_end = takewhile(lambda row: row.get("event") != "summary", self.metrics())
+        rows = [row for row in before_end if row.get("step", 0) <= step]
         write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
 

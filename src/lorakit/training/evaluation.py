@@ -77,7 +77,7 @@ class Evaluation:
                 "training.predict_with_generate=true. `lorakit predict` writes answers."
             )
         with reporting_disk_errors(path, "predictions"):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_rows(self.predictions, path)
 
 

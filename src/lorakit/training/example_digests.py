@@ -22,13 +22,23 @@ KEY = "examples"
 LABELS_KEY = "labels"
 """Key of the labels' names in environment.json, in the order of their ids."""
 
+_STREAMED = "streamed files"
+"""Key of the digest of what streamed files are: reading them all would take too long."""
+
 _BATCH = 1000
 
 
 def example_digests(encoded: Encoded) -> dict[str, str | None]:
-    """Return a digest of the tokens and labels of each split, None for a split without examples."""
+    """Return a digest of the tokens and labels of each split, None for a split without examples.
+
+    Of training examples that are streamed, it has the first, and sizes and times of the files.
+    """
     splits = {"training": encoded.train, "validation": encoded.validation}
-    return {name: None if one is None else dataset_digest(one) for name, one in splits.items()}
+    digests = {name: None if one is None else dataset_digest(one) for name, one in splits.items()}
+    if encoded.stream is not None:
+        state = json.dumps(encoded.stream.stream.files_state())
+        digests[_STREAMED] = hashlib.sha256(state.encode()).hexdigest()
+    return digests
 
 
 def note_changed_examples(environment_file: Path, now: dict[str, str | None]) -> str | None:
@@ -40,11 +50,18 @@ def note_changed_examples(environment_file: Path, now: dict[str, str | None]) ->
     """
     try:
         before = json.loads(environment_file.read_text(encoding="utf-8"))[KEY]
+        before = {_STREAMED: now.get(_STREAMED), **before}  # runs of earlier versions lack it
         changed = [name for name, digest in now.items() if before[name] != digest]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not changed:
         return None
+    if changed == [_STREAMED]:
+        return (
+            "The streamed files have another size or time of change than when the run started. If "
+            "their content has changed, the result of the run is that of neither."
+        )
+    changed = [name for name in changed if name != _STREAMED]
     return (
         f"The {' and '.join(changed)} examples have changed since the run started: the data, the "
         "tokenizer or the chat template is different. The run continues with the changed examples, "

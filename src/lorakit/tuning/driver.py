@@ -108,6 +108,10 @@ def run_all(
         require_trial_resources(settings, machines)
         directory.path.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locking_directory(directory.path))
+        if not resume:
+            _refuse_existing(directory)  # another process may have started one meanwhile
+            # Written first: a search that is killed from here on can be resumed.
+            write_text(directory.recipe_file, recipe.to_yaml())
         directory.trials.mkdir(exist_ok=True)
         directory.base.mkdir(mode=0o700, exist_ok=True)
         if not is_private(directory.base):
@@ -115,9 +119,6 @@ def run_all(
                 **facts,
                 "base": "each trial loads a copy, because others can write to the output",
             }
-        if not resume:
-            _refuse_existing(directory)  # another process may have started one meanwhile
-            write_text(directory.recipe_file, recipe.to_yaml())
         planned = {"space": space, "trials": trials, "epochs": epochs_of(plan.recipe, settings)}
         emit(
             "planned",

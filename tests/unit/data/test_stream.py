@@ -132,8 +132,16 @@ def test_what_cannot_be_streamed_is_an_error(write, tmp_path):
         _stream("owner/name")
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
+    whole = tmp_path / "whole.jsonl"
+    whole.write_text('{"text": "t1"}\n')
     with pytest.raises(DataError, match=r"No examples in '.*empty.jsonl'"):
-        _stream(str(empty)).sample(3)
+        _stream(str(tmp_path / "*.jsonl"))
+    empty.write_text('{"text": "t0"}\n')
+    stream = _stream(str(tmp_path / "*.jsonl"))
+    assert sorted(_numbers(stream, 2)) == [0, 1]
+    empty.write_text("")
+    with pytest.raises(DataError, match=r"No examples in '.*empty.jsonl'"):
+        _numbers(stream, 1)
     useless = _encoded(_stream(write("a.jsonl", range(3))), lambda part, place: [])
     with pytest.raises(DataError, match="no example with a token that counts in pass 1"):
         next(iter(useless))

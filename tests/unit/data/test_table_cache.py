@@ -1,6 +1,7 @@
 """Tables that are kept on disk."""
 
 import os
+import shutil
 import time
 
 import pyarrow as pa
@@ -32,7 +33,7 @@ def test_what_was_kept_comes_back_mapped_with_its_facts(cache):
     assert cache.notes == ()
 
 
-@pytest.mark.parametrize("how", ["cut", "changed", "no facts", "other facts", "no file"])
+@pytest.mark.parametrize("how", ["cut", "changed", "no facts", "other facts", "no file", "renamed"])
 def test_a_damaged_entry_is_removed(cache, how):
     cache.put("key", {"examples": TABLE}, {})
     file, facts = cache.directory / "key/examples.arrow", cache.directory / "key/facts.json"
@@ -44,6 +45,10 @@ def test_a_damaged_entry_is_removed(cache, how):
         file.write_bytes(content)
     elif how == "no file":
         file.unlink()
+    elif how == "renamed":
+        cache.put("other", {"examples": TABLE[:1]}, {})
+        shutil.rmtree(cache.directory / "key")
+        (cache.directory / "other").rename(cache.directory / "key")
     else:
         facts.write_text({"no facts": "", "other facts": "[]"}[how])
 

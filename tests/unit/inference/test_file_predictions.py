@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 import lorakit
-from lorakit.errors import ConfigError, DataError
+from lorakit.errors import ConfigError, DataError, DiskError
 from lorakit.inference import PredictionSettings, classify, predict_file, tag
 from lorakit.inference.file_predictions import adapter_identity
 from lorakit.recipes.recipe import DataConfig
@@ -82,10 +83,42 @@ def test_an_interrupted_call_goes_on_where_it_was(classifier, reviews, tmp_path,
     partial = tmp_path / ".out.csv.partial"
     assert not output.exists()
     with partial.open("a", encoding="utf-8") as file:
-        file.write('["cut off')
+        file.write('["half of a write", 0.5]\n["cut off')
+    (tmp_path / ".out.csv.0a1b2c3d").touch()  # a kill leaves it
     made = predict_file(classifier, reviews, output, settings)
     assert made.resumed == 2
     assert output.read_bytes() == whole.read_bytes()
+    assert {path.name for path in tmp_path.glob(".*")} == set()
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 3])
+def test_a_damaged_row_and_what_follows_is_predicted_again(
+    classifier, reviews, tmp_path, monkeypatch, damaged
+):
+    settings = PredictionSettings(batch_rows=1)
+    monkeypatch.setattr("lorakit.inference.file_predictions._BATCHES_AT_ONCE", {True: 2, False: 2})
+    output, partial = tmp_path / "out.csv", tmp_path / ".out.csv.partial"
+
+    def stop(done, _rows):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(classifier, reviews, output, settings, on_progress=stop)
+    lines = partial.read_bytes().splitlines(keepends=True)
+    lines[damaged] = b"\0" * (len(lines[damaged]) - 1) + b"\n"
+    partial.write_bytes(b"".join(lines))
+    made = predict_file(classifier, reviews, output, settings)
+    assert (made.resumed, made.rows) == ({0: 0, 1: 0, 3: 2}[damaged], 5)
+
+
+def test_a_full_disk_is_named(classifier, reviews, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lorakit.inference.file_predictions.os.fsync", full)
+    with pytest.raises(DiskError, match=r"\.out\.csv\.partial: the disk at .* is full"):
+        predict_file(classifier, reviews, tmp_path / "out.csv")
 
 
 def test_another_file_or_adapter_begins_anew(classifier, reviews, tmp_path, monkeypatch):
@@ -164,8 +197,18 @@ def test_inputs_that_are_cut_are_counted(classifier, tmp_path):
     path, notes = tmp_path / "long.jsonl", []
     long = "good " * 2 * classifier.max_length
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in (long, "good", "")))
-    predict_file(classifier, path, tmp_path / "out.csv", on_note=notes.append)
-    assert notes[-1] == f"Inputs that were cut to {classifier.max_length} tokens: 1."
+
+    def stop(done, _rows):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(classifier, path, tmp_path / "out.csv", on_progress=stop)
+    for resumed in (3, 0):
+        made = predict_file(classifier, path, tmp_path / "out.csv", on_note=notes.append)
+        assert made.resumed == resumed
+        assert notes[-1] == f"Inputs that were cut to {classifier.max_length} tokens: 1."
+        (tmp_path / "out.csv").unlink()
 
 
 def test_two_calls_do_not_write_one_output(classifier, reviews, tmp_path):

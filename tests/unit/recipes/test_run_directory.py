@@ -127,6 +127,13 @@ def test_a_line_torn_by_a_kill_is_tolerated_and_trimmed(run):
     assert run.metrics() == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
+def test_a_resumed_run_evaluates_again_what_was_evaluated_after_its_last_step(run):
+    for event in ("step", "summary", "evaluation"):
+        run.append_metrics({"event": event, "step": 4})
+    run.keep_metrics_until(4)
+    assert run.metrics() == [{"event": "step", "step": 4}]
+
+
 def test_a_damaged_line_is_an_error(run):
     run.metrics_file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2 is not a JSON"):
@@ -150,9 +157,10 @@ def test_a_damaged_environment_says_what_to_write(run, text):
 
 
 def test_what_a_kill_leaves_is_swept_and_nothing_else(run):
-    ours = [".adapter.0a1b2c3d", ".metrics.jsonl.abcd_123", ".checkpoint-12.00000000"]
+    ours = [".adapter.0a1b2c3d", ".metrics.jsonl.abcd0123", ".checkpoint-12.00000000"]
     ours += [".optimizer-state-x", ".seen-by-all-y", ".recipe.yaml.aaaaaaaa"]
     mine = [".adapter", ".vscode.settings", ".adapter.0a1b2c3d4", ".gitignore", "adapter.0a1b2c3d"]
+    mine += [".report.md.original"]
     for name in (*ours[1:], *mine):
         (run.path / name).touch()
     (run.path / ours[0]).mkdir(mode=0o700)
@@ -165,6 +173,7 @@ def test_what_a_kill_leaves_is_swept_and_nothing_else(run):
 def test_what_a_kill_leaves_of_a_run_that_was_being_made_is_swept(recipe, tmp_path):
     (tmp_path / "runs" / ".a.0a1b2c3d").mkdir(parents=True)
     (tmp_path / "runs" / ".a.0a1b2c3d" / "recipe.yaml").touch()
+    (tmp_path / "runs" / ".a.0a1b2c3d" / ".environment.json.0a1b2c3d").touch()
     (tmp_path / "runs" / ".a.mydiary0").mkdir()
     (tmp_path / "runs" / ".a.mydiary0" / "monday").touch()
     RunDirectory.create(recipe.output, recipe)

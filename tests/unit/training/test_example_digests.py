@@ -6,7 +6,9 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
+from lorakit.data.stream import EncodedStream, ExampleStream
 from lorakit.errors import CheckpointError
+from lorakit.recipes.data_section import DataConfig
 from lorakit.training.example_digests import (
     KEY,
     LABELS_KEY,
@@ -63,6 +65,32 @@ def test_what_has_changed_is_said(tmp_path):
     for text in ("", "{}", "[]", "null", '{"examples": 3}', '{"examples": {}}'):
         file.write_text(text)
         assert note_changed_examples(file, {"training": "b", "validation": None}) is None
+
+
+def test_streamed_files_that_have_changed_are_said(tmp_path):
+    path, file = tmp_path / "texts.jsonl", tmp_path / "environment.json"
+    path.write_text('{"text": "a"}\n' * 9)
+    given = DataConfig(train=str(path), streaming=True)
+    stream = EncodedStream(ExampleStream.of(given, seed=0), lambda part, place: [])
+
+    def now():
+        return example_digests(Encoded(Dataset.from_dict(ROWS), None, stream=stream))
+
+    file.write_text(json.dumps({KEY: now()}))
+    assert note_changed_examples(file, now()) is None
+    with path.open("a") as texts:
+        texts.write('{"text": "b"}\n')
+    said = note_changed_examples(file, now())
+    assert said is not None and said.startswith("The streamed files have another size or time")
+    file.write_text(json.dumps({KEY: {**now(), "training": "a"}}))
+    said = note_changed_examples(file, now())
+    assert said is not None and said.startswith("The training examples have changed")
+    file.write_text(json.dumps({KEY: digests_of_an_earlier_version(now())}))
+    assert note_changed_examples(file, now()) is None
+
+
+def digests_of_an_earlier_version(now):
+    return {name: digest for name, digest in now.items() if name in ("training", "validation")}
 
 
 def test_other_examples_have_another_digest():

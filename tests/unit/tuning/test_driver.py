@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from lorakit.errors import (
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig
 from lorakit.training.starting_point import run_lineage
-from lorakit.tuning import tune
+from lorakit.tuning import driver, tune
 from lorakit.tuning.driver import open_directory, require_best
 
 
@@ -39,6 +40,19 @@ def test_a_new_search_needs_an_unused_output(recipe, searched, tmp_path):
     with pytest.raises(OutputExistsError, match="it holds other files"):
         open_directory(recipe("other"), "search", resume=False)
     assert open_directory(recipe("new"), "search", resume=False).existing_kind is None
+
+
+def test_a_search_that_is_killed_while_its_folders_are_created_is_resumed(recipe, monkeypatch):
+    def kill(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "ray_cluster", lambda address: nullcontext([]))
+    monkeypatch.setattr(driver, "require_trial_resources", lambda *given: None)
+    monkeypatch.setattr(driver, "_plan_trials", lambda *given: (None, 4))
+    monkeypatch.setattr(driver, "is_private", kill)
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe())
+    assert open_directory(recipe(), "search", resume=True).recipe_file.exists()
 
 
 def test_only_the_same_search_is_resumed(recipe, searched):

@@ -75,6 +75,8 @@ def evaluate(
     from lorakit.recipes.run_directory import find_adapter
     from lorakit.training.evaluation import measure, settings_beside
 
+    if output is not None:
+        _require_place(output, data)  # before anything is measured
     hide_loading_bars()
     loaded = recipe_of(location, recipe, overrides or [])
 
@@ -121,6 +123,27 @@ def evaluate(
             f"lorakit merge {name} {merged_name(adapter)}": "writes a plain checkpoint",
         },
     )
+
+
+def _require_place(output: Path, data: str | None) -> None:
+    """Refuse an output that cannot be written, or would replace the data that are measured on.
+
+    Raises:
+        ConfigError: It is a folder, below a file, or the data.
+    """
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    problem = None
+    if output.is_dir():
+        problem = "it is a folder"
+    elif not above.is_dir():
+        problem = f"'{above}' is a file"
+    elif data is not None and output.exists() and Path(data).exists() and output.samefile(data):
+        problem = "it holds the data to measure on"
+    if problem is not None:
+        raise ConfigError(
+            f"Cannot write predictions to '{output}': {problem}, expected a new file, or one to "
+            "replace. Name another --output."
+        )
 
 
 def _place_in_run(location: str | Path) -> Path | None:

@@ -11,6 +11,7 @@ from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lorakit.data.reading.file_text import open_text
 from lorakit.data.reading.table import (
@@ -137,6 +138,7 @@ def _parts(
                 columns = zip(*(cells for _, cells in chunk), strict=True)
                 arrays = [pa.array([c or None for c in cells], pa.string()) for cells in columns]
                 lines = np.array([line for line, _ in chunk], dtype=np.int64)
+                _require_no_nul(arrays, lines, where)
                 yield pa.table(arrays, schema), lines
             elif not reads_on:
                 break
@@ -172,6 +174,18 @@ def _malformed_message(error: csv.Error, line: int, last: int, where: str) -> st
         f"Could not read {where}, {problem}, expected csv. Write a quote inside a quoted cell "
         'twice ("").'
     )
+
+
+def _require_no_nul(columns: Sequence[pa.Array], lines: np.ndarray, where: str) -> None:
+    """Refuse NUL characters, which a power cut leaves where a file was being written."""
+    for column in columns:
+        has_one = pc.call_function("match_substring", [column], pc.MatchSubstringOptions("\0"))
+        at = pc.index(has_one, True).as_py()
+        if at >= 0:
+            raise DataError(
+                f"Could not read {where}, whose record of line {lines[at]} has a NUL character, "
+                "expected text. The file is damaged, or not in UTF-8: repair or write it again."
+            )
 
 
 def _column_names(written: Sequence[str], where: str) -> list[str]:

@@ -81,7 +81,7 @@ def file_parts(
     require_known_ending(path, key)
     ending = path.suffix.lower()
     if not path.stat().st_size:
-        return
+        raise DataError(no_examples(f"'{path}' ({key})"))
     if ending in TEXT_TABLES:
         yield from csv_parts(path, key, delimiter, examples_each)
     elif ending == ".parquet":

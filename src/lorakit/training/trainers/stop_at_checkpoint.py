@@ -1,7 +1,8 @@
 """Stop a run at a step from which it resumes to the same bits, in all processes alike.
 
 After an epoch's last step comes the end of the epoch, perhaps with an evaluation, which a run
-resumed from a checkpoint before it would skip. So such a run stops after the end of the epoch.
+resumed from a checkpoint before it would skip: it would lack the metrics, and have other random
+numbers from there on. So a checkpoint that is due at that step is saved after the end of the epoch.
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ class StopAtCheckpoint(TrainerCallback):
         self._request = request
         self.number = 0
         """The signal that requests a stop after the next checkpoint, or 0."""
+        self._is_due = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Request a checkpoint, unless this is the last step of the epoch."""
+        """Request a checkpoint; at the last step of the epoch, postpone one that is due."""
         ends_epoch = float(state.epoch or 0.0).is_integer()
-        if not (ends_epoch or control.should_training_stop):
+        if ends_epoch or control.should_training_stop:
+            self._is_due, control.should_save = control.should_save, False
+        else:
             self._check_request(control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Request a checkpoint at the end of an epoch."""
+        control.should_save = control.should_save or self._is_due
         self._check_request(control)
 
     def _check_request(self, control: TrainerControl) -> None:

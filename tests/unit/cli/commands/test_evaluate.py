@@ -94,9 +94,22 @@ def test_the_training_file_is_not_read_and_predictions_are_written(
     assert len(lines) == 40
     assert list(lines[0]) == ["text", label, "prediction", "probability"]
     assert not (run / "predictions.jsonl").exists()
-    other = tmp_path / "other.jsonl"
+    other = tmp_path / "new" / "folder" / "other.jsonl"
     assert cli("evaluate", run, "--data", rows, "--output", other).exit_code == 0
     assert other.read_text() == written.read_text()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_measuring(cli, done, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "what colour is the sky?", "completion": " blue"}\n')
+    for output, problem in (
+        (tmp_path, "it is a folder"),
+        (rows / "p.jsonl", "is a file"),
+        (rows, "it holds the data to measure on"),
+    ):
+        result = cli("evaluate", done[0].run_dir, "--data", rows, "--output", output)
+        assert result.exit_code == 2 and problem in result.stderr
+        assert "Measuring" not in result.stdout
 
 
 def test_a_language_model_has_no_predictions_to_write(cli, done, tmp_path):

@@ -107,6 +107,7 @@ def test_an_index_without_a_name_gets_one_and_spaces_in_the_header_are_said(tmp_
         ('a,b\n1,2\n"x"y,2\n', "in whose line 3 text follows the quote that closes a cell"),
         (b"a,b\n1,2\ncaf\xe9,3\n", "whose line 3 has the byte 0xe9 after 'caf', expected UTF-8"),
         (b"\xef\xbb\xbfa,b\n\xff,2\n", "whose line 2 has the byte 0xff"),
+        (b"a\n1\n2\n\0\0\0", "whose record of line 4 has a NUL character, expected text"),
         (b"\xff\xfea", "which does not hold what its byte order mark says"),
         (b"\x1f\x8b\x08", "which is compressed with gzip"),
         (b"PK\x03\x04..", "which is a zip archive or a spreadsheet"),

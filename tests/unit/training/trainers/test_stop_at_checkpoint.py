@@ -56,6 +56,16 @@ def test_a_stopped_run_goes_on_as_if_it_never_had(recipe, step, training):
     assert resumed.metrics == straight.metrics
 
 
+def test_a_run_killed_after_an_epoch_goes_on_as_if_it_never_had(recipe, stop_after):
+    training = {"max_steps": 8, "save_strategy": "steps", "save_steps": 5, "logging_steps": 3}
+    with stop_after(6):
+        train(recipe(training=training))
+    resumed = train(recipe(training=training), resume=True)
+    straight = train(recipe("straight", training=training))
+    assert adapter_bytes(resumed) == adapter_bytes(straight)
+    assert untimed_metrics(resumed) == untimed_metrics(straight)
+
+
 def test_a_request_after_the_last_step_changes_nothing(recipe, monkeypatch):
     stop = StopRequest()
     finish = AdapterTrainerMixin._finalize_training
