@@ -131,7 +131,11 @@ def chromium():
         browser = playwright.chromium.launch(
             executable_path=find_browser(),
             # Pages live for a second: to compile their scripts well takes longer than it saves.
-            args=["--no-sandbox", "--disable-gpu", "--js-flags=--no-opt --no-maglev --no-sparkplug"],
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--js-flags=--no-opt --no-maglev --no-sparkplug",
+            ],
         )
         yield browser
         browser.close()
