@@ -63,6 +63,7 @@ class Overview:
         base_name: Name of the base alone.
         base: Path or hub id of the base.
         kinds: What the base is loaded for.
+        answers_alone: Whether the base does the first of them without an adapter.
         has_chat_template: Whether the base has one.
         shared_bytes: Memory of the base that these kinds share.
         adapters: Every adapter with its kind, by name.
@@ -71,6 +72,7 @@ class Overview:
     base_name: str
     base: str
     kinds: tuple[ModelKind, ...]
+    answers_alone: bool
     has_chat_template: bool
     shared_bytes: int
     adapters: tuple[tuple[KnownAdapter, ModelKind], ...]
@@ -149,6 +151,7 @@ class Service:
             self.base_name,
             self.source.base.name,
             tuple(model.kind for model in self.models),
+            self.models[0].base.answers_alone,
             bool(self.models[0].base.tokenizer.chat_template),
             sum(model.base.shared_bytes for model in self.models),
             tuple(self.adapters()),

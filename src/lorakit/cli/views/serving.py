@@ -38,8 +38,13 @@ _CALLS = {
         {"input": ["A text whose words are tagged."]},
         'post("/classify", cast_to=dict, body={{"model": {model}, "input": ["A text."]}})',
     ),
+    "": (
+        "/v1/embeddings",
+        {"input": ["A text."]},
+        'embeddings.create(model={model}, input=["A text."])',
+    ),
 }
-"""An example by task: path, body, and the call of OpenAI's client."""
+"""An example by task: path, body, and the call of OpenAI's client. A base without one has ""."""
 
 
 def show_models(overview: Overview, speeds: Mapping[str, Speed]) -> None:
@@ -93,7 +98,7 @@ def show_calls(url: str, overview: Overview, has_key: bool) -> None:
         has_key: Whether requests need a key.
     """
     adapter = next((pair for pair in overview.adapters if pair[0].problem is None), None)
-    name, task = overview.base_name, str(overview.kinds[0].task)
+    name, task = overview.base_name, str(overview.kinds[0].task) if overview.answers_alone else ""
     has_template = overview.has_chat_template
     if adapter is not None:
         name, task = adapter[0].name, str(adapter[1].task)

@@ -12,7 +12,7 @@ from lorakit.serving.service import Overview
 from lorakit.serving.speed import Speed
 
 
-def overview(*adapters, task=TaskType.CAUSAL_LM, shared=0, template=None):
+def overview(*adapters, task=TaskType.CAUSAL_LM, shared=0, template=None, answers_alone=True):
     kind = ModelKind(task, 2 if task in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS) else None)
     known = [
         (
@@ -21,7 +21,8 @@ def overview(*adapters, task=TaskType.CAUSAL_LM, shared=0, template=None):
         )
         for name, problem in adapters
     ]
-    return Overview("small", "models/small", (kind,), bool(template), shared, tuple(known))
+    given = (answers_alone, bool(template), shared, tuple(known))
+    return Overview("small", "models/small", (kind,), *given)
 
 
 def test_adapters_are_shown_with_their_costs(capsys):
@@ -62,6 +63,12 @@ def test_without_an_adapter_the_base_is_called(capsys):
     show_calls("http://x:1", overview(("broken", "It does nothing.")), has_key=False)
     text = capsys.readouterr().out
     assert '"model": "small"' in text and "Bearer" not in text
+
+
+def test_a_base_that_needs_an_adapter_is_asked_for_embeddings(capsys):
+    show_calls("http://x:1", overview(answers_alone=False), has_key=False)
+    text = capsys.readouterr().out
+    assert "curl http://x:1/v1/embeddings -d" in text and "client.embeddings.create(" in text
 
 
 def test_a_model_is_asked_to_chat_if_it_has_a_template(capsys):
