@@ -15,7 +15,7 @@ WORDS = ["red", "green", "blue", "cat", "dog", "bird", "film", "story"]
 PROMPTS = [
     {"prompt": f"what is {word}?", "completion": f" {other}" + " good" * (i % 4)}
     for i, word in enumerate(WORDS)
-    for other in WORDS[i % 5 :: 3][:3]
+    for other in WORDS[i % 5 :: 3][:2]
 ]
 UPPER, EVERY = {"layers_to_transform": [1]}, {}
 
