@@ -141,7 +141,7 @@ def test_a_run_that_stops_early_leaves(recipe):
         recipe,
         [
             {"training": stopping},
-            {"lora": lora(4, "up_proj"), "training": {"max_steps": 30, "eval_strategy": "epoch"}},
+            {"lora": lora(4, "up_proj"), "training": {"max_steps": 12, "eval_strategy": "epoch"}},
         ],
     )
     for ours, theirs in zip(together, alone, strict=True):
