@@ -69,7 +69,7 @@ NOT_KEPT = {
     ),
 }
 COMPARED = ("tagging", "packed")
-"""Kinds whose base is asked too at the end, one by its answers and one by its losses."""
+"""Kinds that are compared at the end, one with guessing and one with the base."""
 # In 16 bits, products of other shapes differ by 2^-8, and AdamW divides by a gradient's size.
 TOLERANCES = {"autocast": 3e-2, "bf16": 3e-2}
 
