@@ -70,5 +70,4 @@ def freezing(monkeypatch):
     monkeypatch.setattr(gc, "freeze", _freeze)
     monkeypatch.setattr(gc, "unfreeze", _unfreeze)
     yield
-    gc.collect()
     _freeze()

@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--prompts", type=int, help=f"prompts, {PROMPT_COUNT} by default")
     found = parser.parse_args(arguments)
     options = options_of(parser, found)
-    texts = found.texts or (24 if options.quick else TEXT_COUNT)
-    prompts = found.prompts or (4 if options.quick else PROMPT_COUNT)
+    texts = found.texts or (8 if options.quick else TEXT_COUNT)
+    prompts = found.prompts or (2 if options.quick else PROMPT_COUNT)
     rows = []
     for shape in options.shapes or (QUICKSTART,):
         print(shape.name, flush=True)

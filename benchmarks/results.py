@@ -203,9 +203,10 @@ def read_rows(benchmarks: Iterable[str], directory: Path = RESULTS) -> list[Row]
 
 def matching(rows: Iterable[Row], **wanted: object) -> list[Row]:
     """Return the rows whose fields have these values."""
-    return [
-        one for one in rows if all(getattr(one, name) == value for name, value in wanted.items())
-    ]
+    found = [*rows]
+    for name, value in wanted.items():  # one field after the other: pages ask thousands of times
+        found = [one for one in found if getattr(one, name) == value]
+    return found
 
 
 def newest(rows: Iterable[Row], **wanted: object) -> Row | None:

@@ -176,7 +176,7 @@ def _measure_loops(
                 )
         for share in SHARES:
             for count in (adapters[0], adapters[-1]):
-                tokens = capacity * (0.5 if quick else _SECONDS_OF_A_LOAD) * share
+                tokens = capacity * (0.1 if quick else _SECONDS_OF_A_LOAD) * share
                 requests = max(4, round(tokens / mean(NEW_TOKENS)))
                 work = mixed_work(shape.vocabulary, requests, adapter_names(count), seed=2)
                 rate = share * capacity / mean(NEW_TOKENS)

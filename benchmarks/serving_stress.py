@@ -27,7 +27,7 @@ import lorakit
 from benchmarks.models import build_model, shape_named, shared_copy
 from benchmarks.serving_engines import tokenizer_of_any_model
 from lorakit.adapters import Adapter
-from lorakit.serving.base_models import LoadedBase, ModelKind
+from lorakit.serving.base_models import BaseSource, LoadedBase, ModelKind
 from lorakit.serving.engine import EngineSettings
 from lorakit.serving.requests import Finished, GenerationRequest, NewText, Sampling, TokenLogprob
 from lorakit.serving.served_model import AdapterPlaces, ServedModel
@@ -198,7 +198,7 @@ class _Library:
 def _serving(base: Any, folder: Path, plan: StressPlan, library: _Library) -> Iterator[ServedModel]:
     model = ServedModel(
         ModelKind(lorakit.TaskType.CAUSAL_LM),
-        LoadedBase(base, tokenizer_of_any_model(), (), has_own_head=False, shared_bytes=0),
+        LoadedBase(base, tokenizer_of_any_model(), (), True, 0, BaseSource("base"), None),
         "base",
         AdapterPlaces(folder=folder, root=folder),
         # Small, so that answers lose their place and prompts are read in several pieces.

@@ -25,7 +25,7 @@ def texts(labels_of):
             + " good" * (i % 3)
         }
         | {"label": labels_of(i)}
-        for i in range(24)
+        for i in range(16)
     ]
 
 
@@ -36,7 +36,7 @@ ROWS = {
     "prompts": [
         {"prompt": f"what is {word}?", "completion": f" {other}" + " good" * (i % 4)}
         for i, word in enumerate(WORDS)
-        for other in WORDS[i % 5 :: 3][:3]
+        for other in WORDS[i % 5 :: 3][:2]
     ],
     "pairs": PAIRS,
 }
@@ -68,6 +68,8 @@ NOT_KEPT = {
         "a batch does not have one row of token ids for each example.",
     ),
 }
+COMPARED = ("tagging", "packed")
+"""Kinds that are compared at the end, one with guessing and one with the base."""
 # In 16 bits, products of other shapes differ by 2^-8, and AdamW divides by a gradient's size.
 TOLERANCES = {"autocast": 3e-2, "bf16": 3e-2}
 
@@ -89,6 +91,7 @@ def make(tmp_path, request, ner_jsonl):
                 "data": {"train": data, "validation_fraction": 0.25},
                 "lora": {**UPPER, "lora_dropout": lora_dropout},
                 "frozen_part": {"cache_directory": str(tmp_path / "kept"), **(frozen or {})},
+                "evaluation": {"compare_with_base": kind in COMPARED},
                 "training": settings,
                 "output": str(tmp_path / output),
             },

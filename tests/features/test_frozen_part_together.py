@@ -15,17 +15,21 @@ WORDS = ["red", "green", "blue", "cat", "dog", "bird", "film", "story"]
 PROMPTS = [
     {"prompt": f"what is {word}?", "completion": f" {other}" + " good" * (i % 4)}
     for i, word in enumerate(WORDS)
-    for other in WORDS[i % 5 :: 3][:3]
+    for other in WORDS[i % 5 :: 3][:2]
 ]
 UPPER, EVERY = {"layers_to_transform": [1]}, {}
 
 
+TWICE = {"first": {}, "second": {}}
+"""Groups of which the first has an empty cache and the second a full one."""
+
+
 @pytest.fixture
 def make(tiny_llama_dir, tmp_path):
-    """Make a recipe: make(output, lora, training, **values)."""
+    """Make a recipe: make(output, frozen, lora, training, **values)."""
     data = write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
 
-    def recipe(output, lora=UPPER, training=None, **values):
+    def recipe(output, frozen=None, lora=UPPER, training=None, **values):
         settings = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "use_cpu": True}
         return Recipe.check(
             {
@@ -33,7 +37,7 @@ def make(tiny_llama_dir, tmp_path):
                 "task": "CAUSAL_LM",
                 "data": {"train": data, "validation_fraction": 0.25},
                 "lora": {"r": 2, "lora_dropout": 0.1, "target_modules": "all-linear", **lora},
-                "frozen_part": {"cache_directory": str(tmp_path / "kept")},
+                "frozen_part": {"cache_directory": str(tmp_path / "kept"), **(frozen or {})},
                 "evaluation": {"compare_with_base": False},
                 **values,
                 "training": {**settings, "learning_rate": 2e-3, **(training or {})},
@@ -70,13 +74,13 @@ def below(monkeypatch):
     return seen
 
 
-def together_and_alone(make, changes, **common):
-    """Train runs together, with an empty cache and with a full one, and alone without any."""
+def together_and_alone(make, changes, groups=TWICE, **common):
+    """Train runs alone without a cache, and together by each group's `frozen_part`."""
     off = {"frozen_part": {"cache_bytes": 0}}
     alone = [train(make(f"alone-{n}", **{**common, **off}, **c)) for n, c in enumerate(changes)]
-    for name in ("first", "second"):
+    for name, frozen in groups.items():
         found = train_together(
-            [make(f"{name}-{n}", **common, **each) for n, each in enumerate(changes)]
+            [make(f"{name}-{n}", frozen, **common, **each) for n, each in enumerate(changes)]
         )
         for ours, theirs in zip(found, alone, strict=True):
             if isinstance(ours, BaseException):
@@ -102,7 +106,7 @@ def test_a_run_alone_reads_what_a_group_has_kept_and_a_group_what_a_run_has(make
     train(make("alone"))
     before = sum(kept)
     assert before == len(PROMPTS)
-    train_together([make("a"), make("b", {**UPPER, "r": 4})])
+    train_together([make("a"), make("b", lora={**UPPER, "r": 4})])
     train(make("again"))
     assert sum(kept) == before
 
@@ -124,26 +128,15 @@ def test_packed_texts(make, kept):
     assert kept
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 10**8], ids=["computed", "kept"])
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
-def test_a_head_and_the_dropout_of_its_base_which_is_off_below(
-    kind, cache_bytes, request, make, cls_csv, tmp_path
-):
+def test_a_head_and_the_dropout_of_its_base_which_is_off_below(kind, request, make, cls_csv):
+    data = {"train": cls_csv, "validation_fraction": 0.25}
     model = request.getfixturevalue(f"tiny_{kind}_dir")
-    frozen = {"cache_directory": str(tmp_path / "kept"), "cache_bytes": cache_bytes}
-    values = {
-        "model": model,
-        "task": "SEQ_CLS",
-        "data": {"train": cls_csv, "validation_fraction": 0.25},
-        "frozen_part": frozen,
-    }
     changes = [{}, {"lora": {**UPPER, "r": 3}, "training": {"seed": 7}}]
-    alone = [train(make(f"alone-{n}", **values, **each)) for n, each in enumerate(changes)]
-    found = train_together([make(f"run-{n}", **values, **each) for n, each in enumerate(changes)])
-    for ours, theirs in zip(found, alone, strict=True):
-        if isinstance(ours, BaseException):
-            raise ours
-        require_equal_runs(ours, theirs)
+    together_and_alone(
+        *(make, changes, {"computed": {"cache_bytes": 0}, "kept": {}}),
+        **{"model": model, "task": "SEQ_CLS", "data": data},
+    )
 
 
 LONG = " good" * 24

@@ -23,7 +23,7 @@ def rows_of(count, target):
     return rows
 
 
-def recipe_of(tmp_path, model, rows, held_out=None, **data):
+def recipe_of(tmp_path, model, rows, held_out=None, epochs=12, **data):
     path = write_jsonl(tmp_path / "train.jsonl", rows)
     other = write_jsonl(tmp_path / "other.jsonl", held_out or rows[:16])
     return Recipe.check(
@@ -35,7 +35,7 @@ def recipe_of(tmp_path, model, rows, held_out=None, **data):
             "training": {
                 "use_cpu": True,
                 "learning_rate": 2e-2,
-                "num_train_epochs": 12,
+                "num_train_epochs": epochs,
                 "per_device_train_batch_size": 16,
                 "eval_strategy": "no",
             },
@@ -77,7 +77,7 @@ def test_several_labels_are_learned_and_thresholds_saved(tmp_path, tiny_distilbe
 
 def test_a_file_is_predicted_with_labels(tmp_path, tiny_distilbert_dir):
     rows = rows_of(48, lambda words: [w for w in words if w in ("good", "film")])
-    result = train(recipe_of(tmp_path, tiny_distilbert_dir, rows))
+    result = train(recipe_of(tmp_path, tiny_distilbert_dir, rows, epochs=1))
     loaded = load_run(result.run_dir).loaded
 
     made = predict_file(loaded, tmp_path / "other.jsonl", tmp_path / "made.jsonl")
@@ -110,7 +110,7 @@ def test_several_numbers_each_have_their_metrics(tmp_path, tiny_distilbert_dir):
     rows = rows_of(32, lambda words: ["good" in words, 0.5 * ("bad" in words)])
     for row in rows:
         row["label"] = list(map(float, row["label"]))
-    recipe = with_evaluation(recipe_of(tmp_path, tiny_distilbert_dir, rows))
+    recipe = with_evaluation(recipe_of(tmp_path, tiny_distilbert_dir, rows, epochs=1))
 
     result = train(recipe)
 

@@ -6,37 +6,31 @@ from lorakit.planning import plan
 from lorakit.planning.depths import depths
 
 
-@pytest.fixture
-def of(recipe, config_dir):
-    def planned(**changes):
-        model = config_dir(num_hidden_layers=8, hidden_size=64, intermediate_size=128)
-        made = recipe(model=model, **changes)
-        return depths(made, plan(made))
-
-    return planned
+def depths_of(recipe):
+    return depths(recipe, plan(recipe))
 
 
-def test_times_are_counted_products_and_memory_is_planned(of):
-    found = of()
-    assert [one.layers for one in found.values()] == [8, 4, 2]
+def test_times_are_counted_products_and_memory_is_planned(recipe, config_dir):
+    model = config_dir(num_hidden_layers=4, hidden_size=64, intermediate_size=128)
+    found = depths_of(recipe(model=model))
+    assert [one.layers for one in found.values()] == [4, 2, 1]
     block, head = 4 * 64 * 64 + 3 * 64 * 128, 64 * 64
-    every = 2 * (8 * block + head)
+    every = 2 * (4 * block + head)
     half, quarter = found["upper half"], found["upper quarter"]
     assert found["all"].first_epoch == found["all"].later_epoch == 1
-    assert half.first_epoch == pytest.approx((12 * block + 2 * head) / every)
-    assert half.later_epoch == pytest.approx((8 * block + 2 * head) / every)
-    assert quarter.later_epoch == pytest.approx((4 * block + 2 * head) / every)
+    assert half.first_epoch == pytest.approx((6 * block + 2 * head) / every)
+    assert half.later_epoch == pytest.approx((4 * block + 2 * head) / every)
+    assert quarter.later_epoch == pytest.approx((2 * block + 2 * head) / every)
     needed = [one.needed_bytes for one in found.values()]
     assert needed == sorted(needed, reverse=True)
     assert found["all"].cache_bytes == 0
 
 
-def test_a_recipe_that_keeps_nothing_has_none(of):
-    assert of(**{"frozen_part.cache_bytes": 0}) == {}
-
-
-def test_checkpointing_has_none(of):
-    assert of(**{"training.gradient_checkpointing": True}) == {}
+@pytest.mark.parametrize(
+    "changes", [{"frozen_part.cache_bytes": 0}, {"training.gradient_checkpointing": True}]
+)
+def test_recipes_that_keep_nothing_have_none(recipe, changes):
+    assert depths_of(recipe(**changes)) == {}
 
 
 def test_what_is_kept_has_the_tokens_of_an_epoch(recipe):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import partial
 
 import pytest
 from benchmarks.claims import directions, quality
@@ -115,6 +116,15 @@ def test_a_finished_run_is_not_repeated(tmp_path, monkeypatch):
 def test_a_quick_grid_trains_and_its_adapters_can_be_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "ANALYSED_RANKS", (1,))
     monkeypatch.setattr(directions, "AMPLIFIED", (1,))
+    sources = tmp_path / "sources"  # Python's have thousands of docstrings
+    for package in "abcdefghij":
+        (sources / package).mkdir(parents=True)
+        for module in ("__init__", *"klmnop"):
+            text = f"The module {module} of the package {package}."
+            (sources / package / f"{module}.py").write_text(f'"""{text}"""')
+    monkeypatch.setattr(
+        quality, "write_docstrings", partial(quality.write_docstrings, stdlib=sources)
+    )
     runs = quality.run_grid(options_for(tmp_path))
     assert [(run.wanted.method, run.wanted.r, run.wanted.targets) for run in runs] == [
         FULL_KIND,

@@ -7,8 +7,9 @@ import pytest
 from fixtures.printed import flat
 
 
-def test_it_shows_the_parts_the_run_and_the_ways(cli, cls_recipe):
-    result = cli("plan", cls_recipe)
+def test_it_shows_the_parts_the_run_the_ways_and_a_picture(cli, cls_recipe, tmp_path):
+    picture = tmp_path / "plan.png"
+    result = cli("plan", cls_recipe, "--plot", picture)
     assert result.exit_code == 0, result.stderr
     words = flat(result.stdout)
     assert "Memory at the peak of a step, on cpu" in words
@@ -23,6 +24,8 @@ def test_it_shows_the_parts_the_run_and_the_ways(cli, cls_recipe):
     assert "What would save memory" not in words
     assert f"lorakit train {cls_recipe}" in words
     assert not (cls_recipe.parent / "run").exists()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in result.stdout
 
 
 def test_what_does_not_fit_comes_with_what_would(cli, cls_recipe):
@@ -47,19 +50,12 @@ def test_json_is_an_object_and_nothing_else(cli, cls_recipe):
     assert values["peak_bytes"] == sum(values["at_peak"].values())
 
 
-def test_a_picture_and_of_how_many_micro_batches_a_step_is(cli, cls_recipe, tmp_path):
-    picture = tmp_path / "plan.png"
-    accumulated = "training.gradient_accumulation_steps=2"
-    result = cli("plan", cls_recipe, accumulated, "--plot", picture)
-    assert "optimizer steps 2, each of 2 micro-batches" in flat(result.stdout)
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert str(picture) in result.stdout
-
-
 def test_measured_steps_stand_beside_the_plan(cli, cls_recipe):
-    result = cli("plan", cls_recipe, "--measure")
+    accumulated = "training.gradient_accumulation_steps=2"
+    result = cli("plan", cls_recipe, "--measure", accumulated)
     assert result.exit_code == 0, result.stderr
     words = flat(result.stdout)
+    assert "optimizer steps 2, each of 2 micro-batches" in words
     assert "Measured a step" in words
     assert "of the plan)" in words
     values = json.loads(cli("plan", cls_recipe, "--measure", "--json").stdout)

@@ -10,7 +10,7 @@ from lorakit.training import Recipe, train
 from lorakit.training.frozen_part import cached_forward, preparing
 
 UPPER = {"r": 2, "lora_dropout": 0.1, "target_modules": "all-linear", "layers_to_transform": [1]}
-EPOCHS = {"num_train_epochs": 3, "max_steps": -1}
+EPOCHS = {"num_train_epochs": 2, "max_steps": -1}
 
 
 @pytest.fixture

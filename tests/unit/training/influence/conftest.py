@@ -57,6 +57,20 @@ def flipped(tiny_distilbert_dir, tmp_path_factory):
     return Flipped(train(recipe).run_dir, Path(data), indices)
 
 
+@pytest.fixture(scope="session")
+def shares():
+    """How far `mistakes` had come, each time that it told."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def mistakes(flipped, shares):
+    """What is behind the mistakes of `flipped`."""
+    from lorakit.training.influence import blame
+
+    return blame(flipped.run, on_share=shares.append)
+
+
 def _written(path, values):
     path.write_text(json.dumps(values))  # JSON is YAML
     return path

@@ -12,16 +12,6 @@ from lorakit.training.influence import Blame, Blamed, blame
 from lorakit.training.influence.blame import require_one_each
 
 
-@pytest.fixture(scope="module")
-def shares():
-    return []
-
-
-@pytest.fixture(scope="module")
-def mistakes(flipped, shares):
-    return blame(flipped.run, on_share=shares.append)
-
-
 def test_flipped_labels_are_in_the_first_tenth(flipped, mistakes):
     wrong = [row.index in flipped.indices for row in mistakes.rows]
     assert roc_auc_score(wrong, [row.share for row in mistakes.rows]) >= 0.85

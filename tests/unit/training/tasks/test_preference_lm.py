@@ -81,10 +81,10 @@ def test_a_run_that_is_resumed_has_the_same_bits(tmp_path, tiny_llama_dir):
 
 
 def test_a_second_round_compares_with_the_adapter_it_starts_from(tmp_path, tiny_llama_dir):
-    first = train(run(tmp_path, tiny_llama_dir, name="first"))
-    recipe = run(tmp_path, tiny_llama_dir, name="second")
-    recipe = recipe.model_copy(update={"start_from": str(first.run_dir)})
-    second = train(recipe)
+    once = {"training.num_train_epochs": 1}
+    first = train(run(tmp_path, tiny_llama_dir, name="first").with_changes(once, "the test"))
+    recipe = run(tmp_path, tiny_llama_dir, name="second").with_changes(once, "the test")
+    second = train(recipe.model_copy(update={"start_from": str(first.run_dir)}))
     logged = map(json.loads, (second.run_dir / "metrics.jsonl").read_text().splitlines())
     losses = [row["loss"] for row in logged if row["event"] == "step"]
     assert losses[0] == pytest.approx(0.693147, abs=1e-4)

@@ -39,18 +39,18 @@ def test_eight_features_in_one_group(recipe):
     together, alone = both_ways(
         recipe,
         [
-            {"lora": lora(2, "q_proj", "v_proj", lora_dropout=0.1), "training": {"max_steps": 18}},
+            {"lora": lora(2, "q_proj", "v_proj", lora_dropout=0.1), "training": {"max_steps": 10}},
             {
                 "lora": {
                     **lora(4, lora_dropout=0.3, use_dora=True),
                     "target_modules": "all-linear",
                 },
-                "training": {"max_steps": 12, "learning_rate": 1e-3, "seed": 7},
+                "training": {"max_steps": 7, "learning_rate": 1e-3, "seed": 7},
             },
             {
                 "lora": lora(3, "down_proj", "up_proj", lora_dropout=0.5, bias="lora_only"),
                 "training": {
-                    "max_steps": 8,
+                    "max_steps": 4,
                     "per_device_train_batch_size": 2,
                     "gradient_accumulation_steps": 3,
                     "label_smoothing_factor": 0.1,
@@ -58,7 +58,7 @@ def test_eight_features_in_one_group(recipe):
             },
             {
                 "lora": lora(2, "q_proj", "k_proj", "v_proj", "lm_head", "embed_tokens"),
-                "training": {"max_steps": 9, "eval_strategy": "steps", "eval_steps": 4},
+                "training": {"max_steps": 5, "eval_strategy": "steps", "eval_steps": 4},
             },
         ],
     )
@@ -75,7 +75,7 @@ def test_classifiers_with_heads_and_the_dropout_of_their_base(kind, request, cls
     def make(output, **changes):
         training = {
             "use_cpu": True,
-            "max_steps": 9,
+            "max_steps": 5,
             "per_device_train_batch_size": 4,
             "learning_rate": 1e-3,
             **changes.pop("training", {}),
@@ -141,7 +141,7 @@ def test_a_run_that_stops_early_leaves(recipe):
         recipe,
         [
             {"training": stopping},
-            {"lora": lora(4, "up_proj"), "training": {"max_steps": 30, "eval_strategy": "epoch"}},
+            {"lora": lora(4, "up_proj"), "training": {"max_steps": 12, "eval_strategy": "epoch"}},
         ],
     )
     for ours, theirs in zip(together, alone, strict=True):

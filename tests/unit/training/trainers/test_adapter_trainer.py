@@ -75,7 +75,7 @@ def build(tiny_llama_dir, tmp_path, rows):
                 "report_to": "none",
                 "per_device_train_batch_size": 3,
                 "gradient_accumulation_steps": 2,
-                "num_train_epochs": 3,
+                "num_train_epochs": 2,
                 "learning_rate": 5e-3,
                 "save_strategy": "steps",
                 "save_steps": 3,
@@ -139,12 +139,12 @@ def test_a_checkpoint_holds_the_adapter_and_not_the_base(build):
     ("at", "options"),
     [
         (4, {}),  # newest checkpoint in the middle of the first epoch
-        (10, {"bias": "all"}),  # in the middle of the third
+        (10, {"bias": "all", "num_train_epochs": 3}),  # in the middle of the third
         (5, {"save_strategy": "epoch"}),  # at the end of an epoch
         (7, {"train_sampling_strategy": "group_by_length"}),
         # The order is drawn from the global random state.
         (7, {"accelerator_config": {"use_seedable_sampler": False}}),
-        (7, {"lr_scheduler_type": "cosine", "warmup_steps": 3, "max_steps": 11}),
+        (7, {"lr_scheduler_type": "cosine", "warmup_steps": 3, "max_steps": 9}),
         (7, {"lora_plus_ratio": 8.0, "lr_scheduler_type": "cosine"}),
         (7, {"neftune_noise_alpha": 5.0}),
         (5, {"eval_on_start": True, "eval_strategy": "steps", "eval_steps": 3}),

@@ -98,7 +98,7 @@ def flat(steps):
     return [length for batches in steps for batch in batches for length in batch]
 
 
-def test_each_epoch_has_all_examples_in_another_order(build, data):
+def test_each_epoch_has_all_examples_in_another_order_and_the_throughput_is_of_all(build, data):
     trainer = build()
     trainer.train()
     steps = -(-EXAMPLES // 6)
@@ -107,11 +107,6 @@ def test_each_epoch_has_all_examples_in_another_order(build, data):
     assert Counter(flat(first)) == Counter(flat(second)) == expected
     assert first != second
     assert max(flat(first)) in first[0][0]  # the longest comes first
-
-
-def test_the_throughput_is_that_of_the_batches(build):
-    trainer = build()
-    trainer.train()
     widths = [max(batch) * len(batch) for step in trainer.seen for batch in step]
     real = sum(flat(trainer.seen))
     assert trainer.throughput.tokens == real
@@ -122,7 +117,9 @@ def test_the_throughput_is_that_of_the_batches(build):
 
 
 def test_accumulated_and_whole_batches_have_the_same_order(build):
-    whole, halves = build(per_device_train_batch_size=6, gradient_accumulation_steps=1), build()
+    once = {"num_train_epochs": 1}
+    whole = build(per_device_train_batch_size=6, gradient_accumulation_steps=1, **once)
+    halves = build(**once)
     for trainer in (whole, halves):
         trainer.train()
     assert flat(whole.seen) == flat(halves.seen)
@@ -131,7 +128,7 @@ def test_accumulated_and_whole_batches_have_the_same_order(build):
 def test_there_is_less_padding_than_in_random_batches(build):
     shares = {}
     for strategy in ("random", "group_by_length"):
-        trainer = build(train_sampling_strategy=strategy)
+        trainer = build(train_sampling_strategy=strategy, num_train_epochs=1)
         trainer.train()
         shares[strategy] = trainer.throughput.padding_share
     assert shares["group_by_length"] < 0.6 * shares["random"]

@@ -26,9 +26,6 @@ from lorakit.training.verdict.judge import (
 WORDS = {"good": "positive", "fine": "positive", "awful": "negative", "dull": "negative"}
 
 
-pytestmark = pytest.mark.usefixtures("all_neutral_passages")
-
-
 @pytest.fixture
 def run_of(tmp_path):
     """Train: run_of(task, model, training examples, validation examples, ...)."""
@@ -144,16 +141,16 @@ def noise(seed, count=24):
     ]
 
 
+@pytest.mark.usefixtures("all_neutral_passages")
 def test_a_model_that_learns_noise_forgets_and_one_that_hardly_learns_does_not(run_of):
-    settings = {"max_steps": 12, "eval_strategy": "steps", "eval_steps": 12}
-    given = ("CAUSAL_LM", base_model_path(), noise(0), noise(1))
+    given = ("CAUSAL_LM", base_model_path(), noise(0), noise(1, count=8))
     data = {"max_length": 64}
-    broken = run_of(*given, "broken", data=data, **settings | {"learning_rate": 3e-2})
+    broken = run_of(*given, "broken", data=data, max_steps=6, learning_rate=3e-2)
     found = broken.verdict.forgetting
     assert found.is_measurable and found.rise.value > 20 and found.after > found.before
     assert ", forgets " in broken.verdict.sentence
     assert "forgets nothing measurable" not in broken.verdict.sentence
-    careful = run_of(*given, "careful", data=data, **settings | {"learning_rate": 1e-7})
+    careful = run_of(*given, "careful", data=data, max_steps=2, learning_rate=1e-7)
     found = careful.verdict.forgetting
     assert not found.is_measurable and abs(found.rise.value) < 1
     assert found.before == pytest.approx(broken.verdict.forgetting.before, rel=1e-5)
@@ -264,6 +261,7 @@ def test_the_passages_are_many_short_and_different():
     assert all(80 < len(passage) < 600 and passage == passage.strip() for passage in passages)
 
 
+@pytest.mark.usefixtures("all_neutral_passages")
 def test_passages_are_encoded_within_the_models_limit(tiny_llama_dir, prompt_jsonl):
     recipe = make_recipe("CAUSAL_LM", tiny_llama_dir, prompt_jsonl)
     task = task_for(recipe.task)

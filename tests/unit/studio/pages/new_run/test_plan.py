@@ -2,6 +2,7 @@
 
 import pytest
 
+from lorakit.recipes.yaml_edits import with_values
 from lorakit.runs.drafts import load_draft
 from lorakit.runs.memory_answer import MemoryAnswer, Remedy
 from lorakit.runs.recipe_form import check_text
@@ -21,8 +22,10 @@ def answer(**changes):
 
 
 @pytest.mark.usefixtures("few_changes")
-async def test_a_run_that_fits_shows_its_parts(see, open_at, tickets, user):
-    await open_at("plan", tickets)
+async def test_a_run_that_fits_shows_its_parts(see, open_at, tickets, tiny_distilbert_dir, user):
+    await open_at(
+        "plan", with_values(tickets, {"model": tiny_distilbert_dir, "data.max_length": 32})
+    )
     await see("It fits: ")
     for text in ("base weights", "saved activations", "Python and its libraries"):
         await see(text)
