@@ -74,7 +74,6 @@ TRAINS = "from lorakit.__main__ import main\nmain()"
 def test_of_several_processes_each_trains_its_runs(cls_recipe):
     paths = recipes(cls_recipe, {}, {"lora": {"r": 4}}, {"lora": {"r": 3}})
     training = ["training.max_steps=2", "training.use_cpu=true"]
-    training += ["evaluation.compare_with_base=false"]
     ended = run_together(TRAINS, "train", *paths, "--together", *training)
     assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
     first, second = (flat(one.stdout) for one in ended)
