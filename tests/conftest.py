@@ -65,7 +65,17 @@ LONG_FILES = (
     "unit/tuning/test_study.py",
     "features/test_trained_initializations.py",
     "end_to_end/test_processes_resume.py",
+    "unit/training/verdict/test_judge.py",
 )
+
+# Folders whose tests wait for servers and pages more than they compute.
+WAITING = ("tests/unit/serving/", "tests/unit/studio/")
+
+
+def _scope(node_id: str) -> str:
+    """Return what one worker gets of a test's neighbours: its file, or a folder that shares."""
+    file = node_id.partition("::")[0]
+    return next((folder for folder in SHARING if file.startswith(f"{folder}/")), file)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -90,8 +100,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class FileScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            file = super()._split_scope(nodeid)
-            return next((folder for folder in SHARING if file.startswith(f"{folder}/")), file)
+            return _scope(nodeid)
 
     return FileScheduling(config, log)
 
@@ -104,10 +113,17 @@ def pytest_collect_file():
 
 
 def pytest_collection_modifyitems(items):
-    """Put the tests of long files first."""
-    tests = Path(__file__).parent
-    places = {tests / name: place for place, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+    """Put the tests of long files first, and spread those that wait among those that compute."""
+    places: dict[str, float] = {}
+    for name in LONG_FILES:
+        places.setdefault(_scope(f"tests/{name}"), len(places))
+    first = len(places)
+    rest = dict.fromkeys(scope for item in items if (scope := _scope(item.nodeid)) not in places)
+    waiting = [scope for scope in rest if scope.startswith(WAITING)]
+    for alike in (waiting, [scope for scope in rest if scope not in waiting]):
+        for number, scope in enumerate(alike):
+            places[scope] = first + number / len(alike)
+    items.sort(key=lambda item: places[_scope(item.nodeid)])
 
 
 def pytest_collection_finish():
