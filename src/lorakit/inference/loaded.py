@@ -19,7 +19,7 @@ from lorakit.data.tokenizers import pad_id
 from lorakit.errors import AdapterMismatchError, ConfigError
 from lorakit.injection import add_adapter, disable_adapters
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
-from lorakit.models.base_digest import base_digest
+from lorakit.models.base_digest import are_different, base_digest
 from lorakit.models.pretrained import (
     auto_model,
     label_options,
@@ -134,7 +134,7 @@ def load_for_inference(
     note = None
     if base is None:
         require_weights_of_training(settings, name, options["revision"], config_file)
-    elif settings.lineage is not None:
+    elif _recorded_digest(settings) is not None:
         note = note_on_weights(settings, name, base_digest(name))
     if (companions / TOKENIZER_FILE).is_file():
         tokenizer = load_tokenizer(
@@ -203,7 +203,7 @@ def require_digest_of_training(
         AdapterMismatchError: It is recorded, and another.
     """
     recorded = _recorded_digest(settings)
-    if None not in (recorded, digest) and recorded != digest:
+    if are_different(recorded, digest):
         raise AdapterMismatchError(
             f"The base '{name}' in {source} has other weights than in training: got the digest "
             f"{str(digest)[:12]}, expected {str(recorded)[:12]}. Restore them, or name another "
@@ -220,7 +220,7 @@ def note_on_weights(settings: InferenceSettings, name: str, digest: str | None) 
         digest: The digest of its weights; None if it is not known.
     """
     recorded = _recorded_digest(settings)
-    if None in (recorded, digest) or recorded == digest:
+    if not are_different(recorded, digest):
         return None
     return (
         f"'{name}' has other weights than the base of the training: the digest "

@@ -31,18 +31,13 @@ def base_digest(name: str, revision: str | None = None) -> str | None:
         return None
 
 
-def changed_digest(recorded: str | None, name: str, revision: str | None = None) -> str | None:
-    """Return the digest of a base if its weights are not those that were recorded, else None.
+def are_different(recorded: str | None, digest: str | None) -> bool:
+    """Return whether two digests of a base are known and different.
 
-    Args:
-        recorded: The digest that was recorded; None if it is not known.
-        name: Hub id or local directory.
-        revision: Branch, tag or commit of a hub model.
+    >>> are_different("a", "b"), are_different("a", "a"), are_different(None, "b")
+    (True, False, False)
     """
-    if recorded is None:
-        return None
-    digest = base_digest(name, revision)
-    return None if digest == recorded else digest
+    return None not in (recorded, digest) and recorded != digest
 
 
 def _cache_file(name: str, revision: str | None) -> Path | None:

@@ -161,10 +161,13 @@ def needs_adapter(source: BaseSource) -> bool:
         MissingFileError: The base does not exist.
         ConfigError: Its configuration cannot be read.
     """
-    config = _config(source)
-    fills_gaps = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return _fills_gaps(_config(source))
+
+
+def _fills_gaps(config: Any) -> bool:
+    known = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     writes = _class_name(config).endswith(("ForCausalLM", "LMHeadModel"))
-    return _kind_of(config).task is TaskType.CAUSAL_LM and fills_gaps and not writes
+    return _kind_of(config).task is TaskType.CAUSAL_LM and known and not writes
 
 
 def _kind_of(config: Any) -> ModelKind:
@@ -180,10 +183,6 @@ def _config(source: BaseSource) -> Any:
         return model_config(source.name, source.hub_options)
     except (OSError, ValueError, KeyError) as error:
         raise loading_error(source.name, source.key, "model", error) from error
-
-
-def _fills_gaps(source: BaseSource, kind: ModelKind) -> bool:
-    return kind.task is TaskType.CAUSAL_LM and needs_adapter(source)
 
 
 def _class_name(config: Any) -> str:
@@ -241,7 +240,7 @@ def load_base(
         model,
         tokenizer,
         tuple(str(names[index]) for index in sorted(names)) if with_head else (),
-        not (fresh_modules(model) if with_head else _fills_gaps(source, kind)),
+        not (fresh_modules(model) if with_head else _fills_gaps(model.config)),
         sum(share_weights(model, other) for other in loaded),
         source,
         digest,

@@ -6,7 +6,7 @@ from typing import Any
 
 from lorakit.distributed.processes import process_count
 from lorakit.errors import CheckpointError, ConfigError, OutputExistsError
-from lorakit.models.base_digest import changed_digest
+from lorakit.models.base_digest import are_different, base_digest
 from lorakit.recipes.recipe import Recipe, changed_keys
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.callbacks import EventHandler
@@ -70,12 +70,12 @@ def require_resumable(recipe: Recipe) -> None:
         )
     lineage = run_lineage.read_lineage(run.environment_file)
     recorded = None if lineage is None else lineage.base_digest
-    digest = changed_digest(recorded, recipe.model, recipe.revision)
-    if recorded is not None and digest is not None:
+    digest = None if recorded is None else base_digest(recipe.model, recipe.revision)
+    if are_different(recorded, digest):
         raise CheckpointError(
             f"Cannot resume {run.path}: the weights of model '{recipe.model}' have changed since "
-            f"the run started, got the digest {digest[:12]}, expected {recorded[:12]}. Restore "
-            "them, or train under another `output`."
+            f"the run started, got the digest {str(digest)[:12]}, expected {str(recorded)[:12]}. "
+            "Restore them, or train under another `output`."
         )
     if run.is_finished and not _asks_for_more(before.training, recipe.training):
         raise OutputExistsError(

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 
 from lorakit.models import base_digest as module
-from lorakit.models.base_digest import base_digest, changed_digest
+from lorakit.models.base_digest import are_different, base_digest
 
 
 def test_a_copy_of_a_base_has_its_digest(tiny_llama_dir, tiny_distilbert_dir, tmp_path):
@@ -39,9 +39,9 @@ def test_a_damaged_file_has_no_digest(tmp_path):
     assert base_digest(str(tmp_path)) is None
 
 
-def test_a_base_has_changed_if_both_digests_are_known_and_differ(tiny_llama_dir, tmp_path):
-    digest = base_digest(tiny_llama_dir)
-    assert changed_digest("another", tiny_llama_dir) == digest
-    assert changed_digest(digest, tiny_llama_dir) is None
-    assert changed_digest(None, tiny_llama_dir) is None
-    assert changed_digest(digest, str(tmp_path)) is None
+def test_weights_differ_if_both_digests_are_known_and_differ(tiny_llama_dir, tmp_path):
+    digest, unknown = base_digest(tiny_llama_dir), base_digest(str(tmp_path))
+    assert are_different("another", digest)
+    assert not are_different(digest, digest)
+    assert not are_different(None, digest)
+    assert not are_different(digest, unknown)

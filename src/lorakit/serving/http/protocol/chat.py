@@ -71,7 +71,7 @@ class ResponseFormat(BaseModel):
     def _schema_where_needed(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError(
-                "json_schema belongs to type 'json_schema' alone, got type {self.type!r} "
+                f"json_schema belongs to type 'json_schema' alone, got type {self.type!r} "
                 f"{'without' if self.json_schema is None else 'with'} it."
             )
         return self
