@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers import set_seed
 
-from lorakit.injection import add_adapter
 from tiny_models import randomize_
 from tolerances import largest_error
 
@@ -27,7 +26,7 @@ def test_accumulated_batches_are_one_large_batch(prepare, request, jsonl, tmp_pa
     losses, weights = [], []
     for batches in (1, 4):
         made = prepare(task, model, rows)
-        add_adapter(made.model, made.task.lora_config(made.recipe, made.model, made.tokenizer))
+        made.add_adapter()
         for module in randomize_(made.model, scale=0.1).modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0

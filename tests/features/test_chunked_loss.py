@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Trainer, set_seed
 
 from allocations import allocations_of
-from lorakit import add_adapter, load_adapter, save_adapter
+from lorakit import load_adapter, save_adapter
 from lorakit.config import NOT_COUNTED
 from lorakit.training.step import OutputStep
 from tiny_models import randomize_
@@ -39,7 +39,7 @@ def made(prepare, tiny_llama_dir, tiny_t5_dir, jsonl):
         made = prepare(task, model, jsonl(rows), lora={"r": 2, **HEADS[head]}, **options)
         if vocabulary is not None:
             made.model.resize_token_embeddings(vocabulary, mean_resizing=False)
-        add_adapter(made.model, made.task.lora_config(made.recipe, made.model, made.tokenizer))
+        made.add_adapter()
         randomize_(made.model, scale=0.1)
         return made
 

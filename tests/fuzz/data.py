@@ -23,7 +23,7 @@ from lorakit.config import NOT_COUNTED
 from lorakit.data import load_splits
 from lorakit.errors import LorakitError
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.tasks import task_for
+from lorakit.training.tasks import Loaded, task_for
 
 _SPECIAL = ["<pad>", "<s>", "</s>"]
 _TEMPLATE = (
@@ -145,7 +145,8 @@ class DataFuzzer:
         task = task_for(recipe.task)
         splits = load_splits(recipe.data, 1, task.label_column(recipe), task.columns(recipe))
         names = task.labels(splits, recipe)
-        encoded = task.encode(splits, recipe, self._tokenizer, self._model, names)
+        loaded = Loaded(recipe, self._tokenizer, names, self._model)
+        encoded = task.encode(splits, loaded)
         return encoded.train, names
 
     def _shown(self, row: dict[str, Any], kind: str, names: tuple[str, ...] | None) -> Any:

@@ -41,7 +41,7 @@ def both(tmp_path, jsonl, tiny_llama_dir):
         from peft import PeftModel
 
         from lorakit.data import load_splits
-        from lorakit.training.tasks import task_of
+        from lorakit.training.tasks import Loaded, task_of
 
         is_reward = objective["type"] == "reward"
         recipe = make_recipe(
@@ -57,8 +57,9 @@ def both(tmp_path, jsonl, tiny_llama_dir):
         labels = task.labels(splits, recipe)
         tokenizer = task.load_tokenizer(recipe)
         model, plain = (task.load_base(recipe, tokenizer, labels) for _ in range(2))
-        encoded = task.encode(splits, recipe, tokenizer, model, labels)
-        add_adapter(model, task.lora_config(recipe, model, tokenizer))
+        loaded = Loaded(recipe, tokenizer, labels, model)
+        encoded = task.encode(splits, loaded)
+        add_adapter(model, task.lora_config(loaded))
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():  # an update that acts
             for module in model.modules():
@@ -70,9 +71,7 @@ def both(tmp_path, jsonl, tiny_llama_dir):
         arguments = task.arguments_class()(
             output_dir=str(tmp_path / "ours"), **{**QUIET, "activation_checkpointing": False}
         )
-        trainer = task.build_trainer(
-            *(model, tokenizer, encoded, arguments, labels, ()), task.base_trainer_class
-        )
+        trainer = task.build_trainer(loaded, encoded, arguments, (), task.base_trainer_class)
         return trainer, peft_model, tokenizer, encoded
 
     return build

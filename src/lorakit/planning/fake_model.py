@@ -19,7 +19,7 @@ from lorakit.quantization.load import is_quantized, load_settings
 from lorakit.quantization.skeleton import quantize_skeleton
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.starting_point import StartingPoint
-from lorakit.training.tasks.base import Task, loading_options, set_padding
+from lorakit.training.tasks.base import Loaded, Task, loading_options, set_padding
 
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
@@ -84,7 +84,7 @@ def build_fake_model(
         elif start is not None:
             start.attach_outline(model, recipe, tensors_on)
         else:
-            add_adapter(model, task.lora_config(recipe, model, tokenizer))
+            add_adapter(model, task.lora_config(Loaded(recipe, tokenizer, labels, model)))
     if start is not None:
         start.compare_base(recipe)
     forget_values(model.parameters())

@@ -22,7 +22,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.dtype_choice import candidates
 from lorakit.training.starting_point import StartingPoint
-from lorakit.training.tasks import Task, task_of
+from lorakit.training.tasks import Loaded, Task, task_of
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -107,8 +107,8 @@ def build_fake_run(
         encoded = replace(examples.encoded, validation=examples.encoded.train)
         with world.activate():
             trainer = task.build_trainer(
-                *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
-                planned_trainer_class(task),
+                Loaded(recipe, sources.tokenizer, sources.labels, model),
+                *(encoded, arguments, (), planned_trainer_class(task)),
             )
         batch = longest_batch(trainer, examples.longest, examples.train_examples)
     dtype_note = None if choice is None else f"{choice.note}."

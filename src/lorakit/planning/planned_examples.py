@@ -14,7 +14,7 @@ from lorakit.data import Splits
 from lorakit.data.preferences import PARTS, VOTES_KEY
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.planning.sources import Sources
-from lorakit.training.tasks import Encoded, Task
+from lorakit.training.tasks import Encoded, Loaded, Task
 
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
@@ -65,8 +65,10 @@ def _from_data(
     task: Task,
     model: PreTrainedModel,
 ) -> PlannedExamples:
+    loaded = Loaded(recipe, sources.tokenizer, sources.labels, model)
+
     def encode(examples: Splits) -> Encoded:
-        return task.encode(examples, recipe, sources.tokenizer, model, sources.labels)
+        return task.encode(examples, loaded)
 
     count = sources.train_examples or 0
     encoded = encode(longest)

@@ -129,11 +129,9 @@ def train_without_adapter(
 def train_and_evaluate(setup: Setup, on_event: OnEvent) -> list[float]:
     """Train with a plain trainer; return the accuracy before training and after every epoch."""
     trainer = setup.task.build_trainer(
-        setup.model,
-        setup.tokenizer,
+        setup,
         setup.encoded,
         setup.arguments,
-        setup.labels,
         [StepReporter(on_event)],
         setup.task.base_trainer_class,
     )

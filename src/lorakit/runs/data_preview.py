@@ -76,7 +76,7 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
     from lorakit.models.skeleton import load_skeleton
     from lorakit.training.starting_point import StartingPoint
     from lorakit.training.tasks import task_of, task_of_examples
-    from lorakit.training.tasks.base import loading_options, seed_of
+    from lorakit.training.tasks.base import Loaded, loading_options, seed_of
 
     task = task_of(recipe)
     splits = load_splits(
@@ -95,8 +95,9 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
     )
     count = len(splits.train)
     some = splits.training_only(_spread(count, examples)) if count > _MOST_MEASURED else splits
-    encoded = task.encode(some, recipe, tokenizer, model, labels)
-    shown = task.preview_examples(encoded, tokenizer, labels, examples)
+    loaded = Loaded(recipe, tokenizer, labels, model)
+    encoded = task.encode(some, loaded)
+    shown = task.preview_examples(encoded, loaded, examples)
     lengths = _lengths(encoded.train)
     totals = lengths.sum(1).tolist()
     return DataPreview(

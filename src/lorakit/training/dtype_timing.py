@@ -121,7 +121,7 @@ def time_precisions(
     models: Mapping[Precision, nn.Module],
     encoded: Encoded,
     arguments: TrainingArguments,
-    build_trainer: Callable[[nn.Module, TrainingArguments], Any],
+    build_trainer: Callable[[nn.Module, Encoded, TrainingArguments], Any],
 ) -> dict[Precision, float]:
     """Return the CPU seconds of a forward and backward in each precision.
 
@@ -135,7 +135,7 @@ def time_precisions(
     """
     model = next(iter(models.values()))
     with scratch_directory("lorakit-dtype-") as scratch:  # a trainer creates its output directory
-        trainer = build_trainer(model, _quiet(arguments, str(scratch)))
+        trainer = build_trainer(model, encoded, _quiet(arguments, str(scratch)))
     plain = trainer.data_collator
 
     def inputs(examples: list[dict[str, Any]], precision: Precision) -> dict[str, Tensor]:

@@ -49,9 +49,7 @@ def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
         ConfigError, MissingFileError, DataError, TargetError: As `train` would raise.
     """
     setup = prepare(recipe, ignore_event, measures_dtype=False)
-    samples = setup.task.preview_examples(
-        setup.encoded, setup.tokenizer, setup.labels, preview_examples
-    )
+    samples = setup.task.preview_examples(setup.encoded, setup, preview_examples)
     validation = setup.encoded.validation
     dtype_notes = (setup.dtype_choice.note,) if setup.dtype_choice else ()
     return DryRun(

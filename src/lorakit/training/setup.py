@@ -30,7 +30,7 @@ from lorakit.training.evaluation_metrics import require_metric
 from lorakit.training.objectives.reference import REFERENCE
 from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks import Encoded, Task, task_of, task_of_examples
-from lorakit.training.tasks.base import base_settings, seed_of
+from lorakit.training.tasks.base import Loaded, base_settings, seed_of
 
 if TYPE_CHECKING:
     from transformers import (
@@ -48,16 +48,14 @@ LoadBase: TypeAlias = (
 
 
 @dataclass(frozen=True)
-class Setup:
-    """The objects of a recipe: data, base with its adapter, and training arguments."""
+class Setup(Loaded):
+    """What a run needs: what its task loaded, with the adapter, the examples and the arguments.
 
-    recipe: Recipe
-    """The recipe with every training argument written out."""
+    Every training argument of its recipe is written out.
+    """
+
     task: Task
     splits: Splits
-    labels: tuple[str, ...] | None
-    tokenizer: PreTrainedTokenizerBase
-    model: PreTrainedModel
     injection: Injection
     encoded: Encoded
     arguments: TrainingArguments
@@ -68,9 +66,7 @@ class Setup:
 
     def build_trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
         """Build the task's trainer."""
-        return self.task.build_trainer(
-            self.model, self.tokenizer, self.encoded, self.arguments, self.labels, callbacks
-        )
+        return self.task.build_trainer(self, self.encoded, self.arguments, callbacks)
 
 
 def prepare(
@@ -149,19 +145,22 @@ def prepare(
         elif start is not None:
             injection = start.attach(model, recipe)
         else:
-            injection = add_adapter(model, task.lora_config(recipe, model, tokenizer))
+            config = task.lora_config(Loaded(recipe, tokenizer, labels, model))
+            injection = add_adapter(model, config)
         if attach is None and start is not None and task.needs_reference:
             start.attach(model, recipe, REFERENCE, trainable=False)
             set_adapter(model, injection.name)
         return model, injection
 
     def encode(model: PreTrainedModel) -> Encoded:
+        loaded = Loaded(recipe, tokenizer, labels, model)
         return encode_once_per_machine(
-            lambda: task.encode(splits, recipe, tokenizer, model, labels).with_mixture(
-                splits.mixture
-            ),
+            lambda: task.encode(splits, loaded).with_mixture(splits.mixture),
             keep_files=arguments.dataloader_num_workers > 0,
         )
+
+    def build_trainer(model: Any, encoded: Encoded, quiet: TrainingArguments) -> Trainer:
+        return task.build_trainer(Loaded(recipe, tokenizer, labels, model), encoded, quiet)
 
     encoded = choice = None
     if recipe.dtype == "auto":
@@ -169,7 +168,7 @@ def prepare(
         choice = possible.without_measuring()
         if possible.decided is None and measures_dtype:
             encoded, choice = _measure_dtype(
-                *(possible, recipe, task, tokenizer, labels, arguments, load_adapted, encode)
+                *(possible, recipe, arguments, load_adapted, encode, build_trainer)
             )
         recipe = choice.precision.apply_to(recipe)
         # A trainer that was built meanwhile has changed the state behind the old arguments.
@@ -188,7 +187,7 @@ def prepare(
         _require_full_batch(encoded, arguments)
     emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
     return Setup(
-        *(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments, choice),
+        *(recipe, tokenizer, labels, model, task, splits, injection, encoded, arguments, choice),
         start,
     )
 
@@ -196,12 +195,10 @@ def prepare(
 def _measure_dtype(
     possible: Candidates,
     recipe: Recipe,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    labels: tuple[str, ...] | None,
     arguments: TrainingArguments,
     load_adapted: Callable[[Recipe], tuple[PreTrainedModel, Injection]],
     encode: Callable[[PreTrainedModel], Encoded],
+    build_trainer: Callable[[Any, Encoded, TrainingArguments], Trainer],
 ) -> tuple[Encoded, DtypeChoice]:
     """Time the candidates on the recipe's model; all its processes take the main one's choice."""
     models = {
@@ -209,10 +206,6 @@ def _measure_dtype(
         for precision in possible.precisions
     }
     encoded = encode(next(iter(models.values())))
-
-    def build_trainer(model: Any, quiet: TrainingArguments) -> Trainer:
-        return task.build_trainer(model, tokenizer, encoded, quiet, labels)
-
     times = time_precisions(models, encoded, arguments, build_trainer)
     return encoded, run_on_main(lambda: fastest(times))
 

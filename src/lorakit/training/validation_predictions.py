@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def keep_predictions(setup: Setup, trainer: AdapterTrainerMixin) -> None:
     """Let a trainer keep the predictions of its evaluations, if the task has any."""
     if trainer.compute_metrics is not None:
-        trainer.read_predictions = setup.task.prediction_reader(setup.labels, setup.tokenizer)
+        trainer.read_predictions = setup.task.prediction_reader(setup)
 
 
 def final_evaluation(setup: Setup, trainer: AdapterTrainerMixin) -> KeptEvaluation | None:
@@ -95,9 +95,7 @@ def prediction_columns(setup: Setup, predicted: Predicted) -> dict[str, list[Any
     """Return the columns of predictions.jsonl: inputs, expected answers and predictions."""
     validation: Any = setup.splits.validation
     examples = validation.select(predicted.numbers)
-    return setup.task.prediction_columns(
-        predicted, examples, setup.recipe, setup.tokenizer, setup.encoded
-    )
+    return setup.task.prediction_columns(predicted, examples, setup, setup.encoded)
 
 
 def write_rows(columns: Mapping[str, Sequence[Any]], path: Path) -> None:

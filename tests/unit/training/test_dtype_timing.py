@@ -108,7 +108,7 @@ def test_each_precision_has_the_batches_of_its_training(tmp_path):
     models = {FLOAT32: Model(), AUTOCAST: Model()}
     arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=2, use_cpu=True)
 
-    def build(model, quiet):
+    def build(model, encoded, quiet):
         assert model is models[FLOAT32] and quiet.output_dir != str(tmp_path)
         return SimpleNamespace(data_collator=Collator())
 

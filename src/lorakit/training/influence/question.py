@@ -38,7 +38,7 @@ def encode_answer(
         predicted = ", which the adapter predicts," if label is None else ""
         about = f"The label '{row[setup.recipe.data.label]}'{predicted} is looked at."
     splits = Splits(Dataset.from_list([row]), None)
-    encoded = setup.task.encode(splits, setup.recipe, setup.tokenizer, setup.model, setup.labels)
+    encoded = setup.task.encode(splits, setup)
     return encoded.train, about
 
 

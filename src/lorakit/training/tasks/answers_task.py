@@ -5,22 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from lorakit.data.answers import AnswerCollator
 from lorakit.data.preferences import PARTS, VOTES_KEY
 from lorakit.data.tokenize_examples import first_examples, readable
 from lorakit.data.tokenizers import pad_id
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.recipes.objective_section import ObjectiveConfig
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
 from lorakit.training.tasks.encoded_answers import encode_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from lorakit.data import Splits
-    from lorakit.recipes.recipe import Recipe
 
 
 class AnswersTask(Task):
@@ -35,50 +32,31 @@ class AnswersTask(Task):
         """Whether the tokens of prompts count too."""
         return False
 
-    def encode(
-        self,
-        splits: Splits,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        labels: tuple[str, ...] | None,
-    ) -> Encoded:
+    def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize each prompt with its two answers, and mark the tokens that count."""
-        max_length = resolve_max_length(recipe.data.max_length, model, tokenizer)
+        given = loaded.recipe.data.max_length
+        max_length = resolve_max_length(given, loaded.model, loaded.tokenizer)
         encoded, layout = encode_answers(
-            *(splits, recipe, tokenizer, self.config, max_length),
-            counts_prompts=self.counts_prompts,
+            splits, loaded, self.config, max_length, counts_prompts=self.counts_prompts
         )
         settings = self.settings(
-            recipe,
-            model,
+            loaded,
             max_length=max_length,
             format="messages" if layout.is_conversation else "prompt_completion",
-            **self.answer_settings(encoded.train, recipe, tokenizer),
+            **self.answer_settings(encoded.train, loaded),
         )
-        notes = (*self.fresh_notes(recipe, model), *encoded.notes)
+        notes = (*self.fresh_notes(loaded), *encoded.notes)
         return replace(encoded, notes=notes, settings=settings)
 
-    def answer_settings(
-        self, examples: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, Any]:
-        """Return further settings that inference needs.
-
-        Args:
-            examples: The encoded training examples.
-            recipe: The recipe.
-            tokenizer: The base model's tokenizer.
-        """
+    def answer_settings(self, examples: Dataset, loaded: Loaded) -> dict[str, Any]:
+        """Return further settings that inference needs, for the encoded training examples."""
         return {}
 
     def preview_examples(
-        self,
-        encoded: Encoded,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: tuple[str, ...] | None,
-        n: int = 2,
+        self, encoded: Encoded, loaded: Loaded, n: int = 2
     ) -> list[PreviewExample]:
         """Return the first examples as they are batched; a pair has its rejected answer beside."""
+        tokenizer = loaded.tokenizer
         collate = AnswerCollator(pad_id(tokenizer))
         previews = []
         for example in first_examples(encoded.train, n):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,6 +44,18 @@ if TYPE_CHECKING:
 
     from lorakit.data import Splits
     from lorakit.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a task loads for a recipe."""
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    labels: tuple[str, ...] | None
+    """The label names in the order of their ids; None for a task without labels."""
+    model: PreTrainedModel
+    """The base model, with the task's head and usually with an adapter."""
 
 
 class Task(ABC):
@@ -142,15 +155,14 @@ class Task(ABC):
         set_padding(model, tokenizer)
         return model
 
-    def lora_config(
-        self, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> LoraConfig:
+    def lora_config(self, loaded: Loaded) -> LoraConfig:
         """Return the recipe's `lora:` section, completed for this base model.
 
         Sets the task type, trains the recipe's new tokens, and adds modules that the checkpoint
         lacks (a BERT pooler) to `modules_to_save`: loading the base again would initialize them
         with other weights.
         """
+        recipe, model = loaded.recipe, loaded.model
         added = tuple(
             path
             for path in fresh_outside_head(model)
@@ -162,17 +174,10 @@ class Task(ABC):
                 "modules_to_save": recipe.lora.modules_to_save + added,
             }
         )
-        return add_new_tokens_to_config(config, model, new_token_ids(tokenizer, recipe))
+        return add_new_tokens_to_config(config, model, new_token_ids(loaded.tokenizer, recipe))
 
     @abstractmethod
-    def encode(
-        self,
-        splits: Splits,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        labels: tuple[str, ...] | None,
-    ) -> Encoded:
+    def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize the examples and check that the model can learn from them.
 
         Raises:
@@ -182,58 +187,40 @@ class Task(ABC):
 
     @abstractmethod
     def preview_examples(
-        self,
-        encoded: Encoded,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: tuple[str, ...] | None,
-        n: int = 2,
+        self, encoded: Encoded, loaded: Loaded, n: int = 2
     ) -> list[PreviewExample]:
         """Return the first training examples, read back from the collated tensors."""
 
     @abstractmethod
-    def trainer_options(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
-    ) -> dict[str, Any]:
+    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
         """Return the trainer's arguments that depend on the task: its collator and metrics."""
 
     def with_settings(self, settings: InferenceSettings) -> Task:
         """Return the task that measures an adapter by the settings saved with it."""
         return self
 
-    def prediction_reader(
-        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Evaluated], Predicted] | None:
+    def prediction_reader(self, loaded: Loaded) -> Callable[[Evaluated], Predicted] | None:
         """Return what reads predictions from the arrays of an evaluation, if these have any."""
         return None
 
-    def guess(
-        self, model: PreTrainedModel, known: Any, examples: Any, labels: Sequence[str]
-    ) -> Guess | None:
+    def guess(self, loaded: Loaded, known: Any, examples: Any) -> Guess | None:
         """Return what an adapter is compared with where the base cannot answer, else None.
 
         Args:
-            model: The base model with its adapter.
+            loaded: What the task loaded.
             known: Encoded examples that the guess is made from.
             examples: Encoded examples to guess.
-            labels: The label names; none for tasks without labels.
         """
-        return self.blind_guess(known, examples, labels) if fresh_modules(model) else None
+        if not fresh_modules(loaded.model):
+            return None
+        return self.blind_guess(known, examples, loaded.labels or ())
 
     def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess | None:
         """Return a guess that reads no input, for a base without a trained head; see `guess`."""
         return None
 
     def prediction_columns(
-        self,
-        predicted: Predicted,
-        examples: Dataset,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        encoded: Encoded,
+        self, predicted: Predicted, examples: Dataset, loaded: Loaded, encoded: Encoded
     ) -> dict[str, list[Any]]:
         """Return the columns of predictions.jsonl: inputs, expected answers and predictions.
 
@@ -242,57 +229,54 @@ class Task(ABC):
         Args:
             predicted: The predictions, which `prediction_reader` made possible.
             examples: The examples that are predicted.
-            recipe: The recipe.
-            tokenizer: The base model's tokenizer.
+            loaded: What the task loaded.
             encoded: The tokenized examples of the run.
         """
-        *inputs, answer = self.columns(recipe).values()
+        *inputs, answer = self.columns(loaded.recipe).values()
         given = {name: examples[name][:] for name in inputs}
         return prediction_table(given, answer, examples[answer][:], predicted.columns)
 
     def build_trainer(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        loaded: Loaded,
         encoded: Encoded,
         arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
         callbacks: Sequence[TrainerCallback] = (),
         trainer_class: type[Trainer] | None = None,
     ) -> Trainer:
         """Build the trainer.
 
         Args:
-            model: The base model, usually with an adapter.
-            tokenizer: The base model's tokenizer.
+            loaded: What the task loaded.
             encoded: The tokenized examples.
             arguments: The training arguments, of `arguments_class`.
-            labels: The label names, for tasks that have them.
             callbacks: Callbacks to add.
             trainer_class: The class to build; None takes the task's `trainer_class`.
         """
         make: Any = trainer_class or self.trainer_class
         trainer = make(
-            model=model,
+            model=loaded.model,
             args=arguments,
             train_dataset=encoded.train,
             eval_dataset=encoded.validation,
-            processing_class=tokenizer,
+            processing_class=loaded.tokenizer,
             callbacks=list(callbacks),
-            **self.trainer_options(model, tokenizer, arguments, labels),
+            **self.trainer_options(loaded, arguments),
         )
         trainer.mixture, trainer.stream = encoded.mixture, encoded.stream
         return trainer
 
-    def settings(self, recipe: Recipe, model: PreTrainedModel, **more: Any) -> dict[str, Any]:
+    def settings(self, loaded: Loaded, **more: Any) -> dict[str, Any]:
         """Return the settings that inference needs: the task's, the base's dtype and the seed."""
-        return {**base_settings(recipe, model), "seed": seed_of(recipe), **more}
+        recipe = loaded.recipe
+        return {**base_settings(recipe, loaded.model), "seed": seed_of(recipe), **more}
 
-    def fresh_notes(self, recipe: Recipe, model: PreTrainedModel) -> list[str]:
+    def fresh_notes(self, loaded: Loaded) -> list[str]:
         """Return a note on freshly initialized weights that are trained, if any.
 
         Those of a second round have the values of the adapter that it starts from.
         """
+        recipe, model = loaded.recipe, loaded.model
         fresh = fresh_modules(model) if recipe.start_from is None else ()
         if not fresh or not any(parameter.requires_grad for parameter in model.parameters()):
             return []

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
-import numpy as np
 from datasets import Dataset, Value
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -28,12 +27,10 @@ from lorakit.data.chat import read_template
 from lorakit.data.chunks import Batch
 from lorakit.data.conversations import drop_filled_nulls
 from lorakit.data.packing import asks_to_pack, require_position_ids
-from lorakit.data.stream import EncodedStream
 from lorakit.data.table_cache import TableCache
 from lorakit.data.text_formats import CountedIds, Layout, find_layout
 from lorakit.data.tokenize_examples import (
     IDS,
-    cut_note,
     first_examples,
     map_examples,
     naming_examples,
@@ -42,7 +39,8 @@ from lorakit.data.tokenize_examples import (
 from lorakit.data.tokenizers import added_tokens, pad_id, tokenizer_digest
 from lorakit.errors import ConfigError, DataError, did_you_mean
 from lorakit.models.pretrained import resolve_max_length
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
+from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.tasks.language_layouts import (
     check_examples,
     layout_encoder,
@@ -105,22 +103,14 @@ class CausalLM(Task):
             tokenizer.chat_template = read_template(template)
         return tokenizer
 
-    def encode(
-        self,
-        splits: Splits,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        labels: tuple[str, ...] | None,
-    ) -> Encoded:
+    def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize each example, mark the tokens that count in the loss, and pack if asked to."""
+        recipe, tokenizer, model = loaded.recipe, loaded.tokenizer, loaded.model
         data, training = recipe.data, recipe.training
         max_length = resolve_max_length(data.max_length, model, tokenizer)
         where = splits.training_place(data)
         layout = find_layout(splits.train, data, where)
         encoder = layout_encoder(layout, recipe, tokenizer)
-        notes = [*self.fresh_notes(recipe, model), *layout.notes]
-        notes += layout_notes(splits.train, layout, tokenizer)
         packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
         strategy = training.get("packing_strategy", "bfd")
         require_position_ids(model, training)
@@ -130,65 +120,47 @@ class CausalLM(Task):
                 "with weights in data.train, expected one of them. Leave packing or the weights "
                 "out."
             )
-        encoded: dict[str, Dataset] = {}
-        cuts: dict[str, int] = {}
-        kept: np.ndarray | None = None
-        cache = TableCache.of(data)
-        for examples, kind, place in splits.with_places(data):
+
+        def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             # Other packing strategies split long examples, and lose no tokens.
             truncates = not packs[kind] or strategy == "bfd"
             longest = max_length if truncates else None
             identity = partial(_identity, layout, recipe, longest, tokenizer)
-            made, cuts[kind], numbers = _encode(
-                examples, layout, encoder, longest, place, identity, cache
-            )
-            lost = len(examples) - len(made)
-            kept = numbers if kind == "training" and lost else kept
-            if not len(made):
-                raise DataError(_all_masked_message(place, cuts[kind], max_length, layout))
-            notes += cut_note(cuts[kind], len(examples), max_length, kind)
-            if lost:
-                notes.append(
-                    f"{lost} of {len(examples)} {kind} examples were left out: none of their "
-                    f"tokens counts within {max_length} tokens."
-                )
-            encoded[kind] = _pack(made, max_length, strategy) if packs[kind] else made
+            split = _encode(examples, layout, encoder, longest, where, identity, cache)
+            if not len(split.examples):
+                raise DataError(_all_masked_message(where, split.cut, max_length, layout))
+            why = f"none of their tokens counts within {max_length} tokens"
+            split = split.noting_left_out(examples, kind, why)
+            if packs[kind]:
+                split = replace(split, examples=_pack(split.examples, max_length, strategy))
+            return split
+
+        def encode_part(examples: Dataset, where: Place, cache: TableCache) -> Dataset:
+            return _encode(examples, layout, encoder, max_length, where, str, cache).examples
+
+        notes = [
+            *self.fresh_notes(loaded),
+            *layout.notes,
+            *layout_notes(splits.train, layout, tokenizer),
+        ]
         if any(packs.values()) and not asks_to_pack(training):
             notes.append(f"Packed texts see each other: training.packing_strategy={strategy}.")
-        notes += [note for note in cache.notes if note not in splits.notes]
-        stops = stop_tokens(encoded["training"], tokenizer)
+        encoded = encode_splits(splits, data, max_length, encode, notes, encode_part)
         settings = self.settings(
-            recipe,
-            model,
+            loaded,
             max_length=max_length,
             format=prompt_format(layout, tokenizer),
-            stop_token_ids=stops,
+            stop_token_ids=stop_tokens(encoded.train, tokenizer),
             system_prompt=data.system_prompt,
         )
-
-        keeps_nothing = TableCache(cache.directory, 0)
-
-        def encode_part(examples: Dataset, place: Place) -> Sequence[dict[str, Any]]:
-            given = (examples, layout, encoder, max_length, place)
-            return _encode(*given, str, keeps_nothing)[0].to_list()
-
-        stream = splits.stream
-        return Encoded(
-            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
-            cut_examples=cuts["training"],
-            kept=kept,
-            stream=None if stream is None else EncodedStream(stream, encode_part),
-        )
+        return replace(encoded, settings=settings)
 
     def preview_examples(
-        self,
-        encoded: Encoded,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: tuple[str, ...] | None,
-        n: int = 2,
+        self, encoded: Encoded, loaded: Loaded, n: int = 2
     ) -> list[PreviewExample]:
         """Return the first examples as the collator makes them; packed texts are one example."""
         packed = "seq_lengths" in encoded.train.column_names
+        tokenizer = loaded.tokenizer
         collate = DataCollatorForLanguageModeling(pad_id(tokenizer), padding_free=packed)
         previews = []
         for example in first_examples(encoded.train, n):
@@ -208,23 +180,15 @@ class CausalLM(Task):
         """Return loss, perplexity and the accuracy of predicted tokens."""
         return ("loss", "perplexity", "mean_token_accuracy")
 
-    def trainer_options(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
-    ) -> dict[str, Any]:
+    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
         """Return no options: SFTTrainer has its collator, and LanguageTrainer its metrics."""
         return {}
 
     def build_trainer(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        loaded: Loaded,
         encoded: Encoded,
         arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
         callbacks: Sequence[TrainerCallback] = (),
         trainer_class: type[Trainer] | None = None,
     ) -> Trainer:
@@ -238,9 +202,7 @@ class CausalLM(Task):
         with warnings.catch_warnings():
             # Smoothing works; TRL only announces that its option moves in 2.0.
             warnings.filterwarnings("ignore", "`label_smoothing_factor` is deprecated")
-            return super().build_trainer(
-                model, tokenizer, encoded, arguments, labels, callbacks, trainer_class
-            )
+            return super().build_trainer(loaded, encoded, arguments, callbacks, trainer_class)
 
 
 def _identity(
@@ -273,12 +235,10 @@ def _encode(
     where: Place,
     identity: Callable[[], str],
     cache: TableCache,
-) -> tuple[Dataset, int, np.ndarray]:
-    """Check examples, and encode them into ids and labels.
+) -> EncodedSplit:
+    """Check examples, and encode those in which a token counts into ids and labels.
 
     `identity` says all that the ids of an example depend on besides it.
-
-    Returns: The examples in which a token counts, the number truncated, and the index of each.
     """
     features = dict(examples.features)  # a dataset copies them at each access
 
@@ -304,7 +264,7 @@ def _encode(
     check = partial(check_examples, examples, layout, where)
     made, (cut,) = map_examples(examples, tokenize, columns, identity, cache, check)
     kept = made.data.column("number").to_numpy()
-    return made.remove_columns("number"), cut, kept
+    return EncodedSplit(made.remove_columns("number"), cut, kept=kept)
 
 
 def stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from datasets import Dataset, Value
 from transformers import PreTrainedTokenizerBase
 
@@ -24,13 +23,14 @@ from lorakit.data.preferences import (
     find_preferences,
     preference_reader,
 )
-from lorakit.data.stream import EncodedStream
 from lorakit.data.table_cache import TableCache
-from lorakit.data.tokenize_examples import cut_note, map_examples, naming_examples
+from lorakit.data.tokenize_examples import map_examples, naming_examples
 from lorakit.data.tokenizers import tokenizer_digest
 from lorakit.errors import DataError
 from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.training.encoded import Encoded
+from lorakit.training.tasks.base import Loaded
+from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.tasks.language_layouts import refuse_chat_keys
 
 if TYPE_CHECKING:
@@ -52,16 +52,14 @@ class AnswersEncoder:
 
     def encode(
         self, examples: Dataset, where: Place, cache: TableCache, *, is_part: bool = False
-    ) -> tuple[Dataset, int, np.ndarray]:
-        """Encode examples into ids, labels and the lengths of their parts.
+    ) -> EncodedSplit:
+        """Encode the examples in which tokens count into ids, labels and lengths of their parts.
 
         Args:
             examples: The examples.
             where: Their name, for errors.
             cache: Where the result of large data is kept.
             is_part: Whether more examples follow.
-
-        Returns: The examples in which tokens count, the number truncated, and the index of each.
 
         Raises:
             DataError: Lists every problem of the examples.
@@ -112,7 +110,7 @@ class AnswersEncoder:
         check = partial(check_preferences, examples, self.layout, where, is_part=is_part)
         made, (cut,) = map_examples(selected, encode, features, self._identity, cache, check)
         kept = made.data.column("number").to_numpy()
-        return made.remove_columns("number"), cut, kept
+        return EncodedSplit(made.remove_columns("number"), cut, kept=kept)
 
     def _identity(self) -> str:
         """Return all that the ids of an example depend on besides it."""
@@ -129,8 +127,7 @@ class AnswersEncoder:
 
 def encode_answers(
     splits: Splits,
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
+    loaded: Loaded,
     config: ObjectiveConfig,
     max_length: int,
     *,
@@ -143,45 +140,29 @@ def encode_answers(
     Raises:
         DataError: Lists every problem of the examples.
     """
-    data = recipe.data
+    data = loaded.recipe.data
     layout = find_preferences(splits.train, data, config, splits.training_place(data))
     if not layout.is_conversation:
         refuse_chat_keys(data, layout.name)
-    encoder = AnswersEncoder(recipe, tokenizer, config, layout, max_length, counts_prompts)
-    used = [*layout.columns, *((TOOLS, TEMPLATE_VARIABLES) if layout.is_conversation else ())]
-    notes = [*layout.notes, *unused_note(splits.train, used)]
-    encoded: dict[str, Dataset] = {}
-    cuts: dict[str, int] = {}
-    kept: np.ndarray | None = None
-    cache = TableCache.of(data)
-    for examples, kind, where in splits.with_places(data):
+    encoder = AnswersEncoder(
+        *(loaded.recipe, loaded.tokenizer, config, layout, max_length, counts_prompts)
+    )
+
+    def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
         if kind == "validation":
             find_preferences(examples, data, config, where)  # it has the columns of training
-        made, cuts[kind], numbers = encoder.encode(examples, where, cache)
-        if not len(made):
+        split = encoder.encode(examples, where, cache)
+        if not len(split.examples):
             raise DataError(_nothing_counts(where, max_length))
-        encoded[kind] = made
-        notes += cut_note(cuts[kind], len(examples), max_length, kind)
-        if len(made) < len(examples):
-            kept = numbers if kind == "training" else kept
-            notes.append(
-                f"{len(examples) - len(made)} of {len(examples)} {kind} examples were left out: "
-                f"within {max_length} tokens no token of an answer counts, or both are the same."
-            )
-    notes += [note for note in cache.notes if note not in splits.notes]
-    keeps_nothing = TableCache(cache.directory, 0)
+        why = f"within {max_length} tokens no token of an answer counts, or both are the same"
+        return split.noting_left_out(examples, kind, why)
 
-    def encode_part(examples: Dataset, place: Place) -> list[dict[str, Any]]:
-        return encoder.encode(examples, place, keeps_nothing, is_part=True)[0].to_list()
+    def encode_part(examples: Dataset, where: Place, cache: TableCache) -> Dataset:
+        return encoder.encode(examples, where, cache, is_part=True).examples
 
-    stream = splits.stream
-    made = Encoded(
-        *(encoded["training"], encoded.get("validation"), tuple(notes)),
-        cut_examples=cuts["training"],
-        kept=kept,
-        stream=None if stream is None else EncodedStream(stream, encode_part),
-    )
-    return made, layout
+    used = [*layout.columns, *((TOOLS, TEMPLATE_VARIABLES) if layout.is_conversation else ())]
+    notes = [*layout.notes, *unused_note(splits.train, used)]
+    return encode_splits(splits, data, max_length, encode, notes, encode_part), layout
 
 
 def _nothing_counts(where: Place, max_length: int) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Dataset, List, Value
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from lorakit.analysis.baselines import Guess, guess_label_set
 from lorakit.analysis.target_metrics import (
@@ -22,6 +21,7 @@ from lorakit.data.targets import known_labels, label_sets
 from lorakit.errors import DataError
 from lorakit.training.losses.example_losses import ExampleLoss, SeveralLabels
 from lorakit.training.predicted import Evaluated, Predicted, predict_label_sets
+from lorakit.training.tasks.base import Loaded
 from lorakit.training.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
@@ -121,12 +121,10 @@ class MultiLabelClassification(TextTask):
             *label_notes(labels, column),
         ]
 
-    def prediction_reader(
-        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Evaluated], Predicted]:
+    def prediction_reader(self, loaded: Loaded) -> Callable[[Evaluated], Predicted]:
         """Return what reads labels and their probabilities, and chooses thresholds."""
         return lambda found: predict_label_sets(
-            found, labels or (), self._thresholds(found.label_ids, found.scores)
+            found, loaded.labels or (), self._thresholds(found.label_ids, found.scores)
         )
 
     def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
@@ -23,7 +21,7 @@ from lorakit.training.objectives.direct import DPO, IPO
 from lorakit.training.objectives.odds_ratio import ORPO
 from lorakit.training.objectives.votes import KTO
 from lorakit.training.tasks.answers_task import AnswersTask
-from lorakit.training.tasks.base import Encoded, Task
+from lorakit.training.tasks.base import Encoded, Loaded, Task
 from lorakit.training.tasks.causal_lm import CausalLM, stop_tokens
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.preference_trainer import PreferenceTrainer
@@ -68,25 +66,16 @@ class PreferenceLM(AnswersTask, CausalLM):
         """Whether the objective needs the log-probabilities of prompts."""
         return self.objective.counts_prompts
 
-    def encode(
-        self,
-        splits: Splits,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        labels: tuple[str, ...] | None,
-    ) -> Encoded:
+    def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize each prompt with its two answers, whose end token counts too."""
-        require_end_token(tokenizer)
-        return super().encode(splits, recipe, tokenizer, model, labels)
+        require_end_token(loaded.tokenizer)
+        return super().encode(splits, loaded)
 
-    def answer_settings(
-        self, examples: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, Any]:
+    def answer_settings(self, examples: Dataset, loaded: Loaded) -> dict[str, Any]:
         """Return what ends an answer, and the system prompt."""
         return {
-            "stop_token_ids": stop_tokens(examples, tokenizer),
-            "system_prompt": recipe.data.system_prompt,
+            "stop_token_ids": stop_tokens(examples, loaded.tokenizer),
+            "system_prompt": loaded.recipe.data.system_prompt,
         }
 
     def metric_names(
@@ -95,9 +84,7 @@ class PreferenceLM(AnswersTask, CausalLM):
         """Return what the objective reports."""
         return self.objective.metric_names
 
-    def guess(
-        self, model: PreTrainedModel, known: Any, examples: Any, labels: Sequence[str]
-    ) -> Guess | None:
+    def guess(self, loaded: Loaded, known: Any, examples: Any) -> Guess | None:
         """Return the commonest vote; None for pairs, whose likelier answer the base has too."""
         return (
             guess_vote(known[VOTES_KEY], examples[VOTES_KEY][:])
@@ -105,17 +92,11 @@ class PreferenceLM(AnswersTask, CausalLM):
             else None
         )
 
-    def trainer_options(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
-    ) -> dict[str, Any]:
+    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
         """Return the collator of answers and the objective."""
         arguments.remove_unused_columns = False  # the model does not take all columns
         multiple = getattr(arguments, "pad_to_multiple_of", None)
-        collator = AnswerCollator(pad_id(tokenizer), pad_to_multiple_of=multiple)
+        collator = AnswerCollator(pad_id(loaded.tokenizer), pad_to_multiple_of=multiple)
         return {"data_collator": collator, "objective": self.objective}
 
     def build_trainer(self, *args: Any, **kwargs: Any) -> Trainer:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Dataset, List, Value
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from lorakit.analysis.baselines import Guess, guess_numbers
 from lorakit.analysis.target_metrics import regression_metric_names, regression_metrics
@@ -17,6 +16,7 @@ from lorakit.data.targets import numbers_of, size_note
 from lorakit.errors import DataError
 from lorakit.training.losses.example_losses import ExampleLoss, SquaredError
 from lorakit.training.predicted import Evaluated, Predicted, predict_numbers
+from lorakit.training.tasks.base import Loaded
 from lorakit.training.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
@@ -103,11 +103,9 @@ class TextRegression(TextTask):
             *size_note(numbers, column),
         ]
 
-    def prediction_reader(
-        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Evaluated], Predicted]:
+    def prediction_reader(self, loaded: Loaded) -> Callable[[Evaluated], Predicted]:
         """Return what reads the predicted numbers."""
-        return lambda found: predict_numbers(found, labels or ())
+        return lambda found: predict_numbers(found, loaded.labels or ())
 
     def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
         """Return the mean of the numbers."""

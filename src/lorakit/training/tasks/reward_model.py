@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
@@ -18,6 +16,7 @@ from lorakit.data.answers import AnswerCollator
 from lorakit.data.tokenizers import pad_id
 from lorakit.training.objectives.reward import REWARD_METRICS
 from lorakit.training.tasks.answers_task import AnswersTask
+from lorakit.training.tasks.base import Loaded
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.reward_trainer import RewardTrainer
 
@@ -56,14 +55,8 @@ class RewardModel(AnswersTask):
         """Return chance."""
         return guess_answer(len(examples))
 
-    def trainer_options(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
-    ) -> dict[str, Any]:
+    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
         """Return the collator of answers."""
         arguments.remove_unused_columns = False  # the model does not take all columns
-        collator = AnswerCollator(pad_id(tokenizer))
+        collator = AnswerCollator(pad_id(loaded.tokenizer))
         return {"data_collator": collator, "center_rewards": self.config.center_rewards}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +12,6 @@ from datasets import Dataset
 from transformers import (
     DataCollatorForSeq2Seq,
     EvalPrediction,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainingArguments,
     Trainer,
@@ -21,12 +21,11 @@ from transformers import (
 from lorakit.analysis.example_scores import scores_of_texts
 from lorakit.analysis.metrics import ROUGE_NAMES, rouge_metrics
 from lorakit.config import NOT_COUNTED, TaskType
-from lorakit.data import require_columns, unused_note
+from lorakit.data import Place, require_columns, unused_note
 from lorakit.data.chunks import Batch
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
-    cut_note,
     first_examples,
     map_examples,
     readable,
@@ -38,7 +37,8 @@ from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
 from lorakit.training.predicted import Evaluated, Predicted
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
+from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.sequence_trainer import SequenceTrainer
 
@@ -75,15 +75,9 @@ class Seq2SeqLM(Task):
         """Return the columns of sources and targets."""
         return {"data.source": recipe.data.source, "data.target": recipe.data.target}
 
-    def encode(
-        self,
-        splits: Splits,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        labels: tuple[str, ...] | None,
-    ) -> Encoded:
+    def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize sources and targets; a target ends with the end-of-text token."""
+        recipe, tokenizer, model = loaded.recipe, loaded.tokenizer, loaded.model
         data = recipe.data
         max_length = resolve_max_length(data.max_length, model, tokenizer)
         limit = model_limit(model)
@@ -93,45 +87,32 @@ class Seq2SeqLM(Task):
                 f"{data.max_target_length} tokens, expected at most {limit}, the positions of this "
                 f"{type(model).__name__}. Set data.max_target_length={limit}."
             )
-        encoded: dict[str, Dataset] = {}
-        cuts: dict[str, int] = {}
-        notes = self.fresh_notes(recipe, model)
         columns = self.columns(recipe)
-        notes += unused_note(splits.train, columns.values())
-        cache = TableCache.of(data)
-        for examples, kind, where in splits.with_places(data):
+
+        def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             require_columns(examples, columns, where)
             check = partial(require_texts, examples, columns, where)
-            encoded[kind], cuts[kind], cut_targets = _encode(
-                examples, data, tokenizer, max_length, cache, check
+            made, cut, cut_targets = _encode(examples, data, tokenizer, max_length, cache, check)
+            note = (
+                f"{cut_targets} of {len(examples)} {kind} targets were cut to "
+                f"{data.max_target_length} tokens (data.max_target_length)."
             )
-            notes += cut_note(cuts[kind], len(examples), max_length, kind)
-            if cut_targets:
-                notes.append(
-                    f"{cut_targets} of {len(examples)} {kind} targets were cut to "
-                    f"{data.max_target_length} tokens (data.max_target_length)."
-                )
-        notes += [note for note in cache.notes if note not in splits.notes]
+            return EncodedSplit(made, cut, [note] if cut_targets else [])
+
+        notes = [*self.fresh_notes(loaded), *unused_note(splits.train, columns.values())]
         settings = self.settings(
-            recipe,
-            model,
+            loaded,
             max_length=max_length,
             max_target_length=data.max_target_length,
             source_prefix=data.source_prefix,
         )
-        return Encoded(
-            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
-            cut_examples=cuts["training"],
-        )
+        return replace(encode_splits(splits, data, max_length, encode, notes), settings=settings)
 
     def preview_examples(
-        self,
-        encoded: Encoded,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: tuple[str, ...] | None,
-        n: int = 2,
+        self, encoded: Encoded, loaded: Loaded, n: int = 2
     ) -> list[PreviewExample]:
         """Return the first examples as the collator batches them: source, then target tokens."""
+        tokenizer = loaded.tokenizer
         batch = DataCollatorForSeq2Seq(tokenizer)(first_examples(encoded.train, n))
         previews = []
         for ids, mask, targets in zip(
@@ -157,25 +138,18 @@ class Seq2SeqLM(Task):
         require_package("rouge_score", "training.predict_with_generate")
         return ("loss", *ROUGE_NAMES)
 
-    def trainer_options(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
-    ) -> dict[str, Any]:
+    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
         """Return the collator, and ROUGE if texts are generated."""
         generates = getattr(arguments, "predict_with_generate", False)
         return {
             # The model makes the decoder inputs that label smoothing needs.
-            "data_collator": DataCollatorForSeq2Seq(tokenizer, model=model),
-            "compute_metrics": _rouge(tokenizer) if generates else None,
+            "data_collator": DataCollatorForSeq2Seq(loaded.tokenizer, model=loaded.model),
+            "compute_metrics": _rouge(loaded.tokenizer) if generates else None,
         }
 
-    def prediction_reader(
-        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Evaluated], Predicted]:
+    def prediction_reader(self, loaded: Loaded) -> Callable[[Evaluated], Predicted]:
         """Return what reads generated texts."""
+        tokenizer = loaded.tokenizer
 
         def read(found: Evaluated) -> Predicted:
             first = found.first()

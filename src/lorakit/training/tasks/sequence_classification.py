@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from datasets import Dataset, Value
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from lorakit.analysis.baselines import Guess, guess_class
 from lorakit.analysis.metric_text import classification_metric_names
@@ -21,7 +21,7 @@ from lorakit.errors import DataError
 from lorakit.training.losses.example_losses import WeightedClasses
 from lorakit.training.predicted import Evaluated, Predicted, predict_classes
 from lorakit.training.step import LogitsStep
-from lorakit.training.tasks.base import Encoded
+from lorakit.training.tasks.base import Encoded, Loaded
 from lorakit.training.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
@@ -98,29 +98,23 @@ class SequenceClassification(TextTask):
 
     def build_trainer(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        loaded: Loaded,
         encoded: Encoded,
         arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
         *more: Any,
         **options: Any,
     ) -> Trainer:
         """Build the trainer, whose loss has the weights of the classes."""
-        trainer: Any = super().build_trainer(
-            model, tokenizer, encoded, arguments, labels, *more, **options
-        )
+        trainer: Any = super().build_trainer(loaded, encoded, arguments, *more, **options)
         if encoded.class_weights is not None:
             weights = torch.tensor(encoded.class_weights)
             loss = WeightedClasses(weights, arguments.label_smoothing_factor)
             trainer.use_step(LogitsStep(loss=loss))
         return trainer
 
-    def prediction_reader(
-        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Evaluated], Predicted]:
+    def prediction_reader(self, loaded: Loaded) -> Callable[[Evaluated], Predicted]:
         """Return what reads classes and their probabilities."""
-        return lambda found: predict_classes(found, labels or ())
+        return lambda found: predict_classes(found, loaded.labels or ())
 
     def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
         """Return the commonest class."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +15,6 @@ from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -27,7 +27,6 @@ from lorakit.data.chunks import Batch
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
-    cut_note,
     first_examples,
     map_examples,
     readable,
@@ -39,7 +38,8 @@ from lorakit.errors import ConfigError
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.predicted import Predicted, prediction_table
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
+from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
@@ -132,50 +132,36 @@ class TextTask(Task):
         """Return the column of the labels, unless the recipe says that they are numbers."""
         return None if recipe.data.problem_type == REGRESSION else recipe.data.label
 
-    def encode(
-        self,
-        splits: Splits,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        labels: tuple[str, ...] | None,
-    ) -> Encoded:
+    def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize the texts and encode their targets."""
-        data, names = recipe.data, labels or ()
-        max_length = resolve_max_length(data.max_length, model, tokenizer)
-        parts = splits.with_places(data)
+        recipe, tokenizer, names = loaded.recipe, loaded.tokenizer, loaded.labels or ()
+        data = recipe.data
+        max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
         targets = {
-            kind: self._check_targets(examples, data, where) for examples, kind, where in parts
+            kind: self._check_targets(examples, data, where)
+            for examples, kind, where in splits.with_places(data)
         }
-        encoded: dict[str, Dataset] = {}
-        cuts: dict[str, int] = {}
         learnt = names if recipe.start_from is not None or splits.only_validation else ()
-        notes = self.fresh_notes(recipe, model)
-        notes += self.target_notes(targets["training"], names, data.label)
-        notes += unused_note(splits.train, _columns(data).values())
-        cache = TableCache.of(data)
-        for examples, kind, where in parts:
+
+        def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             self.check_targets(targets[kind], targets["training"], learnt, data.label, where)
-            encoded[kind], cuts[kind] = _encode(
-                examples,
-                self.encode_targets(targets[kind], names),
-                self.target_feature(names),
-                data,
-                tokenizer,
-                max_length,
-                cache,
-                where,
-            )
-            notes += cut_note(cuts[kind], len(examples), max_length, kind)
-        notes += [note for note in cache.notes if note not in splits.notes]
-        pair = data.text_pair is not None
-        kind = None if self.problem_type == SINGLE_LABEL else self.problem_type
+            numbers, feature = self.encode_targets(targets[kind], names), self.target_feature(names)
+            return _encode(examples, numbers, feature, data, tokenizer, max_length, cache, where)
+
+        notes = [
+            *self.fresh_notes(loaded),
+            *self.target_notes(targets["training"], names, data.label),
+            *unused_note(splits.train, _columns(data).values()),
+        ]
         settings = self.settings(
-            recipe, model, max_length=max_length, text_pair=pair, problem_type=kind
+            loaded,
+            max_length=max_length,
+            text_pair=data.text_pair is not None,
+            problem_type=None if self.problem_type == SINGLE_LABEL else self.problem_type,
         )
-        return Encoded(
-            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
-            cut_examples=cuts["training"],
+        return replace(
+            encode_splits(splits, data, max_length, encode, notes),
+            settings=settings,
             class_weights=self.class_weights(targets["training"], names, data),
         )
 
@@ -185,32 +171,23 @@ class TextTask(Task):
         return self.read_targets(examples, data, where)
 
     def preview_examples(
-        self,
-        encoded: Encoded,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: tuple[str, ...] | None,
-        n: int = 2,
+        self, encoded: Encoded, loaded: Loaded, n: int = 2
     ) -> list[PreviewExample]:
         """Return the first examples as the collator batches them; only the target counts."""
+        tokenizer = loaded.tokenizer
         batch = DataCollatorWithPadding(tokenizer)(first_examples(encoded.train, n))
         previews = []
         for ids, mask, target in zip(
             batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
         ):
             tokens = readable(tokenizer, ids[mask.bool()])
-            note = self.describe_target(target, labels or ())
+            note = self.describe_target(target, loaded.labels or ())
             previews.append(PreviewExample(tokens, [False] * len(tokens), note))
         return previews
 
-    def trainer_options(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
-    ) -> dict[str, Any]:
+    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
         """Return a collator that pads by batch, the loss and the metrics."""
-        names = tuple(labels or ())
+        names = loaded.labels or ()
         loss = self.example_loss()
         if loss is not None and arguments.label_smoothing_factor:
             raise ConfigError(
@@ -223,24 +200,20 @@ class TextTask(Task):
             return self.measure(prediction.label_ids, prediction.predictions, names)
 
         return {
-            "data_collator": DataCollatorWithPadding(tokenizer),
+            "data_collator": DataCollatorWithPadding(loaded.tokenizer),
             "compute_metrics": metrics,
             "preprocess_logits_for_metrics": first_output,
             "example_loss": loss,
         }
 
     def prediction_columns(
-        self,
-        predicted: Predicted,
-        examples: Dataset,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        encoded: Encoded,
+        self, predicted: Predicted, examples: Dataset, loaded: Loaded, encoded: Encoded
     ) -> dict[str, list[Any]]:
         """Return texts, targets and predictions."""
-        columns = _columns(recipe.data)
+        data = loaded.recipe.data
+        columns = _columns(data)
         answer = columns.pop("data.label")
-        answers = self.read_targets(examples, recipe.data, Place("the validation examples"))
+        answers = self.read_targets(examples, data, Place("the validation examples"))
         inputs = {name: examples[name][:] for name in columns.values()}
         return prediction_table(inputs, answer, answers, predicted.columns)
 
@@ -259,8 +232,8 @@ def _encode(
     max_length: int,
     cache: TableCache,
     where: Place,
-) -> tuple[Dataset, int]:
-    """Tokenize texts beside their encoded targets; also returns how many were truncated."""
+) -> EncodedSplit:
+    """Tokenize texts beside their encoded targets."""
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
     features = {column: IDS for column in first} | {"labels": feature}
 
@@ -282,4 +255,4 @@ def _encode(
     texts = examples.select_columns(list(dict.fromkeys(names)))
     check = partial(require_texts, examples, columns, where)
     made, (cut,) = map_examples(texts, tokenize, features, identity, cache, check)
-    return made, cut
+    return EncodedSplit(made, cut)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,6 @@ from datasets import ClassLabel, Dataset
 from transformers import (
     DataCollatorForTokenClassification,
     EvalPrediction,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -26,7 +26,6 @@ from lorakit.data.labels import class_name, label_notes, require_distinct, requi
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
-    cut_note,
     first_examples,
     map_examples,
     readable,
@@ -43,11 +42,13 @@ from lorakit.training.predicted import (
 )
 from lorakit.training.tasks.base import (
     Encoded,
+    Loaded,
     PreviewExample,
     Task,
     learnt_labels,
     load_run_tokenizer,
 )
+from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
@@ -104,54 +105,40 @@ class TokenClassification(Task):
         ordered = sort_labels(found)
         return ("O", *(tag for tag in ordered if tag != "O")) if "O" in found else ordered
 
-    def encode(
-        self,
-        splits: Splits,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        labels: tuple[str, ...] | None,
-    ) -> Encoded:
+    def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize the words; the tag counts on the first token of each word."""
+        recipe, tokenizer, labels = loaded.recipe, loaded.tokenizer, loaded.labels
         data = recipe.data
-        max_length = resolve_max_length(data.max_length, model, tokenizer)
-        parts = splits.with_places(data)
+        max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
         tags: dict[str, list[list[str]]] = {}
-        for examples, kind, where in parts:
+        for examples, kind, where in splits.with_places(data):
             require_columns(examples, _columns(data), where)
             tags[kind] = _read_tags(examples, data, where)
         tagged = (tag for example_tags in tags["training"] for tag in example_tags)
         seen = learnt_labels(recipe, labels, tagged)
         seen = set(labels or ()) if splits.only_validation else seen
-        encoded: dict[str, Dataset] = {}
-        cuts: dict[str, int] = {}
-        notes = self.fresh_notes(recipe, model)
-        notes += label_notes(labels or (), data.tags)
-        notes += unused_note(splits.train, _columns(data).values())
-        cache = TableCache.of(data)
-        for examples, kind, where in parts:
+
+        def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             require_seen(seen, tags[kind], data.tags, where)
-            made, cuts[kind] = _encode(
+            made, cut = _encode(
                 examples, tags[kind], data, tokenizer, labels or (), max_length, cache
             )
             _require_counted(made, where, max_length)
-            encoded[kind] = made
-            notes += cut_note(cuts[kind], len(examples), max_length, kind)
-        notes += [note for note in cache.notes if note not in splits.notes]
-        settings = self.settings(recipe, model, max_length=max_length)
-        return Encoded(
-            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
-            cut_examples=cuts["training"],
-        )
+            return EncodedSplit(made, cut)
+
+        notes = [
+            *self.fresh_notes(loaded),
+            *label_notes(labels or (), data.tags),
+            *unused_note(splits.train, _columns(data).values()),
+        ]
+        settings = self.settings(loaded, max_length=max_length)
+        return replace(encode_splits(splits, data, max_length, encode, notes), settings=settings)
 
     def preview_examples(
-        self,
-        encoded: Encoded,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: tuple[str, ...] | None,
-        n: int = 2,
+        self, encoded: Encoded, loaded: Loaded, n: int = 2
     ) -> list[PreviewExample]:
         """Return the first examples as the collator batches them; first tokens of words count."""
+        tokenizer, labels = loaded.tokenizer, loaded.labels
         batch = DataCollatorForTokenClassification(tokenizer)(first_examples(encoded.train, n))
         previews = []
         for ids, mask, targets in zip(
@@ -183,51 +170,38 @@ class TokenClassification(Task):
         known = classification_metric_names(names)
         return ("loss", *(name for name in known if name != "roc_auc"))
 
-    def trainer_options(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        labels: tuple[str, ...] | None,
-    ) -> dict[str, Any]:
+    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
         """Return a collator that pads tokens and tags, and the tagging metrics."""
-        names = tuple(labels or ())
+        names = loaded.labels or ()
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             return token_metrics(prediction.label_ids, prediction.predictions, names)
 
         return {
-            "data_collator": DataCollatorForTokenClassification(tokenizer),
+            "data_collator": DataCollatorForTokenClassification(loaded.tokenizer),
             "compute_metrics": metrics,
             "preprocess_logits_for_metrics": first_output,
         }
 
-    def prediction_reader(
-        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Evaluated], Predicted]:
+    def prediction_reader(self, loaded: Loaded) -> Callable[[Evaluated], Predicted]:
         """Return what reads tags and their probabilities."""
-        return lambda found: predict_tags(found, labels or ())
+        return lambda found: predict_tags(found, loaded.labels or ())
 
     def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
         """Return the commonest tag."""
         return guess_tag(known["labels"], examples["labels"][:], labels)
 
     def prediction_columns(
-        self,
-        predicted: Predicted,
-        examples: Dataset,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        encoded: Encoded,
+        self, predicted: Predicted, examples: Dataset, loaded: Loaded, encoded: Encoded
     ) -> dict[str, list[Any]]:
         """Return words, tags, predicted tags, their probabilities and their words."""
-        data = recipe.data
+        data = loaded.recipe.data
         words: list[list[str]] = examples[data.tokens][:]
         answers = _read_tags(examples, data, Place("the validation examples"))
         counts = [len(tags) for tags in predicted.columns["prediction"]]
         most = encoded.settings["max_length"]
         tagged = [
-            given if len(given) == count else _words_with_tokens(tokenizer, given, most)
+            given if len(given) == count else _words_with_tokens(loaded.tokenizer, given, most)
             for given, count in zip(words, counts, strict=True)
         ]
         new = {**predicted.columns, "predicted_words": tagged}

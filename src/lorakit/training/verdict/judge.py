@@ -137,7 +137,7 @@ class _Judge:
         setup = self._setup
         known: Any = setup.encoded.train if self._known is None else self._known
         examples: Any = setup.encoded.validation
-        guess = setup.task.guess(setup.model, known, examples, setup.labels or ())
+        guess = setup.task.guess(setup, known, examples)
         if guess is not None:
             self._notes.append(guess.note)
             if self._known is not None and guess.knows_examples:

@@ -8,7 +8,7 @@ import torch
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import TaskType
 from lorakit.models.pretrained import fresh_modules
-from lorakit.training.tasks import Encoded, task_for
+from lorakit.training.tasks import Encoded, Loaded, task_for
 from lorakit.training.tasks.base import save_settings
 
 TASK = "SEQ_CLS"
@@ -48,7 +48,7 @@ def test_pooler_missing_from_the_checkpoint_is_saved_with_the_adapter(
 ):
     made = prepare(TASK, tiny_bert_dir, cls_csv)
 
-    config = made.task.lora_config(made.recipe, made.model, made.tokenizer)
+    config = made.task.lora_config(made.loaded)
 
     assert config.modules_to_save == ("bert.pooler.dense",)
     assert config.task_type == TASK
@@ -69,22 +69,23 @@ def test_decoders_get_a_padding_token(prepare, request, cls_csv, fixture):
 
 def test_new_weights_are_reported_only_when_trained(prepare, tiny_distilbert_dir, cls_csv):
     made = prepare(TASK, tiny_distilbert_dir, cls_csv)
-    assert any("New weights" in note for note in made.task.fresh_notes(made.recipe, made.model))
+    assert any("New weights" in note for note in made.task.fresh_notes(made.loaded))
     made.model.requires_grad_(False)  # as in evaluation, where the head is the adapter's
-    assert made.task.fresh_notes(made.recipe, made.model) == []
+    assert made.task.fresh_notes(made.loaded) == []
 
 
 def test_inference_loads_the_base_as_it_was_trained_on(recipe_of):
     task, model = task_for(TASK), torch.nn.Linear(1, 1)
     model.dtype = torch.bfloat16
-    plain = recipe_of(TASK, "m", "x", training={"seed": 7})
-    assert task.settings(plain, model, max_length=9) == {
+    plain = Loaded(recipe_of(TASK, "m", "x", training={"seed": 7}), None, None, model)
+    assert task.settings(plain, max_length=9) == {
         "dtype": "bfloat16",
         "seed": 7,
         "max_length": 9,
     }
     how = {"bits": 4, "compute_dtype": "bfloat16"}
-    settings = task.settings(recipe_of(TASK, "m", "x", top={"quantization": how}), model)
+    quantised = recipe_of(TASK, "m", "x", top={"quantization": how})
+    settings = task.settings(Loaded(quantised, None, None, model))
     assert "dtype" not in settings
     assert settings["quantization"].bits == 4
     assert settings["quantization"].compute_dtype == "auto", "another device chooses its own"

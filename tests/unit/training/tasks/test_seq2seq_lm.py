@@ -22,7 +22,7 @@ def test_end_is_added_where_the_tokenizer_does_not(prepare, tiny_t5_dir, summary
     made = prepare(TASK, tiny_t5_dir, summary_parquet)
     made.tokenizer.backend_tokenizer.post_processor = None
 
-    encoded = made.task.encode(made.splits, made.recipe, made.tokenizer, made.model, None)
+    encoded = made.task.encode(made.splits, made.loaded)
 
     assert encoded.train["labels"][:] == made.encoded.train["labels"][:]
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lorakit.config import NOT_COUNTED
-from lorakit.injection import add_adapter
 from lorakit.training.trainers.language_trainer import _hide_quantization
 
 TASK = "CAUSAL_LM"
@@ -53,7 +52,7 @@ def test_adapter_on_the_output_layer_is_trained(
     prepare, tiny_llama_dir, text_jsonl, tmp_path, lora
 ):
     made = prepare(TASK, tiny_llama_dir, text_jsonl, lora={"r": 4, **lora})
-    add_adapter(made.model, made.task.lora_config(made.recipe, made.model, made.tokenizer))
+    made.add_adapter()
     before = {n: p.clone() for n, p in made.model.named_parameters() if p.requires_grad}
     trainer = made.trainer(tmp_path, max_steps=3)
 
