@@ -24,8 +24,9 @@ class Limits:
         body_s: Seconds within which the body must arrive.
         prompt_tokens: Tokens of a prompt; None allows the model's context.
         output_tokens: New tokens of an answer; None allows the model's context.
-        choices: Answers of a request (`n`, times the prompts of a completion).
-        inputs: Texts of a request for embeddings, classes, scores or completions.
+        choices: Answers of a request (`n`, times the prompts of a completion), at most `waiting`.
+        inputs: Texts of a request for embeddings, classes, scores or completions, at most
+            `waiting`.
         stop_texts: Stop texts of a request.
         stop_characters: Characters of a stop text.
         waiting: Requests that wait for the model; more get 429.
@@ -53,6 +54,9 @@ class Limits:
                     f"The limit {field.name} cannot be used: got {value}, expected at least 1. "
                     "Set another."
                 )
+        # A request with more could never wait as a whole: it would be told for ever to try again.
+        for name in ("choices", "inputs"):
+            object.__setattr__(self, name, min(getattr(self, name), self.waiting))
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:

@@ -87,3 +87,11 @@ def test_more_than_a_request_may_have_is_refused(values, prompts, param):
     with pytest.raises(RequestError) as caught:
         check_counts(fields(**values), prompts, Limits())
     assert caught.value.param == param
+
+
+def test_a_request_has_at_most_as_many_answers_as_may_wait():
+    limits = Limits(waiting=2)
+    check_counts(fields(n=2), 1, limits)
+    for values, prompts in (({"n": 3}, 1), ({}, 3)):
+        with pytest.raises(RequestError, match="expected at most 2"):
+            check_counts(fields(**values), prompts, limits)
