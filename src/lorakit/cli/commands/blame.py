@@ -52,7 +52,7 @@ def blame(
         typer.Option("--retrain", help="With --drop N: train again without them, and compare."),
     ] = False,
 ) -> None:
-    """Find the training examples behind an answer, or behind the mistakes.
+    """Find the training examples behind an answer or the mistakes.
 
     Raises:
         ConfigError: The question is not one, or does not fit the run.

@@ -172,7 +172,7 @@ def serve(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Serve adapters on OpenAI's protocol, each request with its own.
+    """Serve many adapters on one base, with OpenAI's protocol.
 
     Raises:
         ConfigError: An option is wrong.
