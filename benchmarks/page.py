@@ -39,16 +39,16 @@ class Block:
 
 _HEAD = """# Performance, measured
 
-What training, inference and the handling of adapters cost with lorakit, against the frozen limit, full fine-tuning, PEFT and loralib. Each machine has a page with all its numbers and charts.
+The cost of training, inference and handling adapters with lorakit, compared with the frozen limit, full fine-tuning, PEFT and loralib. Each machine has a page with all its numbers and charts.
 """  # noqa: E501
 
 _METHOD = """## How it is measured
 
-`make bench` measures and writes these pages; `python -m benchmarks.page` writes them from the rows in [`{results}`]({results}) alone.
+`make bench` measures and writes these pages; `python -m benchmarks.page` only writes them, from the rows in [`{results}`]({results}).
 
-Variants take turns, and a ratio is taken inside a round. A cell shows the median over the rounds and, in brackets, the 20th and 80th percentile; bytes are counts and need neither; an empty cell was not measured. In training, inference and decoding all variants have the same base weights, adapters and batch, and one with an adapter is timed only if its outputs, or its loss and gradients, are lorakit's up to rounding.
+Variants are timed in turns, and ratios are computed within a round. A cell shows the median over the rounds and, in brackets, the 20th and 80th percentile; counted bytes have neither; an empty cell was not measured. In training, inference and decoding all variants have the same base weights, adapters and batch. A variant with an adapter is timed only if its outputs, or its loss and gradients, equal lorakit's up to rounding.
 
-- *limit*, the frozen limit: forward and the gradients of activations, with nothing trained, as torch computes them. Where lorakit's products with the base are quicker than torch's ([ADR 26](adr/0026-float32-products-take-the-wider-vectors.md)), a step is below it.
+- *limit*, the frozen limit: forward and the gradients of activations, with nothing trained, as torch computes them. Where lorakit's products with the base are faster than torch's ([ADR 26](adr/0026-float32-products-take-the-wider-vectors.md)), a step is below it.
 - *full*: full fine-tuning.
 - *lorakit*: one autograd node for each adapted layer. *lorakit+mlp*, the default of `add_adapter`: one for each MLP of a known form.
 - *peft* with factors in the dtype of the base; *peft, float32 factors* is its default for a base in half precision.

@@ -74,10 +74,10 @@ SECTIONS = (
         "memory",
     ),
     Section(
-        "A step on a quantised base",
+        "A step on a quantized base",
         "Forward and backward with an update on every linear layer. The dense base, and that of "
-        "the limit, hold the dequantised weights; all compute in the dtype of the heading. PEFT "
-        "runs on bitsandbytes' layers. Bits per parameter are those of the quantised layers' "
+        "the limit, hold the dequantized weights; all compute in the dtype of the heading. PEFT "
+        "runs on bitsandbytes' layers. Bits per parameter are those of the quantized layers' "
         "storages, scales and code books included.",
         "qlora",
         quantized_tables.qlora_table,
@@ -190,7 +190,7 @@ SECTIONS = (
     Section(
         "Latency of forward",
         "The batch sizes of table 1 of [Hu et al. 2021](https://arxiv.org/abs/2106.09685), logits "
-        "of the last position alone. A number after the colon of a model's name is the number of "
+        "of the last position only. A number after the colon of a model's name is the number of "
         "its blocks.",
         "latency",
         tables.latency_table,
@@ -218,10 +218,10 @@ SECTIONS = (
     Section(
         "Decoding on a base in 4 bits",
         "Tokens per second of a whole batch, one token at a time after a prompt, with an adapter "
-        "that is not merged. The dense base holds the dequantised weights in the dtype of the "
-        "heading. The products of the 4-bit base are computed with a buffer of dequantised values, "
+        "that is not merged. The dense base holds the dequantized weights in the dtype of the "
+        "heading. The products of the 4-bit base are computed with a buffer of dequantized values, "
         "and with the codes as they are stored. `ops/quantized.py` uses the codes up to the number "
-        "of tokens where that ends to be faster.",
+        "of tokens at which this stops being faster.",
         "decode_4bit",
         quantized_tables.decode_4bit_table,
     ),
@@ -231,7 +231,7 @@ SECTIONS = (
         "decoding. Mixed lengths are requests that are there at once: the engine, `generate` in "
         "padded batches in the order of arrival, and, with the first of the requests alone, "
         "transformers' continuous batching without adapters and PEFT one request at a time. In a "
-        "closed loop so many requests are under way at each moment; in an open loop they arrive at "
+        "closed loop a fixed number of requests is under way; in an open loop they arrive at "
         "random moments (Poisson). Percentiles are over all requests, or all tokens, of one run. A "
         "load is that of an adapter while answers are decoded, in steps by which they end later.",
         "serving",
@@ -261,8 +261,8 @@ SECTIONS = (
     ),
     Section(
         "Thin products",
-        "The products of the low-rank path in C against torch's, 1024 tokens; below 1 the C is "
-        "quicker. `ops/skinny.py` runs it up to the ranks where that ends.",
+        "The products of the low-rank path in C against torch's, 1024 tokens; below 1 the C "
+        "code is faster. `ops/skinny.py` uses it up to the rank at which it stops being faster.",
         "thin_products",
         quantized_tables.thin_table,
     ),

@@ -25,14 +25,14 @@ _COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#0072B2")
 
 _HEAD = """# What runs share, measured
 
-Runs on one base can share two things: [one pass for many runs](how-to/many-runs.md), and [the output of the layers below the first adapted one](how-to/upper-layers.md), which is computed once for each example. This page shows what each saves, alone and together. `python -m benchmarks.page` writes it from rows of measurements.
+Runs on one base can share two things: [one pass for many runs](how-to/many-runs.md), and [the output of the layers below the first adapted one](how-to/upper-layers.md), which is computed once for each example. This page shows what each saves, and what both save together. `python -m benchmarks.page` writes it from rows of measurements.
 """  # noqa: E501
 
 _TAIL = """## When which of them helps
 
-- One pass for many runs saves the reading of weights: it helps small batches most, and bases in 4 bits, whose weights are made dense once for all runs. A large batch on a dense base is computed by itself, and costs what it costs alone. The trials above have batches of 16 texts: they gain nothing from one pass, and those of one process wait for each other. `together: auto` measures that, and trains such trials in separate processes.
-- The base, Python and the libraries are in memory once, whatever the batch is.
-- The frozen part saves the forward pass of the layers below, from the second epoch on and in every later run on the same data. What remains is the forward and backward pass of the layers above and the output layer: where half of the layers are adapted, the share that is saved is therefore less than half.
+- One pass for many runs reads the weights once for all: it helps most with small batches, and with bases in 4 bits, whose weights are dequantized once for all runs. A large batch on a dense base is computed by itself and saves nothing. The trials above have batches of 16 texts: they gain nothing from one pass, and those of one process wait for each other. `together: auto` measures that, and trains such trials in separate processes.
+- Runs in one pass have the base, Python and the libraries in memory once, whatever the batch size.
+- The frozen part saves the forward pass of the layers below, from the second epoch on and in every later run on the same data. The forward and backward pass of the layers above and of the output layer remains, so with half of the layers adapted, less than half of the time is saved.
 - Runs that train together read and fill the same cache. While they see the same examples in the same order, as trials of a search do, the layers below are computed once for all of them in the first epoch too. Runs whose first adapted layers differ are computed one depth after the other.
 """  # noqa: E501
 
@@ -129,8 +129,8 @@ def _searches(rows: Sequence[Row]) -> list[Panel]:
 PARTS = (
     Part(
         "Many runs, one pass",
-        "A step of several runs on one base, forward and backward, one after another and together; "
-        "and the peak of memory of whole runs, in a process for each and in one.",
+        "Forward and backward of several runs on one base, one after another and together; "
+        "and the peak memory of whole runs, each in a separate process and all in one.",
         "together",
         _together,
         "together.png",
@@ -147,8 +147,8 @@ PARTS = (
         "A search and a study",
         "A search of eight trials that adapts the upper half, and a study with three depths, on "
         "the quickstart's task: each trial in a separate process, together, with the frozen part "
-        "kept, and both. Ray, Python and the libraries are counted. Two trials train at once in "
-        "separate processes; together four, two in each of two processes.",
+        "kept, and both. Ray, Python and the libraries are counted. In separate processes two "
+        "trials train at once; together four, two in each of two processes.",
         "searches",
         _searches,
         "searches.png",

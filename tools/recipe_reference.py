@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -61,12 +62,15 @@ _LARGEST_INTEGER = 2**31 - 1
 
 _MOST_CHOICES = 12
 
+_IN_YAML = {"None": "null", "True": "true", "False": "false"}
+_PYTHON_VALUE = re.compile(rf"\b(?:{'|'.join(_IN_YAML)})\b")
+
 _HEAD = """# Recipe reference
 
-A recipe is a YAML file with the keys below. [Getting started](../getting-started.md) writes one, \
-and any key can be changed on the command line: `lorakit train recipe.yaml lora.r=16`. A key that \
-is not listed here is an error that names the nearest right one. `lorakit init` writes a \
-commented recipe.
+A recipe is a YAML file with the keys below. `lorakit init` writes one with comments \
+([getting started](../getting-started.md)), and any key can be changed on the command line: \
+`lorakit train recipe.yaml lora.r=16`. A key that is not listed here is an error that names the \
+nearest right one.
 
 This page is generated from the classes that check a recipe."""
 
@@ -144,7 +148,8 @@ def _section(title: str, model: type[StrictConfig]) -> str:
     for name, field in schema["properties"].items():
         kind = type_text(field, schema.get("$defs", {}))
         default = "required" if name in schema.get("required", ()) else _default(field)
-        lines.append(f"| `{name}` | {kind} | {default} | {_cell(meanings.get(name, ''))} |")
+        meaning = _PYTHON_VALUE.sub(lambda value: _IN_YAML[value[0]], meanings.get(name, ""))
+        lines.append(f"| `{name}` | {kind} | {default} | {_cell(meaning)} |")
     return "\n".join(lines)
 
 

@@ -30,7 +30,7 @@ BaseModel = Annotated[
 ]
 Unquantized = Annotated[
     bool,
-    typer.Option("--unquantized", help="Use the base as saved, although training quantised it."),
+    typer.Option("--unquantized", help="Use the base as saved, although training quantized it."),
 ]
 
 ApiKeyFile = Annotated[

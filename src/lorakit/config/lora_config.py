@@ -175,7 +175,7 @@ class LoraConfig(StrictConfig):
 
     From the base's weight: "pissa" (its largest singular values; arXiv:2404.02948), "pissa_niter_4"
     (the same by a fast randomised SVD with 4 iterations), "olora" (its QR decomposition;
-    arXiv:2406.01775), "loftq" (its quantisation error; arXiv:2310.08659). From training data:
+    arXiv:2406.01775), "loftq" (its quantization error; arXiv:2310.08659). From training data:
     "eva" (principal components of the inputs; arXiv:2410.07170), "lora_ga" (singular vectors of the
     gradient; arXiv:2407.05000). The base weight never changes: with "pissa", "olora" and "lora_ga"
     the update is s (B A - B0 A0), which is zero before training."""
@@ -332,7 +332,7 @@ class LoraConfig(StrictConfig):
 
 
 class QuantizationConfig(StrictConfig):
-    """Quantisation of the frozen base to 4 or 8 bits, in bitsandbytes' storage.
+    """Quantization of the frozen base to 4 or 8 bits, in bitsandbytes' storage.
 
     Source: Dettmers et al. 2023, arXiv:2305.14314 (4 bits); 2022, arXiv:2208.07339 (8 bits).
     """
@@ -347,12 +347,12 @@ class QuantizationConfig(StrictConfig):
     """Whether to store the scales of 4-bit blocks in 8 bits: 4.13 bits per parameter, not 4.5."""
 
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Dtype of matrix products and of all parameters that are not quantised; "auto" is bfloat16 if
+    """Dtype of matrix products and of all parameters that are not quantized; "auto" is bfloat16 if
     the device supports it, else float32."""
 
     skip_modules: tuple[str, ...] | None = None
-    """Names of linear layers not to quantise; None means the output head. Embeddings, norms, task
-    heads and lora.modules_to_save are never quantised."""
+    """Names of linear layers not to quantize; None means the output head. Embeddings, norms, task
+    heads and lora.modules_to_save are never quantized."""
 
     @model_validator(mode="after")
     def _require_four_bits_for_code_book(self) -> Self:

@@ -71,12 +71,12 @@ def describe_labels(examples: Dataset, column: str, where: Place | str) -> list[
     kind = problem_type_of(examples, column, where)
     if kind == REGRESSION:
         count = len(numbers_of(examples, column, where)[0])
-        many = "a number" if count == 1 else f"{count} numbers"
-        return [f"The labels are {many} to predict, in '{escaped(column)}'."]
+        many = "a number" if count == 1 else f"a list of {count} numbers"
+        return [f"Each label in '{escaped(column)}' is {many} to predict."]
     if kind == MULTI_LABEL:
         sets = label_sets(examples, column, where)
         names = known_labels(examples, column) or sort_labels(n for one in sets for n in one)
-        said = f"The labels are lists of {len(names)} labels"
+        said = f"The labels are lists, with {len(names)} different labels"
     else:
         names = sort_label_names(examples, column, where)
         said = f"The labels are {len(names)} classes"

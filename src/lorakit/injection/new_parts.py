@@ -118,7 +118,9 @@ def _separate_unlike_(copies: Mapping[str, nn.Module], tensors: AdapterTensors) 
     for path, trained in copies.items():
         for name, parameter in [*trained.named_parameters(remove_duplicate=False)]:
             values = tensors.replaced[f"{path}.{name}"]
-            if not torch.equal(values_of.setdefault(id(parameter), values), values):
+            earlier = values_of.setdefault(id(parameter), values)
+            # A plan's tensors have no values to compare, and most copies share with none.
+            if earlier is not values and not torch.equal(earlier, values):
                 owner, _, last = name.rpartition(".")
                 setattr(trained.get_submodule(owner), last, nn.Parameter(parameter.clone()))
 

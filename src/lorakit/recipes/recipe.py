@@ -46,7 +46,7 @@ class Recipe(StrictConfig):
     """What the model is trained to do."""
 
     objective: ObjectiveConfig | None = None
-    """What preferences are trained with; None trains on examples of the right answer."""
+    """How to train on preferences; None trains on examples of the right answer."""
 
     data: DataConfig
     """Where the examples come from."""
@@ -60,7 +60,7 @@ class Recipe(StrictConfig):
     """What is adapted, and how."""
 
     quantization: QuantizationConfig | None = None
-    """Quantisation of the base to 4 or 8 bits; None does not quantise it. With quantisation, dtype
+    """Quantization of the base to 4 or 8 bits; None does not quantize it. With quantization, dtype
     "saved" or "auto" is the compute dtype."""
 
     float32_small_parameters: bool = False

@@ -45,7 +45,7 @@ OWNED_KEYS: dict[str, str] = {
     "logging_nan_inf_filter": "a loss that is not a number stops the run",
     "do_train": "`lorakit train` trains",
     "do_eval": "set `eval_strategy`",
-    "do_predict": "predict with `lorakit generate`",
+    "do_predict": "predict with `lorakit predict`",
     "push_to_hub": _HUB,
     "hub_model_id": _HUB,
     "hub_strategy": _HUB,

@@ -115,7 +115,7 @@ def test_latency_decoding_and_loading(page):
 
 
 def test_quantised_bases_and_thin_products(page):
-    steps = section(page, "A step on a quantised base")
+    steps = section(page, "A step on a quantized base")
     lines = lines_of(steps, "lorakit, 4 bits")
     assert len(lines) == 8  # two models, two dtypes, two columns
     assert "| 1.10 s | 1.11 (1.07–1.12) | 1.06 (1.05–1.06) | 0.78 (0.78–0.79) |" in lines[0]

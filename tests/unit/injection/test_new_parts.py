@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lorakit import Adapter, LoraConfig
+from lorakit.adapters.operations.reparametrize import outline_of
 from lorakit.injection.new_parts import (
     load_companions_,
     new_copies,
@@ -63,6 +64,13 @@ def test_a_head_is_copied_and_the_base_s_stays():
         assert torch.equal(copy.weight, adapter.replaced[f"{path}.weight"])
         assert not torch.equal(model.get_submodule(path).weight, copy.weight)
     assert copies
+
+
+def test_a_head_is_copied_from_tensors_without_values():
+    adapter = Adapter.from_model(with_adapter(distilbert, seed=3))
+    outline = outline_of(adapter, adapter.config, torch.device("meta"))
+    copies = new_copies(plan_from_tensors(distilbert().to("meta"), outline), None, outline)
+    assert copies and all(copy.weight.is_meta for copy in copies.values())
 
 
 def test_tokens_of_tied_modules_share_their_rows():

@@ -28,10 +28,10 @@ def test_errors_are_the_sentences_of_the_command_line(done):
 
 def test_long_columns_are_cut_and_lists_are_texts(monkeypatch, tmp_path):
     rows = (Blamed(0, 1.0, 1, None, {"text": "x" * 400, "tags": ["a", "b"]}),)
-    found = Blame(rows, "rows.parquet", "The answer is looked at.", ("A note.",), None)
+    found = Blame(rows, "rows.parquet", "Looking at the answer.", ("A note.",), None)
     monkeypatch.setattr("lorakit.training.influence.blame", lambda *args, **options: found)
     answer = blame_of(tmp_path, "an answer")
-    assert answer.notes == ("The answer is looked at.", "A note.")
+    assert answer.notes == ("Looking at the answer.", "A note.")
     (example,) = answer.examples
     assert example.place == "rows.parquet, example 1"
     assert example.values == ("x" * 299 + "…", '["a", "b"]')

@@ -130,9 +130,12 @@ def test_what_does_not_fit_or_cannot_be_read_is_refused(tmp_path, name, contents
 @pytest.mark.parametrize(
     ("values", "note"),
     [
-        (["0.31", "0.7", "0.2"], "The labels are a number to predict, in 'label'."),
-        ([[0.5, 1.5]] * 3, "The labels are 2 numbers to predict, in 'label'."),
-        ([["a"], ["b", "a"], []], "The labels are lists of 2 labels in 'label': a, b."),
+        (["0.31", "0.7", "0.2"], "Each label in 'label' is a number to predict."),
+        ([[0.5, 1.5]] * 3, "Each label in 'label' is a list of 2 numbers to predict."),
+        (
+            [["a"], ["b", "a"], []],
+            "The labels are lists, with 2 different labels in 'label': a, b.",
+        ),
     ],
 )
 def test_labels_other_than_one_class_are_told(tmp_path, values, note):

@@ -14,7 +14,10 @@ def test_several_labels_in_one_text_are_recognized(tmp_path, separator):
     found = recognize(str(write_data(tmp_path, "t.jsonl", rows)), None, None)
     assert found.task is TaskType.SEQ_CLS
     assert found.columns["label_separator"] == separator.strip()
-    assert "The labels are lists of 3 labels in 'Themen': bill, post, praise." in found.notes
+    assert (
+        "The labels are lists, with 3 different labels in 'Themen': bill, post, praise."
+        in found.notes
+    )
     assert any("Leave that out if each text is one class." in note for note in found.notes)
 
 

@@ -46,7 +46,7 @@ def plot_quantization_errors(errors: Sequence[LayerError], path: Path, title: st
             alpha=0.5 if covering else 1,
             label=scheme,
         )
-    axes.set_title(f"Quantisation error of each layer of {title}")
+    axes.set_title(f"Quantization error of each layer of {title}")
     axes.set_ylabel("relative error ‖W − Ŵ‖ / ‖W‖")
     axes.set_yscale("log")
     axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6 if len(layers) > 20 else 8)

@@ -52,7 +52,7 @@ def blame(
         typer.Option("--retrain", help="With --drop N: train again without them, and compare."),
     ] = False,
 ) -> None:
-    """Rank the training examples by their influence on an answer or on the mistakes.
+    """Find the training examples behind an answer or the mistakes.
 
     Raises:
         ConfigError: The question is not one, or does not fit the run.
@@ -103,7 +103,9 @@ def blame(
     table(*example_rows(found, top))
     written = [] if output is None else [_write(found, output)]
     name = shell_quote(run)
-    following = {f"lorakit blame {name} --mistakes --drop 20 --retrain": "trains without the worst"}
+    following = {
+        f"lorakit blame {name} --mistakes --drop 20 --retrain": "trains without the 20 worst"
+    }
     if drop is not None:
         heading(f"Training without the first {drop:,} examples")
         with RunView() as view:

@@ -40,7 +40,7 @@ def extract(
         bool, typer.Option("--modules", help="Print one line for every module.")
     ] = False,
 ) -> None:
-    """Factorise the changes of full fine-tuning into an adapter.
+    """Factorize the changes of full fine-tuning into an adapter.
 
     Weights are read one at a time. The share of ‖ΔW‖² that the rank keeps is shown for each kind
     of module; changes to other tensors are listed.

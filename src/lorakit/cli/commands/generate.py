@@ -65,7 +65,7 @@ def generate(
     ] = None,
     adapter: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="With --url: the model, if not named as first word."),
+        typer.Option(metavar="NAME", help="With --url: the model; by default the first argument."),
     ] = None,
     api_key_file: ApiKeyFile = None,
     base_model: BaseModel = None,
@@ -126,7 +126,7 @@ def generate(
         options |= {"seed": seed} | ({"top_p": top_p} if top_p is not None else {})
         show_texts(loaded, prompts, base, options)
     name = shell_quote(named)
-    steps = {} if base else {f"lorakit generate {name} ... --base": "also shows the base"}
+    steps = {} if base else {f'lorakit generate {name} "..." --base': "also shows the base"}
     next_steps(
         {**steps, f"lorakit merge {name} {merged_name(named)}": "writes a plain checkpoint"},
         stderr=True,

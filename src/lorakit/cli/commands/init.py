@@ -65,7 +65,7 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Write a commented recipe for a task, a data file, or a second round on an adapter.
+    """Write a commented recipe for your data, a task or an adapter.
 
     Raises:
         ConfigError: There is no such task, or it does not fit the data.
@@ -113,7 +113,7 @@ def init(
             "Choose another with --output, or move the old file away."
         ) from None
     start = "" if start_from is None else f", starting from {start_from}"
-    by = "" if learns is None else f" by the objective {learns}"
+    by = "" if learns is None else f" with the objective {learns}"
     say(f"A recipe for {name}{by} on {model or defaults['model']}{start}.")
     if found is not None:
         show_found(found, keys)

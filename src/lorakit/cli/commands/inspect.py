@@ -78,7 +78,7 @@ def inspect(
         bool,
         typer.Option(
             "--quantization",
-            help="Show the error of quantising the weights of the base to 4 and 8 bits.",
+            help="Show the error of quantizing the weights of the base to 4 and 8 bits.",
         ),
     ] = False,
     plot: Annotated[
@@ -90,7 +90,7 @@ def inspect(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Show what an adapter contains, or how well its base quantises."""
+    """Show what an adapter contains, or how well its base quantizes."""
     if quantization:
         inspect_quantization(adapter, modules, plot, trust_remote_code)
         return

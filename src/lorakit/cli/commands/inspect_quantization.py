@@ -1,4 +1,4 @@
-"""`lorakit inspect --quantization`: the error of quantising the weights of a base."""
+"""`lorakit inspect --quantization`: the error of quantizing the weights of a base."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def inspect_quantization(
         trust_remote_code: Whether code that comes with the model may run.
     """
     base = _base_of(name)
-    say(f"Quantising each linear layer of {base} ...")
+    say(f"Quantizing each linear layer of {base} ...")
     from transformers import AutoModel
 
     from lorakit.models.pretrained import load_model
@@ -41,7 +41,7 @@ def inspect_quantization(
     table(*_scheme_rows(errors, schemes))
     heading("Relative error ‖W − Ŵ‖ / ‖W‖, Frobenius norms")
     table(*(_module_rows(errors, schemes) if modules else _kind_rows(errors, schemes)))
-    pairs({"not measured": "embeddings, norms and the output head, which are not quantised"})
+    pairs({"not measured": "embeddings, norms and the output head, which are not quantized"})
     files = []
     if plot is not None:
         from lorakit.analysis.plots.quantization import plot_quantization_errors

@@ -27,28 +27,28 @@ def merge(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(
-            help="Dtype of the written weights; by default that of the saved base, with a "
-            "quantised one that of its products."
+            help="Dtype of the written weights; by default that of the saved base, for a "
+            "quantized one that of its products."
         ),
     ] = None,
     requantize: Annotated[
         bool,
         typer.Option(
-            "--requantize", help="Quantise the merged weights as the base was in training."
+            "--requantize", help="Quantize the merged weights as the base was in training."
         ),
     ] = False,
     unquantized: Annotated[
         bool,
         typer.Option(
-            "--unquantized", help="Merge into the base as saved, although training quantised it."
+            "--unquantized", help="Merge into the base as saved, although training quantized it."
         ),
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Merge an adapter into its base and write a plain checkpoint.
 
-    transformers loads the result with from_pretrained, without lorakit. A base that was quantised
-    in training is dequantised first, so that only rounding is lost.
+    transformers loads the result with from_pretrained, without lorakit. A base that was quantized
+    in training is dequantized first, so that only rounding is lost.
     """
     location = adapter_location(adapter)
     say(f"Merging {location} ...")
@@ -66,14 +66,14 @@ def merge(
     )
     if report.note is not None:
         say(report.note)
-    base_note = "dequantised" if report.was_quantized else None
+    base_note = "dequantized" if report.was_quantized else None
     if report.requantized:
-        base_note = "quantised again; the two figures below include the error"
+        base_note = "quantized again; the two figures below include the error"
     pairs(
         {
             "merged layers": report.layers,
             "dtype": report.dtype,
-            "quantised base": base_note,
+            "quantized base": base_note,
             "largest deviation of a logit": f"{report.largest_deviation:.2e}, which is "
             f"{report.relative_deviation:.1e} of the largest logit",
             "largest rounding of a weight": f"{report.largest_rounding:.2e}",

@@ -31,13 +31,13 @@ def predict(
         Path | None,
         typer.Option(
             help="File to write, with all columns: csv, tsv, jsonl or parquet; by default "
-            "FILE.predictions with the ending of FILE."
+            "FILE.predictions with the extension of FILE."
         ),
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of every label.")
     ] = False,
-    prefix: Annotated[str, typer.Option(help="Begins the names of new columns.")] = "",
+    prefix: Annotated[str, typer.Option(help="Prefix for the names of new columns.")] = "",
     batch_rows: Annotated[
         int, typer.Option(min=1, help="Largest number of inputs in a batch.")
     ] = 32,
@@ -58,8 +58,8 @@ def predict(
 ) -> None:
     """Predict every row of a file, and write it with new columns.
 
-    Nothing of the training data is needed. After an interruption, the same command goes on where
-    it was.
+    Nothing of the training data is needed. After an interruption, the same command continues
+    where it stopped.
 
     Raises:
         MissingFileError: The file does not exist.

@@ -46,7 +46,7 @@ def serve(
         typer.Option("--adapter", metavar="NAME=PATH", help="One more adapter; may be repeated."),
     ] = None,
     base_name: Annotated[
-        str | None, typer.Option(help="Name of the base alone; by default its own.")
+        str | None, typer.Option(help="Name of the base in requests; by default its own.")
     ] = None,
     host: Annotated[
         str, typer.Option(help="Interface to listen at; 0.0.0.0 for all, which needs a key.")
@@ -79,7 +79,9 @@ def serve(
     ] = None,
     adapter_memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Memory for adapters of each task; default no limit."),
+        typer.Option(
+            metavar="SIZE", help="Memory for adapters of each task; by default unlimited."
+        ),
     ] = None,
     pin: Annotated[
         list[str] | None,
@@ -91,15 +93,17 @@ def serve(
     prefix_memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory for prefixes of prompts; 0 for none.")
     ] = "256MiB",
-    batch_rows: Annotated[int, typer.Option(min=1, help="Answers that are decoded together.")] = 32,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, help="Largest number of answers decoded together.")
+    ] = 32,
     max_prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, help="By default the context of the model.")
+        int | None, typer.Option(min=1, help="Longest prompt; by default the context of the model.")
     ] = None,
     max_output_tokens: Annotated[
-        int | None, typer.Option(min=1, help="By default the context of the model.")
+        int | None, typer.Option(min=1, help="Longest answer; by default the context of the model.")
     ] = None,
     max_body: Annotated[
-        str, typer.Option(metavar="SIZE", help="Size of a request's body.")
+        str, typer.Option(metavar="SIZE", help="Largest size of a request's body.")
     ] = "4MiB",
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Requests that may wait; others get 429.")
@@ -115,7 +119,7 @@ def serve(
         typer.Option(help="File for one JSON line per request; - for stderr."),
     ] = None,
     log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Log prompts and answers too.")
+        bool, typer.Option("--log-prompts", help="Also write prompts and answers to --access-log.")
     ] = False,
     measure: Annotated[
         int | None,
@@ -136,7 +140,7 @@ def serve(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="By default the accelerator, else the CPU.")
+        str | None, typer.Option(help="Device; by default the accelerator, else the CPU.")
     ] = None,
     unquantized: Unquantized = False,
     allow_noop: Annotated[
@@ -144,7 +148,7 @@ def serve(
         typer.Option("--allow-noop", help="Also serve adapters that change no output."),
     ] = False,
     shutdown_seconds: Annotated[
-        float, typer.Option(min=0, help="Time to finish running requests at the end.")
+        float, typer.Option(min=0, help="Seconds to finish running requests at the end.")
     ] = 30.0,
     ray: Annotated[
         bool, typer.Option("--ray", help="Serve from --replicas processes on Ray.")
@@ -168,7 +172,7 @@ def serve(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Serve adapters on OpenAI's protocol, each request with its own.
+    """Serve many adapters on one base, with OpenAI's protocol.
 
     Raises:
         ConfigError: An option is wrong.

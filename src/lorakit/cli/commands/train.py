@@ -256,8 +256,10 @@ def next_commands(recipe: Recipe, run: Path) -> dict[str, str]:
     """Return the next commands after a run."""
     name = shell_quote(run)
     example = {"SEQ_CLS": "classifies", "TOKEN_CLS": "tags"}.get(recipe.task, "continues")
+    talking = {f"lorakit chat {name} --base": "talks to it, with the base beside it"}
     return {
         f'lorakit generate {name} "..." --base': f"{example} a text, with the adapter and without",
+        **(talking if recipe.task == "CAUSAL_LM" else {}),
         f"lorakit evaluate {name} --data FILE": "measures it on other data",
         f"lorakit inspect {name}": "shows its contents",
         f"lorakit merge {name} {merged_name(run)}": "writes a plain checkpoint",

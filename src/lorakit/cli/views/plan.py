@@ -111,7 +111,8 @@ def show_depths(plans: Mapping[str, DepthPlan], cache_bytes: int) -> None:
         ],
         max_width=_MAX_WIDTH,
     )
-    say("  Times by counted products, as shares of an epoch that adapts all layers.")
+    say("  Epochs: shares of the work of an epoch that adapts all layers, by counted products.")
+    say("  lora.layers_to_transform chooses the layers.")
     if any((made.cache_bytes or 0) > cache_bytes for made in plans.values()):
         size = size_text(cache_bytes)
         say(f"  Not everything is kept: frozen_part.cache_bytes is {size}.")

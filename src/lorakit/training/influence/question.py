@@ -33,10 +33,10 @@ def encode_answer(
         ConfigError: The task or layout needs a prompt or a label, or has none.
     """
     row = _row(setup, answer, prompt, label)
-    about = "The answer is looked at."
+    about = "Looking at the answer."
     if setup.recipe.task == TaskType.SEQ_CLS:
-        predicted = ", which the adapter predicts," if label is None else ""
-        about = f"The label '{row[setup.recipe.data.label]}'{predicted} is looked at."
+        predicted = ", which the adapter predicts" if label is None else ""
+        about = f"Looking at the label '{row[setup.recipe.data.label]}'{predicted}."
     splits = Splits(Dataset.from_list([row]), None)
     encoded = setup.task.encode(splits, setup)
     return encoded.train, about
@@ -127,16 +127,16 @@ def mistakes(setup: Setup, losses: ExampleLosses) -> tuple[Dataset, str]:
         wrong = [n for n, (one, labels) in enumerate(found) if _is_wrong(one.outputs, labels)]
         if not wrong:
             return validation, (
-                f"None of the {len(validation):,} validation examples is a mistake, so the loss of "
-                "all of them is looked at."
+                f"Looking at the loss of all {len(validation):,} validation examples, because none "
+                "is a mistake."
             )
-        said = f"The {len(wrong):,} mistakes among {len(validation):,} validation examples"
+        said = f"the {len(wrong):,} mistakes among {len(validation):,} validation examples"
     else:
         means = torch.stack([one.loss.cpu() / max(one.labels, 1) for one, _ in found])
         count = max(1, round(_WORST_SHARE * len(means)))
         wrong = sorted(means.topk(count).indices.tolist())
-        said = f"The {count:,} of {len(validation):,} validation examples with the largest loss"
-    return validation.select(wrong), f"{said} are looked at."
+        said = f"the {count:,} of {len(validation):,} validation examples with the largest loss"
+    return validation.select(wrong), f"Looking at {said}."
 
 
 def _is_wrong(outputs: Any, labels: torch.Tensor) -> bool:

@@ -141,7 +141,7 @@ class _Judge:
         if guess is not None:
             self._notes.append(guess.note)
             if self._known is not None and guess.knows_examples:
-                self._notes.append("The guess is made from the same examples.")
+                self._notes.append("The guess is computed from the measured examples.")
             return guess.scores, guess.baseline
         wanted = setup.recipe.evaluation.examples_in_prompt
         if wanted:

@@ -215,7 +215,7 @@ def test_preferences_in_a_file_give_the_objective(tmp_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = runner.invoke(app, ["init", "--data", str(data), "-o", str(path)])
     assert result.exit_code == 0
-    assert "A recipe for CAUSAL_LM by the objective dpo" in result.stdout
+    assert "A recipe for CAUSAL_LM with the objective dpo" in result.stdout
     values = yaml.safe_load(path.read_text())
     assert values["objective"]["type"] == "dpo" and values["data"]["format"] == "preference"
     assert values["data"]["max_length"] < 64

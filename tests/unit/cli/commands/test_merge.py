@@ -43,20 +43,20 @@ def test_an_unknown_dtype_is_refused(cli, cls_run, tmp_path, dtype):
 def test_a_quantised_base_is_made_dense_and_that_is_said(cli, quantized_run, tmp_path):
     result = cli("merge", quantized_run, tmp_path / "merged")
     assert result.exit_code == 0, result.stderr
-    assert "quantised base dequantised" in " ".join(result.stdout.split())
+    assert "quantized base dequantized" in " ".join(result.stdout.split())
     assert "quantization_config" not in (tmp_path / "merged/config.json").read_text()
 
 
 def test_quantising_again_is_asked_for_and_its_cost_is_reported(cli, quantized_run, tmp_path):
     result = cli("merge", quantized_run, tmp_path / "small", "--requantize")
     assert result.exit_code == 0, result.stderr
-    assert "quantised again" in result.stdout and "largest deviation" in result.stdout
+    assert "quantized again" in result.stdout and "largest deviation" in result.stdout
     result = cli("merge", quantized_run, tmp_path / "other", "--requantize", "--dtype", "float32")
     assert result.exit_code == 2 and "Choose one" in result.stderr
 
 
 def test_the_base_as_it_is_saved_can_be_used(cli, quantized_run, tmp_path):
     result = cli("merge", quantized_run, tmp_path / "merged", "--unquantized")
-    assert result.exit_code == 0 and "quantised base" not in result.stdout
+    assert result.exit_code == 0 and "quantized base" not in result.stdout
     result = cli("generate", quantized_run, "a good film", "--unquantized")
     assert result.exit_code == 0, result.stderr

@@ -39,7 +39,7 @@ def setup_of(recipe, jsonl):
 def test_an_answer_is_encoded_in_the_layout_of_the_examples(setup_of, rows, prompt):
     setup = setup_of(rows)
     encoded, about = encode_answer(setup, "cat", prompt, None)
-    assert about == "The answer is looked at."
+    assert about == "Looking at the answer."
     assert len(encoded) == 1
     text = setup.tokenizer.decode(encoded[0]["input_ids"])
     assert "cat" in text and (prompt or "").strip() in text

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 FOUND = BlameAnswer(
     heading="The 1 examples that made the mistakes worst, of 8",
-    notes=("The 2 mistakes among 4 validation examples are looked at.",),
+    notes=("Looking at the 2 mistakes among 4 validation examples.",),
     columns=("text", "label"),
     examples=(BlamedExample(0.25, "train.csv:7", ("<b>fine</b>", "bad")),),
 )
