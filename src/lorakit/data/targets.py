@@ -126,15 +126,15 @@ def _refuse_bits(values: Sequence[Any], column: str, where: Place | str) -> None
     """Refuse lists of one length that say by 1 or 0 for each label whether a text has it.
 
     Raises:
-        DataError: All lists are such.
+        DataError: All lists are such, and one repeats a number, as no list of labels does.
     """
     lists = [value for value in values if isinstance(value, list)]
-    lengths = {len(value) for value in lists}
-    if len(lengths) != 1 or min(lengths) < 2:
+    repeating = [one for one in lists if len(set(map(str, one))) < len(one)]
+    if not repeating or len({len(one) for one in lists}) > 1:
         return
     if all(isinstance(item, (int, float)) and item in (0, 1) for one in lists for item in one):
         raise DataError(
-            f"Labels can be read in two ways in {where}, column '{column}': got {lists[0]!r}, "
+            f"Labels can be read in two ways in {where}, column '{column}': got {repeating[0]!r}, "
             "expected a list of the labels that a text has, such as ['red', 'blue']. Write the "
             "names of the labels instead of a 1 for each, or set data.problem_type=regression to "
             "predict the numbers."

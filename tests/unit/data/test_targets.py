@@ -50,7 +50,8 @@ def test_a_number_for_each_label_is_ambiguous(one):
     for read in (problem_type_of, label_sets):
         with pytest.raises(DataError, match="can be read in two ways in x, column 'label'"):
             read(bits, "label", "x")
-    assert numbers_of(labels([[1.0, 0.0]]), "label", "x") == [[1.0, 0.0]]
+    assert numbers_of(labels([[1.0, 1.0]]), "label", "x") == [[1.0, 1.0]]
+    assert label_sets(labels([[0, 1], [1, 0]]), "label", "x") == [["0", "1"], ["1", "0"]]
     named = labels([[0, 1], [1, 0]], List(ClassLabel(names=["red", "blue"])))
     assert label_sets(named, "label", "x") == [["red", "blue"], ["blue", "red"]]
 
