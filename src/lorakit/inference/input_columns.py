@@ -10,6 +10,8 @@ from datasets import Dataset
 
 from lorakit.config import TaskType
 from lorakit.data.conversations import (
+    TEMPLATE_VARIABLES,
+    TOOLS,
     MalformedConversationError,
     is_conversation,
     parse_messages,
@@ -96,14 +98,16 @@ def find_input_columns(loaded: LoadedModel, examples: Dataset, data: DataConfig)
         DataError: A column is missing; names the nearest one.
     """
     wanted = _choose_columns(loaded, examples, data)
-    there = examples.column_names
+    there, kind = examples.column_names, loaded.settings.format
+    unread = [name for name in (TOOLS, TEMPLATE_VARIABLES) if name in there and kind == "messages"]
+    notes = tuple(f"The model is not given '{name}', as it was in training." for name in unread)
     missing = [name for name in wanted.values() if name not in there]
     if missing and len(wanted) == 1 and len(there) == 1:
         key = next(iter(wanted))
         note = f"The inputs are read from the column '{escaped(there[0])}' ({key})."
-        return InputColumns({key: there[0]}, loaded.task_type, loaded.settings.format, (note,))
+        return InputColumns({key: there[0]}, loaded.task_type, kind, (note,))
     require_columns(examples, wanted, "the file")
-    return InputColumns(wanted, loaded.task_type, loaded.settings.format)
+    return InputColumns(wanted, loaded.task_type, kind, notes)
 
 
 def _choose_columns(loaded: LoadedModel, examples: Dataset, data: DataConfig) -> dict[str, str]:

@@ -65,6 +65,14 @@ def test_conversations_are_read_as_in_training(row):
     assert inputs_of(adapter("CAUSAL_LM", format="messages"), [row]) == [question]
 
 
+def test_tools_that_are_not_read_are_named():
+    rows = Dataset.from_list([{"messages": [{"role": "user", "content": "a"}], "tools": "[]"}])
+    chats, texts = (adapter("CAUSAL_LM", format=kind) for kind in ("messages", "text"))
+    assert "is not given 'tools'" in find_input_columns(chats, rows, DATA).notes[0]
+    named = DataConfig(train="-", text="tools")
+    assert find_input_columns(texts, rows, named).notes == ()
+
+
 def test_what_is_no_conversation_is_named():
     rows = [{"messages": [{"role": "user", "content": "a"}]}, {"messages": [{"content": "a"}]}]
     rows[1]["messages"][0] |= {"role": 1}
