@@ -67,7 +67,10 @@ def test_byte_level_words_begin_with_their_space(prepare, tiny_gpt2_dir, ner_jso
 
     made = prepare(TASK, tiny_gpt2_dir, ner_jsonl)
 
-    assert asked["add_prefix_space"] is True
+    assert asked["add_prefix_space"] is True  # the general class of tokenizers ignores it
+    words = made.splits.train[0]["tokens"]
+    ids = made.encoded.train[0]["input_ids"]
+    assert made.tokenizer.decode(ids) == "".join(f" {word}" for word in words)
     assert made.model.config.pad_token_id == made.tokenizer.eos_token_id
 
 
