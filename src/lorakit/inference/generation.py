@@ -153,15 +153,16 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         text = alpaca_prompt(prompt) if settings.format == "alpaca" else prompt
         return ids_to_continue(tokenizer, text)
+    parts: Any = prompt
     if isinstance(prompt, tuple) and settings.format == "alpaca":
-        return ids_to_continue(tokenizer, alpaca_prompt(*prompt))
+        return ids_to_continue(tokenizer, alpaca_prompt(*parts))
     if not tokenizer.chat_template:
         raise DataError(
             f"A conversation cannot be rendered: the tokenizer used with the adapter (base "
             f"'{loaded.base}') has no chat template. Give the prompt as one text."
         )
     try:
-        given = parse_messages([dict(message) for message in prompt])
+        given = parse_messages([dict(message) for message in parts])
     except MalformedConversationError as problem:
         raise DataError(
             f"A prompt is not a conversation: got {problem}, expected a text or messages such as "

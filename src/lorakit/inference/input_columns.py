@@ -52,7 +52,7 @@ class InputColumns:
         Raises:
             DataError: A value is not what the adapter reads.
         """
-        values = [example.get(name) for name in self.names.values()]
+        values: list[Any] = [example.get(name) for name in self.names.values()]
         has_instruction = _INSTRUCTION in self.names
         if is_missing(values[0]) or (not has_instruction and any(map(is_missing, values))):
             return None
