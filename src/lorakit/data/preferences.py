@@ -321,7 +321,7 @@ def _prompt_and_answers(
     return _split_beginning(answers)
 
 
-def _is_whole(answer: list[dict[str, Any]], prompt: list[dict[str, Any]]) -> bool:
+def _is_whole(answer: Any, prompt: Any) -> bool:
     """Return whether an answer is a whole conversation, which has the prompt's last message too."""
     return answer[0]["role"] != "assistant" and prompt[-1] in answer[:-1]
 
