@@ -294,8 +294,15 @@ def resolve_max_length(
         tokenizer: The tokenizer, whose limit is used if `wanted` is None.
 
     Raises:
-        ConfigError: `wanted` is above the model's limit.
+        ConfigError: `wanted` is above the model's limit, or leaves no room for a token of a text.
     """
+    added = tokenizer.num_special_tokens_to_add()
+    if wanted is not None and wanted <= added:
+        raise ConfigError(
+            f"No token of a text would be left in data.max_length: got {wanted}, expected more "
+            f"than the {added} special {'token' if added == 1 else 'tokens'} that the tokenizer "
+            "adds. Raise it."
+        )
     limit = model_limit(model)
     if wanted is not None and limit is not None and wanted > limit:
         raise ConfigError(

@@ -144,11 +144,12 @@ def test_tag_unseen_in_training(prepare, tiny_bert_dir, ner_jsonl, jsonl):
     )
 
 
-def test_all_tags_cut_away(prepare, tiny_bert_dir, ner_jsonl):
-    assert message(prepare, tiny_bert_dir, ner_jsonl, max_length=2) == (
-        f"Nothing can be learnt from the training examples of '{ner_jsonl}': no word of 24 "
-        "examples has a token within 2 tokens (data.max_length), so no tag counts in the loss. "
-        "Raise data.max_length, or check the words."
+def test_words_without_a_token(prepare, tiny_bert_dir, jsonl):
+    path = jsonl([{"tokens": ["\u200b"], "tags": ["O"]}] * 8)
+    assert message(prepare, tiny_bert_dir, path, max_length=3) == (
+        f"Nothing can be learnt from the training examples of '{path}': no word of 6 examples has "
+        "a token within 3 tokens (data.max_length), so no tag counts in the loss. Raise "
+        "data.max_length, or check the words."
     )
 
 
