@@ -50,7 +50,7 @@ def test_perplexity_is_that_of_all_counted_tokens(
 def test_dynamic_fine_tuning_is_never_smoothed(prepare, tiny_gpt2_dir, text_jsonl, tmp_path):
     made = prepare(TASK, tiny_gpt2_dir, text_jsonl)
     assert made.trainer(tmp_path, loss_type="dft").step.token_loss.weighs_by_probability
-    with pytest.raises(ConfigError, match="label_smoothing_factor=0.1, expected 0"):
+    with pytest.raises(ConfigError, match=r"label_smoothing_factor=0\.1, expected 0"):
         made.trainer(tmp_path, loss_type="dft", label_smoothing_factor=0.1)
 
 
