@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lorakit.analysis.metrics import WordTokenizer, is_entity_scheme
+from lorakit.analysis.metrics import WordTokenizer, is_entity_scheme, seqeval_names
 from lorakit.config import NOT_COUNTED
 
 Metric = Literal[
@@ -119,7 +119,7 @@ def scores_of_tags(expected: Any, predicted: Any, labels: Sequence[str]) -> Exam
         return ExampleScores("word accuracy", right, counted.sum(1).astype(np.float64))
     from seqeval.metrics.sequence_labeling import get_entities
 
-    names: Any = np.array(labels)
+    names: Any = np.array(seqeval_names(labels))
     points, weights = [], []
     for true_row, row, at in zip(expected, predicted, counted, strict=True):
         true = set(get_entities(names[true_row[at]].tolist()))

@@ -55,7 +55,7 @@ def classification_metric_names(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_entity_scheme(labels: Sequence[str]) -> bool:
-    """Return whether tags mark entities: "O", or a prefix of IOB or IOBES and a kind.
+    """Return whether tags mark entities: "O", or a prefix of IOB, IOBES or BILOU and a kind.
 
     >>> is_entity_scheme(["O", "B-PER", "I-PER"])
     True

@@ -147,7 +147,7 @@ def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[st
         return scores
     from seqeval.metrics import f1_score, precision_score, recall_score
 
-    names: Any = np.array(labels)
+    names: Any = np.array(seqeval_names(labels))
     true_tags: Any = [names[row[at]].tolist() for row, at in zip(label_ids, counted, strict=True)]
     tags: Any = [names[row[at]].tolist() for row, at in zip(predicted, counted, strict=True)]
     no_value: Any = 0  # for a kind that is never predicted; the stubs allow only "warn"
@@ -158,6 +158,16 @@ def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[st
         name: float(scorer(true_tags, tags, zero_division=no_value))
         for name, scorer in scorers.items()
     }
+
+
+def seqeval_names(labels: Sequence[str]) -> list[str]:
+    """Return tags as seqeval reads them: with E and S for the L and U of BILOU.
+
+    >>> seqeval_names(["O", "B-PER", "L-PER", "U-PER"])
+    ['O', 'B-PER', 'E-PER', 'S-PER']
+    """
+    prefixes = {"L-": "E-", "U-": "S-"}
+    return [prefixes.get(label[:2], label[:2]) + label[2:] for label in labels]
 
 
 def rouge_metrics(targets: Sequence[str], generated: Sequence[str]) -> dict[str, float]:

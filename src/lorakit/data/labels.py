@@ -113,7 +113,7 @@ def require_distinct(labels: Iterable[Sequence[Any]], column: str, where: Place 
     seen: dict[str, tuple[int, Any]] = {}
     for (name, _), (number, value) in first.items():
         forms = [unicodedata.normalize("NFC", name).strip()]
-        forms += [str(int(value))] if isinstance(value, bool) else []
+        forms += [str(int(value)), name.lower()] if isinstance(value, bool) else []
         for form in forms:
             other_number, other = seen.setdefault(form, (number, value))
             if other is value:

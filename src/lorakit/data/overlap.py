@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from datasets import Dataset
 
 
-def overlap_note(train: Dataset, validation: Dataset, *, is_held_out: bool = False) -> list[str]:
+def overlap_note(
+    train: Dataset, validation: Dataset, used: Iterable[str] = (), *, is_held_out: bool = False
+) -> list[str]:
     """Return a note on how many validation examples are also training examples, if any.
 
-    Compares the columns that both splits have, so it finds a file given twice, a copy under another
-    name, and single shared examples.
+    Compares columns that both splits have, so it finds a file given twice, a copy under another
+    name, and single shared examples: those that are used, whatever the others say, or all.
 
     Args:
         train: Training examples.
         validation: Validation examples.
+        used: Columns that a model may learn from.
         is_held_out: Whether both are from the same data, which has an example more than once then.
     """
-    columns = [name for name in train.column_names if name in validation.column_names]
+    common = [name for name in train.column_names if name in validation.column_names]
+    columns = [name for name in common if name in set(used)] or common
     if not columns:
         return []
     known = set(_keys(train, columns))

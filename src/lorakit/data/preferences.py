@@ -313,10 +313,23 @@ def _prompt_and_answers(
         value = example[layout.prompt]
         if is_missing(value) or value == []:
             return "", answers
-        return read(value, layout.prompt, "user"), answers
-    length = _common_length(*answers)
-    prompt, answers = answers[0][:length], tuple(answer[length:] for answer in answers)
-    return prompt, answers
+        prompt = read(value, layout.prompt, "user")
+        if layout.is_conversation and all(_is_whole(answer, prompt) for answer in answers):
+            said, answers = _split_beginning(answers)
+            prompt = [*(message for message in prompt if message not in said), *said]
+        return prompt, answers
+    return _split_beginning(answers)
+
+
+def _is_whole(answer: Any, prompt: Any) -> bool:
+    """Return whether an answer is a whole conversation, which has the prompt's last message too."""
+    return answer[0]["role"] != "assistant" and prompt[-1] in answer[:-1]
+
+
+def _split_beginning(answers: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Return what answers begin with alike, or all but the last message of one, and the rest."""
+    length = _common_length(*answers) if len(answers) == 2 else len(answers[0]) - 1
+    return answers[0][:length], tuple(answer[length:] for answer in answers)
 
 
 def _common_length(first: Any, second: Any) -> int:

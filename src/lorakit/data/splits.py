@@ -147,8 +147,9 @@ def load_splits(
         train, validation, note = _hold_out(train, data, seed, label, where)
         notes.append(note)
     if validation is not None:
-        is_held_out = named is None
-        notes += overlap_note(train.examples, validation.examples, is_held_out=is_held_out)
+        used = (columns or _language_columns(data)).values()
+        both = (train.examples, validation.examples)
+        notes += overlap_note(*both, used, is_held_out=named is None)
     train = _limit(train, data.max_train_rows, seed, "train", notes, label)
     notes += _mixture_notes(data, train)
     if validation is None:
@@ -337,6 +338,12 @@ def _hold_out(
         f"{len(taken)} of {count} training examples were taken for validation (seed {seed}{share})."
     )
     return train.select(kept), train.select(np.sort(taken)), note
+
+
+def _language_columns(data: DataConfig) -> dict[str, str]:
+    """Return the columns that the examples of a language model may have, by their keys."""
+    keys = ("text", "prompt", "completion", "messages", "chosen", "rejected")
+    return {key: getattr(data, key) for key in keys}
 
 
 def _limit(

@@ -40,11 +40,13 @@ def problem_type_of(examples: Dataset, column: str, where: Place | str) -> Probl
         where: Name of the examples, for errors.
 
     Raises:
-        DataError: They are whole numbers stored with a fraction, which may be classes or numbers.
+        DataError: They are whole numbers stored with a fraction, which may be classes or numbers,
+            or a 1 or 0 for each of several labels.
     """
     if column not in examples.column_names or isinstance(examples.features[column], ClassLabel):
         return SINGLE_LABEL
     values = [value for value in column_values(examples, column) if value is not None]
+    _refuse_bits(values, column, where)
     if any(isinstance(value, list) for value in values):
         items = [item for value in values if isinstance(value, list) for item in value]
         are_numbers = any(isinstance(item, float) for item in items) or are_measurements(items)
@@ -102,6 +104,8 @@ def label_sets(examples: Dataset, column: str, where: Place | str) -> list[list[
             value if not isinstance(value, list) else [class_name(known, item) for item in value]
             for value in values
         ]
+    else:
+        _refuse_bits(values, column, where)
     wrong = [
         number
         for number, value in enumerate(values)
@@ -116,6 +120,25 @@ def label_sets(examples: Dataset, column: str, where: Place | str) -> list[list[
         )
     require_distinct(values, column, where)
     return [list(dict.fromkeys(map(str, value))) for value in values]
+
+
+def _refuse_bits(values: Sequence[Any], column: str, where: Place | str) -> None:
+    """Refuse lists of one length that say by 1 or 0 for each label whether a text has it.
+
+    Raises:
+        DataError: All lists are such, and one repeats a number, as no list of labels does.
+    """
+    lists = [value for value in values if isinstance(value, list)]
+    repeating = [one for one in lists if len(set(map(str, one))) < len(one)]
+    if not repeating or len({len(one) for one in lists}) > 1:
+        return
+    if all(isinstance(item, (int, float)) and item in (0, 1) for one in lists for item in one):
+        raise DataError(
+            f"Labels can be read in two ways in {where}, column '{column}': got {repeating[0]!r}, "
+            "expected a list of the labels that a text has, such as ['red', 'blue']. Write the "
+            "names of the labels instead of a 1 for each, or set data.problem_type=regression to "
+            "predict the numbers."
+        )
 
 
 def known_labels(examples: Dataset, column: str) -> tuple[str, ...] | None:

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from lorakit.config import TaskType
 from lorakit.data.chat import leaves_out_system, wants_content_parts, with_content_parts
-from lorakit.data.conversations import with_default_system
+from lorakit.data.conversations import (
+    MalformedConversationError,
+    parse_messages,
+    with_default_system,
+)
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import (
     batch_columns,
@@ -24,8 +28,8 @@ from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel, in_batches
 from lorakit.models.pretrained import model_limit
 
-Prompt = str | Sequence[Mapping[str, Any]]
-"""A text, or the messages of a conversation."""
+Prompt = str | tuple[str, str] | Sequence[Mapping[str, Any]]
+"""A text, an instruction with its input, or the messages of a conversation."""
 
 _DEFAULT_NEW_TOKENS = 64
 _CERTAIN_TEMPERATURE = 1e-20
@@ -149,16 +153,26 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         text = alpaca_prompt(prompt) if settings.format == "alpaca" else prompt
         return ids_to_continue(tokenizer, text)
+    parts: Any = prompt
+    if isinstance(prompt, tuple) and settings.format == "alpaca":
+        return ids_to_continue(tokenizer, alpaca_prompt(*parts))
     if not tokenizer.chat_template:
         raise DataError(
             f"A conversation cannot be rendered: the tokenizer used with the adapter (base "
             f"'{loaded.base}') has no chat template. Give the prompt as one text."
         )
-    messages = with_default_system(prompt, settings.system_prompt)
+    try:
+        given = parse_messages([dict(message) for message in parts])
+    except MalformedConversationError as problem:
+        raise DataError(
+            f"A prompt is not a conversation: got {problem}, expected a text or messages such as "
+            "{'role': 'user', 'content': 'Hello'}. Write it so."
+        ) from problem
+    messages = with_default_system(given, settings.system_prompt)
     if wants_content_parts(tokenizer):
         messages = with_content_parts(messages)
     ids = list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])
-    if any(each["role"] == "system" for each in prompt) and leaves_out_system(tokenizer):
+    if any(each["role"] == "system" for each in given) and leaves_out_system(tokenizer):
         raise DataError(
             f"A system message would have no effect: the chat template used with the adapter (base "
             f"'{loaded.base}') leaves it out. Put it into the first message of the user."

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.config import TaskType
-from lorakit.data.tokenizers import pad_id
 from lorakit.errors import AdapterMismatchError, ConfigError
 from lorakit.injection import add_adapter, disable_adapters
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
@@ -26,6 +25,7 @@ from lorakit.models.pretrained import (
     load_model,
     load_tokenizer,
     model_limit,
+    set_padding,
 )
 from lorakit.quantization.devices import find_device
 from lorakit.recipes.recipe import Recipe
@@ -162,7 +162,7 @@ def load_for_inference(
         **options,
         **_label_options(task_type, settings, adapter),
     )
-    model.config.get_text_config().pad_token_id = pad_id(tokenizer)
+    set_padding(model, tokenizer)
     fit_vocabulary(model, adapter)
     add_adapter(model, adapter, trainable=False)
     model.to(place).eval()

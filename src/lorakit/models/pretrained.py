@@ -252,6 +252,22 @@ def fresh_outside_head(model: nn.Module) -> tuple[str, ...]:
     )
 
 
+def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set a model's padding token to its tokenizer's, and the side that a whole text is padded on.
+
+    A tokenizer may be saved to pad on the left, as batches of prompts that are continued need it.
+    Models that read whole texts count positions from there, so that padding would move the text.
+    """
+    config: Any = model.config
+    pad: Any = tokenizer.pad_token_id
+    config.get_text_config().pad_token_id = pad
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.pad_token_id = pad
+    if config.is_encoder_decoder or not model.can_generate():
+        reads_last_token = getattr(config, "summary_type", None) == "last"  # XLNet
+        tokenizer.padding_side = "left" if reads_last_token else "right"
+
+
 def model_limit(model: PreTrainedModel) -> int | None:
     """Return the maximum number of tokens of a model, or None without a limit.
 
@@ -278,8 +294,15 @@ def resolve_max_length(
         tokenizer: The tokenizer, whose limit is used if `wanted` is None.
 
     Raises:
-        ConfigError: `wanted` is above the model's limit.
+        ConfigError: `wanted` is above the model's limit, or leaves no room for a token of a text.
     """
+    added = tokenizer.num_special_tokens_to_add()
+    if wanted is not None and wanted <= added:
+        raise ConfigError(
+            f"No token of a text would be left in data.max_length: got {wanted}, expected more "
+            f"than the {added} special {'token' if added == 1 else 'tokens'} that the tokenizer "
+            "adds. Raise it."
+        )
     limit = model_limit(model)
     if wanted is not None and limit is not None and wanted > limit:
         raise ConfigError(

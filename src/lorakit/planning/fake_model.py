@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorakit.config import QuantizationConfig
 from lorakit.injection import add_adapter
 from lorakit.models.new_tokens import grow_for_new_tokens
-from lorakit.models.pretrained import auto_model, label_options
+from lorakit.models.pretrained import auto_model, label_options, set_padding
 from lorakit.models.skeleton import build_skeleton, load_config, saved_dtype
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.known_values import forget_values
@@ -19,7 +19,7 @@ from lorakit.quantization.load import is_quantized, load_settings
 from lorakit.quantization.skeleton import quantize_skeleton
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.starting_point import StartingPoint
-from lorakit.training.tasks.base import Loaded, Task, loading_options, set_padding
+from lorakit.training.tasks.base import Loaded, Task, loading_options
 
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe

@@ -132,12 +132,16 @@ class TrialsConfig(StrictConfig):
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return whether a lower value of a metric is better: losses and errors.
+    """Return whether a lower value of a metric is better: losses, errors, rejected answers.
 
     >>> lower_is_better("eval_loss"), lower_is_better("rmse"), lower_is_better("f1_loss")
     (True, True, False)
+    >>> lower_is_better("kl"), lower_is_better("eval_rejected_reward"), lower_is_better("margin")
+    (True, True, False)
     """
     name = metric.removeprefix("eval_")
+    if name in ("kl", "rejected_reward", "rejected_log_prob"):
+        return True
     is_error = name.partition("_")[0] in ("rmse", "mae")
     return is_error or (name.endswith(("loss", "perplexity")) and not name.startswith("f1_"))
 

@@ -263,9 +263,23 @@ def require_known_labels(
 ) -> None:
     """Refuse examples with labels that the adapter does not have.
 
+    Args:
+        found: The labels of the examples.
+        labels: Those of the adapter.
+        source: Name of the examples, for errors.
+        column: Their column; None if they are numbers, which may have other names.
+
     Raises:
         DataError: Lists the unknown labels.
     """
+    if column is None:
+        if found and len(found) != len(labels):
+            raise DataError(
+                f"The examples of '{source}' have another number of numbers than the adapter was "
+                f"trained on: got {first_few(found)}, expected {len(labels)}: {first_few(labels)}. "
+                "Name the right column in data.label."
+            )
+        return
     unknown = [label for label in found if label not in labels]
     if unknown:
         raise DataError(

@@ -190,7 +190,9 @@ class MeanStep(Step):
             outputs = model(**inputs)
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         else:
-            labels = inputs.pop("labels")
+            labels = inputs["labels"]
+            if self.shifts:  # other models may derive their decoder's inputs from labels
+                del inputs["labels"]
             outputs = model(**inputs)
             if not counted.labels:
                 loss = 0.0 * outputs.logits.float().sum()

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lorakit.analysis.example_scores import scores_of_tags
 from lorakit.analysis.metrics import (
     ClassScores,
     WordTokenizer,
@@ -83,6 +84,17 @@ def test_entities_count_only_when_whole():
         "recall": pytest.approx(1 / 2),
         "f1": pytest.approx(1 / 2),
     }
+
+
+def test_neighbouring_entities_of_bilou_are_separate():
+    labels = ["O", "B-PER", "L-PER", "U-PER"]
+    truth = np.array([[1, 2, 3, 3]])  # three persons, one of two words
+    last = np.array([[1, 2, 3, 0]])
+
+    metrics = token_metrics(truth, logits_for(last, 4), labels)
+
+    assert metrics["precision"] == 1 and metrics["recall"] == pytest.approx(2 / 3)
+    assert scores_of_tags(truth, last, labels).mean == pytest.approx(metrics["f1"])
 
 
 def test_other_tags_are_scored_word_by_word():

@@ -41,7 +41,7 @@ def test_labels_that_look_alike_are_refused(one, other):
     )
 
 
-@pytest.mark.parametrize("number", [1, "1"])
+@pytest.mark.parametrize("number", [1, "1", "true"])
 def test_true_and_one_are_alike(number):
     with pytest.raises(DataError, match=rf"^Two labels are alike .* got True and {number!r} in"):
         require_distinct([[True], [False], [number]], "label", "x")

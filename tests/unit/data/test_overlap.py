@@ -1,5 +1,6 @@
 """Validation examples that are also training examples."""
 
+import pytest
 from datasets import Dataset
 
 from fixtures.data import LABELLED, write_examples
@@ -34,6 +35,16 @@ def test_repeated_examples_that_are_held_out_and_trained_on_are_reported(tmp_pat
     held_out, overlap = notes(repeated)
     assert held_out.startswith("10 of 40 training examples were taken for validation")
     assert "validation examples are also training examples, as the data repeats them" in overlap
+
+
+@pytest.mark.parametrize("columns", [{}, {"data.text": "text", "data.label": "label"}])
+def test_numbers_of_examples_hide_no_repetition(tmp_path, columns):
+    rows = [{"id": at, **row} for at, row in enumerate(LABELLED * 2)]
+    data = DataConfig(train=write_examples(tmp_path / "a.csv", rows), validation_fraction=0.25)
+
+    notes = load_splits(data, 0, columns=columns).notes
+
+    assert "validation examples are also training examples" in notes[1]
 
 
 def test_columns_of_both_are_compared_whatever_they_hold():

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from fixtures.preferences import CHATS, PAIRS, VOTES
+from fixtures.preferences import CHATS, PAIRS, VOTES, by
 from lorakit.data import preferences
 from lorakit.data.preferences import (
     check_preferences,
@@ -51,6 +51,41 @@ def test_a_prompt_may_be_implicit():
     chats = [{key: row["prompt"] + row[key] for key in ("chosen", "rejected")} for row in CHATS]
     _, (first, *_) = read(chats)
     assert (first.prompt, first.first) == (CHATS[0]["prompt"], CHATS[0]["chosen"])
+
+
+SYSTEM = by("system", "Be brief.")
+
+
+@pytest.mark.parametrize("system", [[], [SYSTEM]])
+@pytest.mark.parametrize("in_answers", [True, False])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_prompt_that_its_answers_repeat_is_there_once(system, in_answers, as_text):
+    rows = [
+        {
+            "prompt": row["prompt"][0]["content"] if as_text else [*system, *row["prompt"]],
+            **{
+                key: [*(system if in_answers else []), *row["prompt"], *row[key]]
+                for key in ("chosen", "rejected")
+            },
+        }
+        for row in CHATS
+    ]
+    _, (pair, *_) = read(rows)
+    is_lost = as_text and not in_answers  # it is nowhere
+    assert pair.prompt == [*([] if is_lost else system), *CHATS[0]["prompt"]]
+    assert (pair.first, pair.second) == (CHATS[0]["chosen"], CHATS[0]["rejected"])
+    votes = [
+        {"prompt": row["prompt"], "completion": row["chosen"], "label": number % 2}
+        for number, row in enumerate(rows)
+    ]
+    _, (vote, *_) = read(votes, KTO)
+    assert (vote.prompt, vote.first) == (pair.prompt, pair.first)
+
+
+def test_an_answer_of_several_messages_may_repeat_the_prompts_words():
+    again = [*CHATS[0]["chosen"], *CHATS[0]["prompt"], by("assistant", "red")]
+    _, (pair,) = read([{**CHATS[0], "chosen": again}])
+    assert (pair.prompt, pair.first) == (CHATS[0]["prompt"], again)
 
 
 def test_a_vote_gets_an_answer_to_another_prompt():

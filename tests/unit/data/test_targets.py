@@ -43,6 +43,19 @@ def test_whole_numbers_with_a_fraction_are_ambiguous():
         problem_type_of(labels([1.0, 2.0]), "label", "x")
 
 
+@pytest.mark.parametrize("one", [1, 1.0, True])
+def test_a_number_for_each_label_is_ambiguous(one):
+    none = type(one)(0)
+    bits = labels([[one, none], [none, one], [one, one]])
+    for read in (problem_type_of, label_sets):
+        with pytest.raises(DataError, match="can be read in two ways in x, column 'label'"):
+            read(bits, "label", "x")
+    assert numbers_of(labels([[1.0, 1.0]]), "label", "x") == [[1.0, 1.0]]
+    assert label_sets(labels([[0, 1], [1, 0]]), "label", "x") == [["0", "1"], ["1", "0"]]
+    named = labels([[0, 1], [1, 0]], List(ClassLabel(names=["red", "blue"])))
+    assert label_sets(named, "label", "x") == [["red", "blue"], ["blue", "red"]]
+
+
 def test_sets_of_labels():
     assert label_sets(labels([["b", "a", "b"], []]), "label", "x") == [["b", "a"], []]
     named = labels([[1], [0, 1]], List(ClassLabel(names=["no", "yes"])))

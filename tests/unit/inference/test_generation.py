@@ -9,6 +9,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from lorakit.data.text_formats import alpaca_prompt
 from lorakit.errors import DataError
 from lorakit.inference import generate_text, generation, load_for_inference
 from tiny_models.adapted import save_adapter_of
@@ -86,13 +87,33 @@ def test_answer_stops_at_the_templates_end_of_turn(chat):
         chat.model.generation_config.eos_token_id = end_before
 
 
-def test_a_prompt_without_system_message_gets_that_of_the_training(chat, monkeypatch):
-    seen = []
+@pytest.fixture
+def seen(chat, monkeypatch):
+    """Collect the prompts that the chat model gets; it answers nothing."""
+    texts = []
     monkeypatch.setattr(
         generation,
         "continue_tokens",
-        lambda loaded, ids, *rest, **options: seen.extend(map(chat.tokenizer.decode, ids)) or [""],
+        lambda loaded, ids, *rest, **options: texts.extend(map(chat.tokenizer.decode, ids)) or [""],
     )
+    return texts
+
+
+def test_prompts_are_read_as_in_training(chat, seen):
+    parts = [{"type": "text", "text": "what?"}]
+    generate_text(
+        chat, [[{"from": "human", "value": "what?"}], [{"role": "user", "content": parts}]]
+    )
+    assert seen == ["<|user|>what?<|end|><|assistant|>"] * 2
+    with pytest.raises(DataError, match="not a conversation: got a message without content"):
+        generate_text(chat, [[{"role": "user"}]])
+
+    settings = chat.settings.model_copy(update={"format": "alpaca"})
+    generate_text(replace(chat, settings=settings), [("name it", "grass"), "sing"])
+    assert seen[2:] == [alpaca_prompt("name it", "grass"), alpaca_prompt("sing")]
+
+
+def test_a_prompt_without_system_message_gets_that_of_the_training(chat, seen):
     settings = chat.settings.model_copy(update={"system_prompt": "answer"})
     with_system = replace(chat, settings=settings)
 

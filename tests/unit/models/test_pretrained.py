@@ -23,8 +23,10 @@ from lorakit.models.pretrained import (
     load_tokenizer,
     model_limit,
     resolve_max_length,
+    set_padding,
 )
-from tiny_models import gpt_oss, qwen3_moe, tokens
+from tiny_models import bert, gpt2, gpt_oss, qwen3_moe, t5, tokens
+from tiny_models.tokenizers import byte_bpe
 
 causal = partial(load_model, AutoModelForCausalLM, seed=1, has_head=False)
 
@@ -165,3 +167,37 @@ def test_float32_has_the_grouped_product_in_these_widths(tmp_path):
     qwen3_moe().save_pretrained(tmp_path)
     model = load_model(auto_model(TaskType.CAUSAL_LM), str(tmp_path), seed=0, has_head=False)
     assert model.config._experts_implementation == "grouped_mm"
+
+
+def test_a_length_that_special_tokens_fill_is_refused(tiny_bert_dir):
+    tokenizer = load_tokenizer(tiny_bert_dir)
+    with pytest.raises(ConfigError, match="got 2, expected more than the 2 special tokens"):
+        resolve_max_length(2, bert(), tokenizer)
+    assert resolve_max_length(3, bert(), tokenizer) == 3
+
+
+@pytest.mark.parametrize(
+    ("build", "side"),
+    [
+        (lambda: gpt2("GPT2ForSequenceClassification"), "right"),
+        (t5, "right"),
+        (gpt2, "left"),  # its prompts are continued
+    ],
+)
+def test_whole_texts_are_padded_where_no_position_moves(build, side):
+    model, tokenizer = build(), byte_bpe()
+    tokenizer.padding_side = "left"
+
+    set_padding(model, tokenizer)
+
+    assert tokenizer.padding_side == side
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_a_model_that_reads_the_last_token_gets_it_last():
+    model, tokenizer = gpt2("GPT2ForSequenceClassification"), byte_bpe()
+    model.config.summary_type = "last"  # XLNet's
+
+    set_padding(model, tokenizer)
+
+    assert tokenizer.padding_side == "left"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorakit.errors import ConfigError, DataError
-from lorakit.training.setup import prepare
+from lorakit.training.setup import prepare, require_known_labels
 from lorakit.training.tasks.causal_lm import CausalLM
 
 
@@ -56,6 +56,12 @@ def test_a_run_without_a_full_batch_is_refused_where_others_are_left_out(recipe)
         "dataloader_drop_last out, or lower training.per_device_train_batch_size."
     )
     prepare(recipe(training={**arguments, "per_device_train_batch_size": 18}), ignore)
+
+
+def test_numbers_of_another_column_are_those_of_the_adapter():
+    require_known_labels(("stars",), ("score",), "x", None)
+    with pytest.raises(DataError, match="got stars_1, stars_2, expected 1: score"):
+        require_known_labels(("stars_1", "stars_2"), ("score",), "x", None)
 
 
 def test_labels_that_an_adapter_was_not_trained_on_are_refused(

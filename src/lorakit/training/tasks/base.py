@@ -35,6 +35,7 @@ from lorakit.models.pretrained import (
     label_options,
     load_model,
     load_tokenizer,
+    set_padding,
 )
 from lorakit.training.encoded import Encoded, PreviewExample
 from lorakit.training.predicted import Evaluated, Predicted, prediction_table
@@ -345,14 +346,6 @@ def save_settings(
     values: dict[str, Any] = {"task_type": task_type, "labels": labels, "lineage": lineage}
     values |= {**encoded.settings, **(chosen or {})}
     return InferenceSettings(**values).save(adapter_dir)
-
-
-def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Set the padding token of a model to its tokenizer's."""
-    pad = tokenizer.pad_token_id
-    model.config.get_text_config().pad_token_id = pad
-    if model.can_generate() and model.generation_config is not None:
-        model.generation_config.pad_token_id = pad
 
 
 def seed_of(recipe: Recipe) -> int:

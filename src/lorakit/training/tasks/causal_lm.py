@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
@@ -36,7 +37,7 @@ from lorakit.data.tokenize_examples import (
     naming_examples,
     readable,
 )
-from lorakit.data.tokenizers import added_tokens, pad_id, tokenizer_digest
+from lorakit.data.tokenizers import added_tokens, decode, pad_id, tokenizer_digest
 from lorakit.errors import ConfigError, DataError, did_you_mean
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 
 _DATA_KEYS = {"text", "prompt", "completion", "messages", "turns", "system_prompt"}
 """Keys of the recipe's `data` that the ids of an example depend on."""
+_ENDINGS_READ = 64
+"""Number of examples that show how answers end."""
 
 
 class CausalLMTrainer(AdapterTrainerMixin, LanguageTrainer):
@@ -268,13 +271,23 @@ def _encode(
 
 
 def stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the special token that ends the counted tokens, such as a template's end of turn."""
+    """Return the special token that ends what counts, such as a template's end of turn.
+
+    Special tokens are also inside answers, such as the end of a model's thoughts, and a long
+    example is cut anywhere: the most frequent last token counts, before white space.
+    """
     special = set(added_tokens(tokenizer).values())
-    for labels in examples["labels"]:
-        ending = [label for label in labels if label in special]
-        if ending:
-            return (ending[-1],)
-    return ()
+    is_blank = cache(lambda token: not decode(tokenizer, [token]).strip())
+    endings = Counter[int]()
+    for labels in examples[:_ENDINGS_READ]["labels"]:
+        last = NOT_COUNTED
+        for label in [*labels, NOT_COUNTED]:
+            if label == NOT_COUNTED:
+                endings[last] += 1
+                last = NOT_COUNTED
+            elif label in special or not is_blank(label):
+                last = label
+    return tuple(token for token, _ in endings.most_common() if token in special)[:1]
 
 
 def _pack(examples: Dataset, max_length: int, strategy: str) -> Dataset:

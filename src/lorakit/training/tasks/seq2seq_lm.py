@@ -32,7 +32,14 @@ from lorakit.data.tokenize_examples import (
     require_texts,
     tokenize_texts,
 )
-from lorakit.data.tokenizers import batch_columns, decode, pad_id, tokenizer_digest, with_ends
+from lorakit.data.tokenizers import (
+    batch_columns,
+    decode,
+    end_id,
+    pad_id,
+    tokenizer_digest,
+    with_ends,
+)
 from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
@@ -177,10 +184,9 @@ def _encode(
     def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int, int]]:
         sources = [data.source_prefix + text for text in batch[data.source]]
         columns, cut = tokenize_texts(tokenizer, sources, None, max_length)
-        targets = batch_columns(tokenizer, text_target=batch[data.target], verbose=False)
-        whole = with_ends(tokenizer, targets["input_ids"])
-        cut_targets = sum(len(ids) > data.max_target_length for ids in whole)
-        labels = [ids[: data.max_target_length] for ids in whole]
+        whole, after = _target_ids(tokenizer, batch[data.target])
+        cut_targets = sum(len(ids) + len(after) > data.max_target_length for ids in whole)
+        labels = [[*ids[: data.max_target_length - len(after)], *after] for ids in whole]
         return columns | {"labels": labels}, (cut, cut_targets)
 
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
@@ -193,6 +199,19 @@ def _encode(
     texts = examples.select_columns(list(dict.fromkeys(names)))
     made, (cut, cut_targets) = map_examples(texts, tokenize, features, identity, cache, check)
     return made, cut, cut_targets
+
+
+def _target_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> tuple[list[list[int]], list[int]]:
+    """Return the ids of targets up to the end-of-text token, and those that the tokenizer adds.
+
+    mBART's adds the language, which the decoder begins with.
+    """
+    empty, *targets = batch_columns(tokenizer, text_target=["", *texts], verbose=False)["input_ids"]
+    end = end_id(tokenizer)
+    after = empty[empty.index(end) + 1 :] if end in empty else []
+    return with_ends(tokenizer, [ids[: len(ids) - len(after)] for ids in targets]), after
 
 
 def _rouge(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalPrediction], dict[str, float]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import ClassLabel, Dataset
+from tokenizers import normalizers, pre_tokenizers
 from transformers import (
     DataCollatorForTokenClassification,
     EvalPrediction,
@@ -84,6 +85,8 @@ class TokenClassification(Task):
                 f"{type(tokenizer).__name__}, expected a fast one, which knows the word of each "
                 "token. Choose a model with a tokenizer.json."
             )
+        if saved is None:
+            _begin_words_with_space_(tokenizer)
         return tokenizer
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
@@ -206,6 +209,19 @@ class TokenClassification(Task):
         ]
         new = {**predicted.columns, "predicted_words": tagged}
         return prediction_table({data.tokens: words}, data.tags, answers, new)
+
+
+def _begin_words_with_space_(tokenizer: Any) -> None:
+    """Put a space before words where the tokenizer's class ignores the option, as the general one.
+
+    ModernBERT, Llama 3 and others have the general class.
+    """
+    core = tokenizer.backend_tokenizer
+    is_sequence = isinstance(core.pre_tokenizer, pre_tokenizers.Sequence)
+    steps: Any = core.pre_tokenizer if is_sequence else [core.pre_tokenizer]
+    if any(isinstance(one, pre_tokenizers.ByteLevel) and not one.add_prefix_space for one in steps):
+        before = [] if core.normalizer is None else [core.normalizer]
+        core.normalizer = normalizers.Sequence([*before, normalizers.Prepend(" ")])
 
 
 def _columns(data: DataConfig) -> dict[str, str]:

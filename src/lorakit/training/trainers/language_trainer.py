@@ -91,6 +91,11 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
                 shifts=True, options=options, smoother=smoother, smooths_evaluation=False
             )
         if self._loss_type == "dft":
+            if smoother is not None:
+                raise ConfigError(
+                    "training.loss_type=dft is never smoothed: got training.label_smoothing_factor="
+                    f"{smoother.epsilon}, expected 0. Leave one of them out."
+                )
             loss = TokenLoss(weighs_by_probability=True)
         else:
             loss = TokenLoss(label_smoothing=0.0 if smoother is None else smoother.epsilon)

@@ -1,11 +1,14 @@
 import math
 
 import pytest
+from datasets import Dataset
 from trl import pack_dataset
 
 from lorakit.config import NOT_COUNTED
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.errors import ConfigError, DataError
+from lorakit.training.tasks.causal_lm import stop_tokens
+from tiny_models.tokenizers import byte_bpe
 
 TASK = "CAUSAL_LM"
 
@@ -48,6 +51,22 @@ def test_chat_counts_the_assistant_and_its_end(prepare, tiny_llama_dir, chat_jso
     assert made.encoded.settings["format"] == "messages"
     end = made.tokenizer.convert_tokens_to_ids("<|end|>")
     assert made.encoded.settings["stop_token_ids"] == (end,)
+
+
+def test_a_token_inside_answers_is_not_their_end():
+    tokenizer = byte_bpe(chat=True)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    ends = tokenizer("<think>the sky</think>blue<|end|>\n")["input_ids"]
+    cut = tokenizer("<think>the sky</think>the grass")["input_ids"]
+    masked = [NOT_COUNTED]
+    ending = (tokenizer.convert_tokens_to_ids("<|end|>"),)
+
+    def stops_of(*labels):
+        return stop_tokens(Dataset.from_dict({"labels": labels}), tokenizer)
+
+    assert stops_of(masked + cut, masked + ends, cut[:4]) == ending
+    assert stops_of(ends + masked + cut) == ending  # the end of an earlier turn
+    assert stops_of(cut) == ()
 
 
 ASKED = [

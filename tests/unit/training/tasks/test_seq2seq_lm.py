@@ -1,4 +1,5 @@
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import BartConfig, BartForConditionalGeneration
 
 from lorakit.errors import ConfigError, DataError
@@ -25,6 +26,20 @@ def test_end_is_added_where_the_tokenizer_does_not(prepare, tiny_t5_dir, summary
     encoded = made.task.encode(made.splits, made.loaded)
 
     assert encoded.train["labels"][:] == made.encoded.train["labels"][:]
+
+
+@pytest.mark.parametrize("most", [128, 2])
+def test_a_language_after_the_end_stays_last(prepare, tiny_t5_dir, summary_parquet, most):
+    made = prepare(TASK, tiny_t5_dir, summary_parquet, max_target_length=most)
+    end, language = made.tokenizer.eos_token_id, made.tokenizer.unk_token_id
+    made.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(  # as mBART has it
+        single="$A </s> <unk>", special_tokens=[("</s>", end), ("<unk>", language)]
+    )
+
+    encoded = made.task.encode(made.splits, made.recipe, made.tokenizer, made.model, None)
+
+    before, after = made.encoded.train["labels"][:], encoded.train["labels"][:]
+    assert after == [[*ids[: most - 1], language] for ids in before]
 
 
 def test_cut_rows_and_targets_are_counted(prepare, tiny_t5_dir, summary_parquet):

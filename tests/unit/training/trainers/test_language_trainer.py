@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lorakit.config import NOT_COUNTED
+from lorakit.errors import ConfigError
 from lorakit.training.trainers.language_trainer import _hide_quantization
 
 TASK = "CAUSAL_LM"
@@ -43,6 +44,13 @@ def test_perplexity_is_that_of_all_counted_tokens(
     expected = token_weighted_loss(made)
     assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-4)
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+
+
+def test_dynamic_fine_tuning_is_never_smoothed(prepare, tiny_gpt2_dir, text_jsonl, tmp_path):
+    made = prepare(TASK, tiny_gpt2_dir, text_jsonl)
+    assert made.trainer(tmp_path, loss_type="dft").step.token_loss.weighs_by_probability
+    with pytest.raises(ConfigError, match=r"label_smoothing_factor=0\.1, expected 0"):
+        made.trainer(tmp_path, loss_type="dft", label_smoothing_factor=0.1)
 
 
 @pytest.mark.parametrize(

@@ -33,20 +33,17 @@ def test_generating_does_not_change_the_loss(prepare, tiny_t5_dir, summary_parqu
     assert losses[0]["eval_loss"] == pytest.approx(losses[1]["eval_loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_model_that_makes_no_decoder_inputs_computes_its_loss_itself(
-    prepare, tiny_t5_dir, summary_parquet, tmp_path, monkeypatch
+    prepare, tiny_t5_dir, summary_parquet, tmp_path, monkeypatch, smoothing
 ):
     made = prepare(TASK, tiny_t5_dir, summary_parquet)
-    followed = made.trainer(tmp_path, predict_with_generate=False)
+    arguments = {"predict_with_generate": False, "label_smoothing_factor": smoothing}
+    followed = made.trainer(tmp_path, **arguments).evaluate()
 
-    def absent(self, labels):
-        raise AttributeError
-
-    monkeypatch.setattr(type(made.model), "prepare_decoder_input_ids_from_labels", absent)
-    trainer = made.trainer(tmp_path, predict_with_generate=False)
+    # As in M2M-100, which derives them in its forward.
+    monkeypatch.delattr(type(made.model), "prepare_decoder_input_ids_from_labels")
+    trainer = made.trainer(tmp_path, **arguments)
     (note,) = trainer.notes
     assert note.endswith("it does not derive the decoder's inputs from labels.")
-    monkeypatch.undo()
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(
-        followed.evaluate()["eval_loss"], rel=1e-5
-    )
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(followed["eval_loss"], rel=1e-5)
