@@ -36,7 +36,7 @@ def test_a_language_after_the_end_stays_last(prepare, tiny_t5_dir, summary_parqu
         single="$A </s> <unk>", special_tokens=[("</s>", end), ("<unk>", language)]
     )
 
-    encoded = made.task.encode(made.splits, made.recipe, made.tokenizer, made.model, None)
+    encoded = made.task.encode(made.splits, made.loaded)
 
     before, after = made.encoded.train["labels"][:], encoded.train["labels"][:]
     assert after == [[*ids[: most - 1], language] for ids in before]
