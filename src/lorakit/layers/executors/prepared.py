@@ -54,8 +54,9 @@ class PreparedUpdates:
         ):
             return None
         h = layer.base_output(x)
-        for add in self._adds:
-            if not add.add_(h, x, tokens):
+        for update, add in zip(self._updates, self._adds, strict=True):
+            factors = update._parameters  # those of now: `functional_call` exchanges them unseen
+            if not add.add_(h, x, tokens, factors["lora_A"], factors["lora_B"]):
                 self._exchanges = -1
                 return None
         return h
