@@ -106,8 +106,10 @@ def keep_layout(layer: Any) -> None:
         functional: Any = sys.modules["bitsandbytes.functional"]
         unpack = functional._convert_weight_packed_for_cpu_inverse
         layer.weight.data, layer.weight.quant_state = unpack(layer.weight.data, state)
-        if state.absmax.ndim == 2:  # the other layout keeps scales of one level so
-            state.absmax = state.absmax.t().reshape(-1).float()
+    if state is not None and state.absmax.ndim == 2:
+        # The other layout keeps scales of one level so; bitsandbytes leaves them when it undoes it,
+        # also when a state dict is made.
+        state.absmax = state.absmax.t().reshape(-1).float()
     layer.support_avx512bf16_for_cpu = False
 
 
