@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lorakit.injection.state import state_of
+from lorakit.injection.state import first_adapted
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 
 
@@ -51,7 +51,11 @@ def prepare_for_training(
         True
     """
     subject: Any = model
-    if state_of(model) is None:
+    if gradient_checkpointing:  # first, as some models refuse it
+        subject.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+        if use_reentrant:
+            subject.enable_input_require_grads()
+    if first_adapted(model) is None:
         model.requires_grad_(False)
     if float32_small_parameters:
         keep_small_parameters_in_float32(model)
@@ -59,10 +63,6 @@ def prepare_for_training(
     cached = getattr(config, "use_cache", None)
     if cached is not None:
         config.use_cache = False  # type: ignore[union-attr]  # not None, see above
-    if gradient_checkpointing:
-        subject.activation_checkpointing_enable({"use_reentrant": use_reentrant})
-        if use_reentrant:
-            subject.enable_input_require_grads()
     try:
         yield model
     finally:

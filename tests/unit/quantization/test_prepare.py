@@ -30,6 +30,22 @@ def test_nothing_of_the_base_is_trained_and_nothing_is_upcast_but_norms_when_ask
         assert not any(p.requires_grad for p in untouched.parameters())
 
 
+def test_adapters_of_a_part_keep_their_gradients():
+    model = llama()
+    add_adapter(model.model, LoraConfig(r=2))
+    with prepare_for_training(model):
+        assert all(p.requires_grad == (".updates." in n) for n, p in model.model.named_parameters())
+
+
+def test_a_model_that_refuses_checkpointing_stays_as_it_was():
+    model = llama()
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(ValueError, match="checkpointing"):
+        prepare_for_training(model, gradient_checkpointing=True).__enter__()
+    assert model.config.use_cache is True
+    assert all(p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_trains_the_adapters_below_and_ends_with_the_block(reentrant):
     losses = {}
