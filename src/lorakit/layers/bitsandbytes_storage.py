@@ -200,3 +200,18 @@ def dequantize_model(model: nn.Module, dtype: torch.dtype | None = None) -> int:
     for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
         vars(model).pop(name, None)
     return len(layers)
+
+
+def forget_deserialization(model: nn.Module) -> None:
+    """Let a transformers model that was read from a quantised checkpoint be saved.
+
+    `save_pretrained` reverts each conversion of a weight that loading made. Reading bitsandbytes'
+    tensors has no reversal, and needs none.
+    """
+    conversions: Any = getattr(model, "_weight_conversions", None)
+    if conversions:
+        model._weight_conversions = [
+            each
+            for each in conversions
+            if not any(hasattr(one, "hf_quantizer") for one in getattr(each, "operations", ()))
+        ]

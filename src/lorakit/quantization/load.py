@@ -16,7 +16,12 @@ from lorakit.errors import QuantizationError, TargetError, first_few
 from lorakit.injection.selection.heads import output_layers, task_heads
 from lorakit.injection.selection.targets import name_matches, no_match_message
 from lorakit.injection.state import base_modules, first_adapted
-from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of, keep_odd_layouts
+from lorakit.layers.bitsandbytes_storage import (
+    BLOCK_SIZE,
+    bits_of,
+    forget_deserialization,
+    keep_odd_layouts,
+)
 from lorakit.layers.frozen_linear import restore_plain_layers_
 from lorakit.layers.replaced import plain_class_of
 from lorakit.libraries.foreign_code import build_from_config, load_pretrained
@@ -159,6 +164,7 @@ def load_as_quantized(
         device_map={"": device or default_device()},
         **options,
     )
+    forget_deserialization(model)
     keep_odd_layouts(model.modules())
     return model, info
 
