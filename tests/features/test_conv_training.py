@@ -238,7 +238,7 @@ class TestRefused:
         adapted(model=model)
         before, expected = snapshot(model), model(inputs())
         with pytest.raises(
-            AdapterStateError, match="Cannot merge into 0: a hook computes its weight"
+            AdapterStateError, match="Cannot merge into 0: its weight is computed"
         ):
             merge_adapters(model)
         assert_untouched(model, before)
