@@ -117,9 +117,7 @@ def test_merging_can_quantise_again_and_reports_the_error(
 
 @pytest.mark.parametrize("requantize", [False, True], ids=["dense", "requantised"])
 @pytest.mark.parametrize("quantization", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
-def test_a_base_that_was_saved_quantised(
-    saved, tiny_llama_dir, tmp_path, quantization, requantize
-):
+def test_a_base_that_was_saved_quantised(saved, tiny_llama_dir, tmp_path, quantization, requantize):
     base = quantized(AutoModelForCausalLM.from_pretrained(tiny_llama_dir), **quantization)
     base.save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(tmp_path / "base")

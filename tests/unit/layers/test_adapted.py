@@ -66,7 +66,7 @@ def test_a_weight_that_is_computed_cannot_be_merged():
     assert "its weight is computed" in layer.merge_obstacle()
     model = nn.Sequential(weight_norm(nn.Linear(3, 2)))
     add_adapter(model, LoraConfig(r=1, target_modules=["0"]))
-    with pytest.raises(AdapterStateError, match="its weight is computed .* a parametrization"):
+    with pytest.raises(AdapterStateError, match=r"its weight is computed .* a parametrization"):
         merge_adapters(model)
 
 

@@ -16,7 +16,7 @@ from lorakit.layers.described import DescribedLayer
 from lorakit.layers.hooks import brings_input_or_weights
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import linear_group, skinny
-from lorakit.ops.native.cpu_kernels import THIN_DTYPES, CpuKernels
+from lorakit.ops.native.cpu_kernels import THIN_DTYPES, CpuKernels, is_recorded
 from lorakit.ops.native.prepared_add import PreparedAdd, PreparedTerm
 from lorakit.ops.per_row_terms import PerRowTerms
 from lorakit.ops.quantized import Weight
@@ -140,7 +140,7 @@ def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
         and x.is_cpu
         and x.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
-        and torch._C._get_tracing_state() is None
+        and not is_recorded()
     )
 
 

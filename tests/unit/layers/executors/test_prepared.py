@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from lorakit import LoraConfig, add_adapter, merge_adapters, set_adapter, unmerge_adapters
 from lorakit.layers.executors import single
@@ -78,6 +79,13 @@ def test_functional_call(model):
         assert torch.equal(model(X), before)
         model.get_parameter(key).copy_(other)
     assert largest_error(got, both(model[0], X)[1]) <= TOLERANCE[torch.float32]
+
+
+def test_a_graph_has_the_products(model):
+    with torch.no_grad():
+        model(X)
+        graph = make_fx(model)(X)
+        assert largest_error(graph(2 * X), model(2 * X)) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (2, 3, 12), (0, 12), (200, 12)], ids=str)
