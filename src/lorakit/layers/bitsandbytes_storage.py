@@ -210,7 +210,7 @@ def forget_deserialization(model: nn.Module) -> None:
     """
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:
-        model._weight_conversions = [
+        vars(model)["_weight_conversions"] = [
             each
             for each in conversions
             if not any(hasattr(one, "hf_quantizer") for one in getattr(each, "operations", ()))

@@ -7,7 +7,7 @@ kernels. Without gradients, what does not depend on the input is kept from call 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -55,7 +55,9 @@ class PreparedUpdates:
             return None
         h = layer.base_output(x)
         for update, add in zip(self._updates, self._adds, strict=True):
-            factors = update._parameters  # those of now: `functional_call` exchanges them unseen
+            factors: Any = (
+                update._parameters
+            )  # those of now: `functional_call` exchanges them unseen
             if not add.add_(h, x, tokens, factors["lora_A"], factors["lora_B"]):
                 self._exchanges = -1
                 return None
