@@ -28,8 +28,8 @@ class KnownTerm(NamedTuple):
     update: LowRankUpdate
     changed: int
     """The update's `changed` when this was made; -1 if it must be made for each batch."""
-    addresses: tuple[int, ...]
-    """Where its parameters were; `functional_call` and `.data` exchange them unseen."""
+    addresses: tuple[int, int]
+    """Where its factors were; `functional_call` and `.data` exchange them unseen."""
     versions: tuple[int, ...]
     """Versions of its parameters when their values were read."""
     block: object
@@ -152,8 +152,9 @@ class KnownTerms:
         )
 
 
-def _addresses(update: LowRankUpdate) -> tuple[int, ...]:
-    return tuple(address(each) for each in update._parameters.values() if each is not None)
+def _addresses(update: LowRankUpdate) -> tuple[int, int]:
+    factors: Any = update._parameters
+    return address(factors["lora_A"]), address(factors["lora_B"])
 
 
 def _versions(update: LowRankUpdate) -> tuple[int, ...]:
