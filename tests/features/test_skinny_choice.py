@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from lorakit.ops import skinny
 from lorakit.ops.native import compiled_library, cpu_kernels
@@ -131,6 +132,8 @@ def test_tracing_records_torch_s_own_operations(called):
     traced = torch.jit.trace(lambda x: skinny.down(x, A), torch.randn(5, 8))
     x = torch.randn(5, 8)
     assert torch.equal(traced(x), x @ A.t())
+    recorded = make_fx(lambda x: skinny.down(x, A))(torch.randn(5, 8))
+    assert torch.equal(recorded(x), x @ A.t())
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])

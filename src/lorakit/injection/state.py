@@ -173,15 +173,24 @@ def require_no_other_holder(model: nn.Module) -> None:
     Raises:
         AdapterStateError: Layers are adapted, but this object has no adapter state.
     """
-    if state_of(model) is not None:
-        return
+    adapted = None if state_of(model) is not None else first_adapted(model)
+    if adapted is not None:
+        raise AdapterStateError(
+            f"Cannot add an adapter to this {type(model).__name__}: {adapted} carries one "
+            "that was added through another object, a part of it or the model it belongs to. "
+            "Add to that object, or unload its adapters first."
+        )
+
+
+def first_adapted(model: nn.Module) -> str | None:
+    """Return the path of the first module that an adapter has changed, "it" for the model itself.
+
+    None if there is none, whichever object the adapters were added through.
+    """
     for path, module in base_modules(model):
         if isinstance(module, (AdaptedLayer, ReplacedModule)):
-            raise AdapterStateError(
-                f"Cannot add an adapter to this {type(model).__name__}: {path or 'it'} carries one "
-                "that was added through another object, a part of it or the model it belongs to. "
-                "Add to that object, or unload its adapters first."
-            )
+            return path or "it"
+    return None
 
 
 def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -115,11 +115,12 @@ class AdaptedLayer(DescribedLayer):
 
     def merge_obstacle(self) -> str | None:
         """Return why the updates cannot be added to the weight, or None."""
-        if isinstance(vars(self).get("weight"), Tensor):
-            return (
-                "a hook computes its weight from others in each pass (weight_norm, spectral_norm)"
-            )
-        return None
+        if self.weight_name in self.weight_owner._parameters:
+            return None
+        return (
+            "its weight is computed from others in each pass, by a hook or a parametrization "
+            "(weight_norm, spectral_norm)"
+        )
 
     @property
     def weight_owner(self) -> nn.Module:

@@ -106,8 +106,10 @@ def keep_layout(layer: Any) -> None:
         functional: Any = sys.modules["bitsandbytes.functional"]
         unpack = functional._convert_weight_packed_for_cpu_inverse
         layer.weight.data, layer.weight.quant_state = unpack(layer.weight.data, state)
-        if state.absmax.ndim == 2:  # the other layout keeps scales of one level so
-            state.absmax = state.absmax.t().reshape(-1).float()
+    if state is not None and state.absmax.ndim == 2:
+        # The other layout keeps scales of one level so; bitsandbytes leaves them when it undoes it,
+        # also when a state dict is made.
+        state.absmax = state.absmax.t().reshape(-1).float()
     layer.support_avx512bf16_for_cpu = False
 
 
@@ -198,3 +200,18 @@ def dequantize_model(model: nn.Module, dtype: torch.dtype | None = None) -> int:
     for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
         vars(model).pop(name, None)
     return len(layers)
+
+
+def forget_deserialization(model: nn.Module) -> None:
+    """Let a transformers model that was read from a quantised checkpoint be saved.
+
+    `save_pretrained` reverts each conversion of a weight that loading made. Reading bitsandbytes'
+    tensors has no reversal, and needs none.
+    """
+    conversions: Any = getattr(model, "_weight_conversions", None)
+    if conversions:
+        vars(model)["_weight_conversions"] = [
+            each
+            for each in conversions
+            if not any(hasattr(one, "hf_quantizer") for one in getattr(each, "operations", ()))
+        ]

@@ -251,7 +251,7 @@ def _is_plain_cpu(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and type(tensor).__name__ in _PLAIN_TYPES
         and tensor.is_contiguous()
-        and torch._C._get_tracing_state() is None  # a trace would keep the buffer
+        and not cpu_kernels.is_recorded()  # a trace would keep the buffer
     )
 
 

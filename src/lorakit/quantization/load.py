@@ -15,8 +15,13 @@ from lorakit.config import QuantizationConfig
 from lorakit.errors import QuantizationError, TargetError, first_few
 from lorakit.injection.selection.heads import output_layers, task_heads
 from lorakit.injection.selection.targets import name_matches, no_match_message
-from lorakit.injection.state import base_modules, state_of
-from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of, keep_odd_layouts
+from lorakit.injection.state import base_modules, first_adapted
+from lorakit.layers.bitsandbytes_storage import (
+    BLOCK_SIZE,
+    bits_of,
+    forget_deserialization,
+    keep_odd_layouts,
+)
 from lorakit.layers.frozen_linear import restore_plain_layers_
 from lorakit.layers.replaced import plain_class_of
 from lorakit.libraries.foreign_code import build_from_config, load_pretrained
@@ -54,7 +59,8 @@ def load_quantized(
 
     Raises:
         QuantizationError: bitsandbytes is missing, the device lacks the compute dtype, the
-            checkpoint is quantised already, or a layer cannot be cut into blocks; lists all.
+            checkpoint is quantised already, a layer cannot be cut into blocks, or there is none
+            to quantise.
         TargetError: `config.skip_modules` names no module.
     """
     require_bitsandbytes()
@@ -158,6 +164,7 @@ def load_as_quantized(
         device_map={"": device or default_device()},
         **options,
     )
+    forget_deserialization(model)
     keep_odd_layouts(model.modules())
     return model, info
 
@@ -193,16 +200,18 @@ def quantize_model(
 
     Raises:
         QuantizationError: The model is quantised already or carries adapters, bitsandbytes is
-            missing, the device lacks the compute dtype, or a layer cannot be cut into blocks.
+            missing, the device lacks the compute dtype, a layer cannot be cut into blocks, or
+            there is none to quantise.
         TargetError: `config.skip_modules` names no module.
     """
     require_bitsandbytes()
     target = device or next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = compute_dtype(config, target)
-    if state_of(model) is not None:
+    adapted = first_adapted(model)
+    if adapted is not None:
         raise QuantizationError(
-            "Cannot quantise a model that carries adapters: got "
-            f"{', '.join(state_of(model).configs)}. Quantise the base first."  # type: ignore[union-attr]  # not None, see above
+            f"Cannot quantise this {type(model).__name__}: {adapted} carries adapters, expected a "
+            "model without. Quantise the base first."
         )
     if any(bits_of(module) for module in model.modules()):
         raise QuantizationError(
@@ -274,17 +283,24 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[str]) -> None:
-    """Check that each layer can be cut into blocks.
+    """Check that there are layers to quantise, and that each can be cut into blocks.
 
     Raises:
-        QuantizationError: Names the layers that cannot.
+        QuantizationError: There are none, or names the layers that cannot.
     """
+    layers = [(p, one) for p, one in linear_layers(model) if should_convert_module(p, skipped)]
+    if not layers:
+        dense = f"; {first_few(skipped)} stay dense" if skipped else ""
+        raise QuantizationError(
+            f"Cannot quantise this {type(model).__name__}: it has no linear layer to quantise"
+            f"{dense}. Leave quantization out, or put a single layer into an nn.Sequential."
+        )
     if config.bits != 4:
         return
     ragged = [
         f"{path} {tuple(module.weight.shape)}"  # type: ignore[arg-type,union-attr]  # a quantisable layer
-        for path, module in linear_layers(model)
-        if module.weight.numel() % BLOCK_SIZE and should_convert_module(path, skipped)  # type: ignore[operator,union-attr]  # a quantisable layer
+        for path, module in layers
+        if module.weight.numel() % BLOCK_SIZE  # type: ignore[operator,union-attr]  # a quantisable layer
     ]
     if ragged:
         raise QuantizationError(

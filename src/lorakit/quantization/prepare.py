@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from lorakit.injection.state import state_of
+from lorakit.injection.state import first_adapted
+from lorakit.layers.bitsandbytes_storage import forget_deserialization
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 
 
@@ -34,7 +35,9 @@ def prepare_for_training(
         gradient_checkpointing: Recompute activations in backward, until the block ends.
         use_reentrant: Use the older checkpointing, which needs inputs that require gradients.
 
-    Yields: The model, with the key-value cache off until the block ends.
+    Yields: The model, with the key-value cache off until the block ends. Trainers of transformers
+        and TRL, which look for PEFT's layers, take a quantised model with adapters that is created
+        and trained inside the block.
 
     Example:
         >>> import torch
@@ -51,7 +54,11 @@ def prepare_for_training(
         True
     """
     subject: Any = model
-    if state_of(model) is None:
+    if gradient_checkpointing:  # first, as some models refuse it
+        subject.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+        if use_reentrant:
+            subject.enable_input_require_grads()
+    if first_adapted(model) is None:
         model.requires_grad_(False)
     if float32_small_parameters:
         keep_small_parameters_in_float32(model)
@@ -59,12 +66,10 @@ def prepare_for_training(
     cached = getattr(config, "use_cache", None)
     if cached is not None:
         config.use_cache = False  # type: ignore[union-attr]  # not None, see above
-    if gradient_checkpointing:
-        subject.activation_checkpointing_enable({"use_reentrant": use_reentrant})
-        if use_reentrant:
-            subject.enable_input_require_grads()
+    forget_deserialization(model)
     try:
-        yield model
+        with _accepted_by_trainers(getattr(model, "hf_quantizer", None)):
+            yield model
     finally:
         if gradient_checkpointing:
             subject.activation_checkpointing_disable()
@@ -72,3 +77,17 @@ def prepare_for_training(
                 subject.disable_input_require_grads()
         if cached is not None:
             config.use_cache = cached  # type: ignore[union-attr]  # not None, see above
+
+
+@contextmanager
+def _accepted_by_trainers(quantizer: Any) -> Iterator[None]:
+    """Let transformers' Trainer train a quantised model without PEFT's layers inside the block."""
+    if quantizer is None:
+        yield
+        return
+    kind = type(quantizer)
+    quantizer.__class__ = type(kind.__name__, (kind,), {"is_qat_trainable": True})
+    try:
+        yield
+    finally:
+        quantizer.__class__ = kind

@@ -14,7 +14,7 @@ from lorakit.inference.merge_checkpoint import merge_to_checkpoint
 from lorakit.layers.bitsandbytes_storage import bits_of
 from tiny_models import bert, logits
 from tiny_models.adapted import save_adapter_of
-from tiny_models.quantized import EIGHT, FOUR
+from tiny_models.quantized import EIGHT, FOUR, quantized
 from tiny_models.tokenizers import byte_bpe
 from tolerances import LOGITS_TOLERANCE, largest_error
 
@@ -113,6 +113,22 @@ def test_merging_can_quantise_again_and_reports_the_error(
     assert config["quantization_config"][f"load_in_{quantization['bits']}bit"]
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert bits_of(again.model.layers[0].self_attn.q_proj) == quantization["bits"]
+
+
+@pytest.mark.parametrize("requantize", [False, True], ids=["dense", "requantised"])
+@pytest.mark.parametrize("quantization", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
+def test_a_base_that_was_saved_quantised(saved, tiny_llama_dir, tmp_path, quantization, requantize):
+    base = quantized(AutoModelForCausalLM.from_pretrained(tiny_llama_dir), **quantization)
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(tmp_path / "base")
+    adapter = saved(tmp_path / "base")
+    expected = logits(load_for_inference(adapter).model)
+    report = merge_to_checkpoint(adapter, tmp_path / "merged", requantize=requantize)
+    assert report.was_quantized and report.requantized is requantize
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert bool(bits_of(written.model.layers[0].self_attn.q_proj)) is requantize
+    if not requantize:
+        assert largest_error(logits(written), expected) <= LOGITS_TOLERANCE
 
 
 def test_merging_into_the_base_as_it_is_saved(saved, tiny_llama_dir, tmp_path):

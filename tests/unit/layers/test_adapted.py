@@ -3,7 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
+from lorakit import LoraConfig, add_adapter, merge_adapters
+from lorakit.errors import AdapterStateError
 from lorakit.layers import AdaptedLayer, LoraLinear, LowRankUpdate
 from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.layers.executors.siblings import SiblingGroup
@@ -56,11 +59,15 @@ def test_a_merge_can_be_made_again_or_for_good(layer):
     assert not layer.is_merged and layer.weight is merged["weight"][0]
 
 
-def test_a_weight_that_a_hook_computes_cannot_be_merged():
+def test_a_weight_that_is_computed_cannot_be_merged():
     layer = LoraLinear.adapt_in_place(nn.Linear(3, 2))
     assert layer.merge_obstacle() is None
-    vars(layer)["weight"] = layer._parameters.pop("weight").detach()
-    assert "a hook computes its weight" in layer.merge_obstacle()
+    vars(layer)["weight"] = layer._parameters.pop("weight").detach()  # by a hook
+    assert "its weight is computed" in layer.merge_obstacle()
+    model = nn.Sequential(weight_norm(nn.Linear(3, 2)))
+    add_adapter(model, LoraConfig(r=1, target_modules=["0"]))
+    with pytest.raises(AdapterStateError, match=r"its weight is computed .* a parametrization"):
+        merge_adapters(model)
 
 
 def test_a_kind_says_how_large_its_factors_are():

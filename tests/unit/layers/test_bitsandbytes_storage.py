@@ -11,6 +11,7 @@ from lorakit.layers.bitsandbytes_storage import (
     bits_of,
     compute_dtype_of,
     dequantize_model,
+    forget_deserialization,
     keep_odd_layouts,
     parameter_count,
     quantize_like,
@@ -60,3 +61,20 @@ def test_layouts_that_bitsandbytes_would_get_wrong_are_kept():
     odd, even = quantized(nn.Sequential(nn.Linear(64, 33), nn.Linear(64, 32)), **FOUR)
     keep_odd_layouts([odd, even])
     assert vars(odd)["support_avx512bf16_for_cpu"] is False
+
+
+def test_only_the_reading_of_quantised_tensors_is_forgotten():
+    class Reading:
+        hf_quantizer = object()
+
+    class Conversion:
+        def __init__(self, *operations):
+            self.operations = operations
+
+    renaming, merging, reading = object(), Conversion(object()), Conversion(Reading())
+    model = nn.Linear(2, 2)
+    forget_deserialization(model)
+    assert not hasattr(model, "_weight_conversions")
+    model._weight_conversions = [renaming, merging, reading]
+    forget_deserialization(model)
+    assert model._weight_conversions == [renaming, merging]

@@ -174,11 +174,25 @@ def test_a_layer_that_is_no_multiple_of_a_block_is_named(tiny_llama_dir):
     assert bits_of(quantized(nn.Sequential(nn.Linear(10, 30)), bits=8)[0]) == 8
 
 
-def test_a_model_with_adapters_is_not_quantised():
+@pytest.mark.parametrize("part", ["", "model", "model.layers.0"])
+def test_a_model_with_adapters_is_not_quantised(part):
     model = llama()
-    add_adapter(model, LoraConfig(r=2))
-    with pytest.raises(QuantizationError, match="carries adapters: got default"):
+    add_adapter(model.get_submodule(part), LoraConfig(r=2))
+    with pytest.raises(QuantizationError, match=r"layers\.0\.\S+ carries adapters"):
         quantized(model)
+    if not part:
+        with pytest.raises(QuantizationError, match="q_proj carries adapters"):
+            quantized(model.model)
+
+
+@pytest.mark.parametrize(
+    ("model", "skipped"),
+    [(nn.Linear(64, 64), ()), (nn.Sequential(nn.Linear(64, 64)), ("0",)), (nn.ReLU(), ())],
+    ids=["a single layer", "all skipped", "no layer"],
+)
+def test_nothing_to_quantise_is_an_error(model, skipped):
+    with pytest.raises(QuantizationError, match="has no linear layer to quantise"):
+        quantized(model, skip_modules=skipped)
 
 
 def test_a_name_that_fits_no_module_is_an_error(tiny_llama_dir):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
+from transformers.trainer_utils import validate_quantization_for_training
 
 from lorakit import LoraConfig, add_adapter, prepare_for_training
 from tiny_models import llama, train_steps
@@ -28,6 +30,36 @@ def test_nothing_of_the_base_is_trained_and_nothing_is_upcast_but_norms_when_ask
     untouched = llama()
     with prepare_for_training(untouched):
         assert not any(p.requires_grad for p in untouched.parameters())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_transformers_trainer_takes_a_quantised_model(bits, tmp_path):
+    quantized(llama(), bits=bits).save_pretrained(tmp_path / "base")
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    add_adapter(model, LoraConfig(r=2))
+    kind = type(model.hf_quantizer)
+    with prepare_for_training(model):
+        validate_quantization_for_training(model)
+        model.save_pretrained(tmp_path / "checkpoint")  # as a trainer does
+    assert type(model.hf_quantizer) is kind
+    with pytest.raises(ValueError, match="purely quantized"):
+        validate_quantization_for_training(model)
+
+
+def test_adapters_of_a_part_keep_their_gradients():
+    model = llama()
+    add_adapter(model.model, LoraConfig(r=2))
+    with prepare_for_training(model):
+        assert all(p.requires_grad == (".updates." in n) for n, p in model.model.named_parameters())
+
+
+def test_a_model_that_refuses_checkpointing_stays_as_it_was():
+    model = llama()
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(ValueError, match="checkpointing"):
+        prepare_for_training(model, gradient_checkpointing=True).__enter__()
+    assert model.config.use_cache is True
+    assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -22,7 +22,12 @@ from lorakit.injection.state import (
 )
 from lorakit.layers import ReplacedModule, TrainedTokens
 from lorakit.layers.adapted import READ_FLAG
-from lorakit.layers.bitsandbytes_storage import bits_of, dequantize_model, quantized_weight
+from lorakit.layers.bitsandbytes_storage import (
+    bits_of,
+    dequantize_model,
+    forget_deserialization,
+    quantized_weight,
+)
 from lorakit.layers.offload import is_offloaded
 
 
@@ -236,6 +241,7 @@ def merge_and_unload(
     remove_adapters(model, tuple(state.configs))
     if "dequantize" in (quantized_base, merged_as):
         dequantize_model(model, _dense_dtype(model))
+    forget_deserialization(model)
     if untied:
         _record_untied(model)
     return model

@@ -12,7 +12,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import AdapterStateError, QuantizationError
 from lorakit.injection.selection.vocabulary import input_embedding, output_layer, rows_needed
-from lorakit.injection.state import base_modules, state_of
+from lorakit.injection.state import base_modules, first_adapted
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.libraries.logs import logging_errors_only
 
@@ -66,7 +66,7 @@ def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True
 
     Source: J. Hewitt 2021, "Initializing new word embeddings for pretrained language models".
     """
-    if state_of(model) is not None:
+    if first_adapted(model) is not None:
         raise AdapterStateError(
             f"Cannot resize the embeddings of this {type(model).__name__} to {rows} rows: it "
             "carries adapters, expected the base alone. Unload them first."

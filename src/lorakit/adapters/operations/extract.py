@@ -19,7 +19,7 @@ from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
 from lorakit.injection.selection.plan_from_tensors import saved_tensors
 from lorakit.injection.selection.recorded_config import recorded_config
 from lorakit.injection.selection.sites import Site
-from lorakit.injection.state import base_modules, state_of
+from lorakit.injection.state import base_modules, first_adapted
 from lorakit.layers import LoraConv1D, LoraEmbedding
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.kinds.parameter import AdaptedParameter
@@ -126,7 +126,7 @@ def _weights_of(source: Source) -> CheckpointWeights:
 
 
 def _require_plain(model: nn.Module) -> None:
-    if state_of(model) is not None:
+    if first_adapted(model) is not None:
         raise AdapterStateError(
             f"Cannot read the weights of this {type(model).__name__}: it carries adapters, "
             "expected plain weights. Call merge_and_unload or unload first."

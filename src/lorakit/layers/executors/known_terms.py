@@ -17,6 +17,7 @@ from lorakit.layers.described import DescribedLayer
 from lorakit.layers.executors.prepared import stay_in_place
 from lorakit.layers.hooks import brings_input_or_weights
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
+from lorakit.ops.native.cpu_kernels import address
 from lorakit.ops.operands import LinearOperands, LowRankTerm, check_shapes
 from lorakit.ops.term_table import TermTable
 
@@ -27,6 +28,8 @@ class KnownTerm(NamedTuple):
     update: LowRankUpdate
     changed: int
     """The update's `changed` when this was made; -1 if it must be made for each batch."""
+    addresses: tuple[int, int]
+    """Where its factors were; `functional_call` and `.data` exchange them unseen."""
     versions: tuple[int, ...]
     """Versions of its parameters when their values were read."""
     block: object
@@ -38,6 +41,14 @@ class KnownTerm(NamedTuple):
     term: LowRankTerm
     bias: Tensor | None
     """A trained bias, or None for the base's."""
+
+    def describes(self, update: LowRankUpdate) -> bool:
+        """Return whether this was made of the update as it is, apart from its values."""
+        return (
+            self.update is update
+            and self.changed == update.changed
+            and self.addresses == _addresses(update)
+        )
 
     def has_values_of(self, update: LowRankUpdate, block: object) -> bool:
         """Return whether the update still has the values that were read."""
@@ -98,8 +109,7 @@ class KnownTerms:
             each = known.get(name)
             if (
                 each is None
-                or each.update is not update
-                or each.changed != update.changed
+                or not each.describes(update)
                 or update._forward_pre_hooks
                 or not (each.stays or each.has_values_of(update, block))
             ):
@@ -132,6 +142,7 @@ class KnownTerms:
         return KnownTerm(
             update,
             update.changed if is_kept else -1,
+            _addresses(update),
             _versions(update),
             block,
             stays and bias is None,
@@ -139,6 +150,11 @@ class KnownTerms:
             term,
             bias,
         )
+
+
+def _addresses(update: LowRankUpdate) -> tuple[int, int]:
+    factors: Any = update._parameters
+    return address(factors["lora_A"]), address(factors["lora_B"])
 
 
 def _versions(update: LowRankUpdate) -> tuple[int, ...]:

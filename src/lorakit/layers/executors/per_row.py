@@ -309,8 +309,7 @@ class PerRowAdapters:
             and self._own_tokens == kept.rows.own_tokens
             and len(names) == len(kept.known)
             and all(
-                having[name] is each.update and each.update.changed == each.changed
-                for name, each in zip(names, kept.known, strict=True)
+                each.describes(having[name]) for name, each in zip(names, kept.known, strict=True)
             )
         )
 

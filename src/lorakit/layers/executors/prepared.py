@@ -7,7 +7,7 @@ kernels. Without gradients, what does not depend on the input is kept from call 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from lorakit.layers.described import DescribedLayer
 from lorakit.layers.hooks import brings_input_or_weights
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import linear_group, skinny
-from lorakit.ops.native.cpu_kernels import THIN_DTYPES, CpuKernels
+from lorakit.ops.native.cpu_kernels import THIN_DTYPES, CpuKernels, is_recorded
 from lorakit.ops.native.prepared_add import PreparedAdd, PreparedTerm
 from lorakit.ops.per_row_terms import PerRowTerms
 from lorakit.ops.quantized import Weight
@@ -54,8 +54,11 @@ class PreparedUpdates:
         ):
             return None
         h = layer.base_output(x)
-        for add in self._adds:
-            if not add.add_(h, x, tokens):
+        for update, add in zip(self._updates, self._adds, strict=True):
+            factors: Any = (
+                update._parameters
+            )  # those of now: `functional_call` exchanges them unseen
+            if not add.add_(h, x, tokens, factors["lora_A"], factors["lora_B"]):
                 self._exchanges = -1
                 return None
         return h
@@ -139,7 +142,7 @@ def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
         and x.is_cpu
         and x.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
-        and torch._C._get_tracing_state() is None
+        and not is_recorded()
     )
 
 

@@ -23,6 +23,8 @@ LARGE_DTYPES = (torch.float32, torch.bfloat16)
 THIN_DTYPES = (torch.float32, torch.bfloat16)
 """dtypes of A and B in products that make no gradients."""
 _BACKWARD_DTYPES = (torch.float32,)
+_RECORDER = torch._C._TorchDispatchModeKey.PROXY
+"""The mode with which make_fx records a graph."""
 
 
 class _Dropout(ctypes.Structure):
@@ -184,14 +186,22 @@ def takes(x: Tensor) -> bool:
 def can_be_read_at_its_address(x: Tensor) -> bool:
     """Return whether code outside torch can read x as rows of adjacent elements.
 
-    False while a trace is recorded, as it would miss what such code writes. A fake tensor counts as
-    the tensor it represents; nothing is computed for it.
+    False while a trace or graph is recorded, which would miss what such code writes. A fake tensor
+    counts as the tensor it represents; nothing is computed for it.
     """
     return (
         type(x) in (Tensor, torch.nn.Parameter, FakeTensor)
         and x.ndim > 0
         and x.stride(-1) == 1
-        and torch._C._get_tracing_state() is None
+        and not is_recorded()
+    )
+
+
+def is_recorded() -> bool:
+    """Return whether torch.jit.trace or make_fx records what runs, but not what runs in C."""
+    return (
+        torch._C._get_tracing_state() is not None
+        or torch._C._get_dispatch_mode(_RECORDER) is not None
     )
 
 

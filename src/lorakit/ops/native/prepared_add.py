@@ -74,9 +74,18 @@ class PreparedTerm:
         self._addresses = A.data_ptr(), B.data_ptr()
         self._adds: dict[int, PreparedAdd] = {}
 
-    def add_(self, h: Tensor, x: Tensor, tokens: int) -> bool:
-        """Add s x Aᵀ Bᵀ to h in place, both contiguous; False if the factors have moved."""
-        A, B = self._factors
+    def add_(self, h: Tensor, x: Tensor, tokens: int, A: Tensor, B: Tensor) -> bool:
+        """Add s x Aᵀ Bᵀ to h in place.
+
+        Args:
+            h: (tokens, out), contiguous.
+            x: (tokens, in), contiguous.
+            tokens: Their number.
+            A: The term's factor.
+            B: The term's factor.
+
+        Returns: False, and nothing is added, if A or B is not where it was.
+        """
         if (A.data_ptr(), B.data_ptr()) != self._addresses:
             return False
         add = self._adds.get(tokens)

@@ -79,10 +79,11 @@ def test_new_biases_of_an_output_layer_are_the_mean_of_the_old():
 
 
 def test_only_a_base_without_adapters_grows():
-    model = llama()
-    add_adapter(model, LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(AdapterStateError, match=r"to 36 rows: it carries adapters.*Unload"):
-        grow_vocabulary(model, GROWN)
+    for holder in ("", "model"):
+        model = llama()
+        add_adapter(model.get_submodule(holder), LoraConfig(target_modules=["q_proj"]))
+        with pytest.raises(AdapterStateError, match=r"to 36 rows: it carries adapters.*Unload"):
+            grow_vocabulary(model, GROWN)
 
 
 def test_a_quantised_output_layer_is_refused():

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from lorakit import (
     Adapter,
@@ -175,6 +176,8 @@ def test_what_cannot_be_extracted_is_refused():
     add_adapter(adapted, LoraConfig(target_modules=["up"]))
     with pytest.raises(AdapterStateError, match="it carries adapters"):
         extract(adapted, TinyNet(), LoraConfig(target_modules=["up"]))
+    with pytest.raises(AdapterStateError, match="it carries adapters"):  # through another object
+        extract(nn.Sequential(adapted), nn.Sequential(TinyNet()), LoraConfig(target_modules=["up"]))
 
 
 def test_a_feature_that_cannot_be_extracted_is_to_be_left_out():

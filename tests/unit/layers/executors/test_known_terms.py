@@ -50,6 +50,21 @@ def test_a_term_is_kept_until_its_own_update_changes(layer):
     assert kept is b
 
 
+@pytest.mark.parametrize("how", ["data", "functional_call"])
+def test_factors_that_are_exchanged_unseen_are_described_again(layer, how):
+    known = KnownTerms()
+    _, kept = of(known, layer)
+    update, other = layer.updates["a"], torch.randn(1, 6)
+    if how == "data":
+        update.lora_A.data = other
+    else:
+        update._parameters["lora_A"] = nn.Parameter(other)
+    layer.choose_executor()  # as each block of rows does
+    changed, same = of(known, layer)
+    assert changed.term.A is update.lora_A and same is kept
+    assert changed.addresses[0] == other.data_ptr()
+
+
 def test_an_adapter_that_left_frees_its_slot(layer):
     known = KnownTerms()
     a, b, _ = of(known, layer, "abc")

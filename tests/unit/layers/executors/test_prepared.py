@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from lorakit import LoraConfig, add_adapter, merge_adapters, set_adapter, unmerge_adapters
 from lorakit.layers.executors import single
@@ -48,6 +49,9 @@ CHANGES = {
     "a factor": lambda layer: setattr(
         layer.updates["a"], "lora_A", nn.Parameter(torch.ones(2, 12))
     ),
+    "a factor, unseen": lambda layer: layer.updates["a"]._parameters.update(
+        lora_A=nn.Parameter(torch.ones(2, 12))
+    ),
     "the weight": lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight * 2)),
     "both act": lambda layer: layer.activate(("a", "b")),
     "another acts": lambda layer: layer.activate(("b",)),
@@ -63,6 +67,25 @@ def test_a_change_is_seen(model, change):
     with torch.no_grad():
         change(model[0])
     assert_same(model[0], X)
+
+
+def test_functional_call(model):
+    assert_same(model[0], X)
+    key = "0.updates.a.lora_B"
+    other = model.get_parameter(key).detach() + 1
+    with torch.no_grad():
+        before = model(X)
+        got = torch.func.functional_call(model, {key: other}, (X,))
+        assert torch.equal(model(X), before)
+        model.get_parameter(key).copy_(other)
+    assert largest_error(got, both(model[0], X)[1]) <= TOLERANCE[torch.float32]
+
+
+def test_a_graph_has_the_products(model):
+    with torch.no_grad():
+        model(X)
+        graph = make_fx(model)(X)
+        assert largest_error(graph(2 * X), model(2 * X)) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (2, 3, 12), (0, 12), (200, 12)], ids=str)
