@@ -5,8 +5,11 @@ Only this file uses the scheduling of Ray Tune.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,19 @@ from ray.tune.search.optuna import OptunaSearch
 
 from lorakit.libraries.logs import muting_libraries
 from lorakit.libraries.ray_cluster import Machine, require_resources
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.groups import Groups, open_groups
 from lorakit.tuning.records import TrialRecord
 from lorakit.tuning.relay import relay_trial
-from lorakit.tuning.trial import EPOCH, TrialPlan, epochs_of, run_trial
+from lorakit.tuning.trial import (
+    EPOCH,
+    TrialPlan,
+    epochs_of,
+    read_evaluations,
+    report_of,
+    run_trial,
+)
 from lorakit.tuning.trial_events import (
     OnChange,
     ReportingError,
@@ -42,6 +53,10 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+_SEARCHER_FILES = ("search_gen_state-*", "searcher-state-*")
+_VARIANT_FILES = ("basic-variant-state-*",)
+"""Ray's records of what was sampled."""
 
 _RELAY = {"memory": 2.0**20}
 """What a process that trains nothing takes; Ray wants something, and groups take all processors."""
@@ -90,11 +105,12 @@ def run_trials(
         if groups is not None:
             on_groups(groups)
         experiment = path / _NAME
-        if tune.Tuner.can_restore(str(experiment)):
+        if _can_restore(experiment, settings):
             tuner = tune.Tuner.restore(
                 str(experiment), trainable, resume_unfinished=True, resume_errored=True
             )
-        else:
+        else:  # trials that have begun report what is in their run directories
+            shutil.rmtree(experiment, ignore_errors=True)
             tuner = _new_tuner(trainable, plan, settings, trials, at_once, path)
         try:
             tuner.fit()
@@ -103,6 +119,24 @@ def run_trials(
     if listener.metric_error is not None:
         raise listener.metric_error
     return listener.records()
+
+
+def _can_restore(experiment: Path, settings: SearchConfig) -> bool:
+    """Return whether Ray's record is whole.
+
+    Ray copies each file into it, so a kill or a full disk leaves parts of them. Of such a record
+    Ray would log that it cannot be restored, and end without trials.
+    """
+    sampler = _SEARCHER_FILES if settings.algorithm == "tpe" else _VARIANT_FILES
+    if not tune.Tuner.can_restore(str(experiment)):
+        return False
+    try:
+        json.loads(max(experiment.glob("experiment_state-*")).read_text(encoding="utf-8"))
+        for pattern in ("tuner.pkl", *sampler):
+            pickle.loads(max(experiment.glob(pattern)).read_bytes())
+    except Exception:  # a damaged pickle raises anything
+        return False
+    return True
 
 
 def _trainable(
@@ -176,12 +210,31 @@ def _new_tuner(
 def _scheduler(plan: TrialPlan, settings: SearchConfig) -> Any:
     if settings.asha is None:
         return None
-    return ASHAScheduler(
+    return _ResumedAsha(
+        plan.trials_path,
         time_attr=EPOCH,
         max_t=epochs_of(plan.recipe, settings),
         grace_period=min(settings.asha.grace_period, epochs_of(plan.recipe, settings)),
         reduction_factor=settings.asha.reduction_factor,
     )
+
+
+class _ResumedAsha(ASHAScheduler):
+    """ASHA that reads how good the trials were that ended before a restart.
+
+    Ray's record lacks it: the next trials would be compared with each other alone.
+    """
+
+    def __init__(self, trials_path: Path, **settings: Any):
+        super().__init__(**settings)
+        self._trials_path = trials_path
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Add a trial with its results if it has ended; others report theirs again."""
+        super().on_trial_add(tune_controller, trial)
+        if trial.status == "TERMINATED":
+            for row in read_evaluations(RunDirectory(self._trials_path / str(trial))):
+                self.on_trial_result(tune_controller, trial, report_of(row))
 
 
 class _NumberedOptuna(OptunaSearch):
