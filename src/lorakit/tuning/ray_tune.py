@@ -10,12 +10,14 @@ import logging
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
@@ -102,6 +104,7 @@ def run_trials(
         muting_libraries(*_MUTED, below=logging.CRITICAL),
     ):
         trainable, at_once = _trainable(plan, settings, gpus, groups)
+        _AtOnce.limit = at_once or sys.maxsize
         if groups is not None:
             on_groups(groups)
         experiment = path / _NAME
@@ -111,7 +114,7 @@ def run_trials(
             )
         else:  # trials that have begun report what is in their run directories
             shutil.rmtree(experiment, ignore_errors=True)
-            tuner = _new_tuner(trainable, plan, settings, trials, at_once, path)
+            tuner = _new_tuner(trainable, plan, settings, trials, path)
         try:
             tuner.fit()
         except ReportingError as failure:
@@ -148,6 +151,7 @@ def _trainable(
         resources = {"cpu": settings.cpus_per_trial, "gpu": gpus}
         return tune.with_resources(alone, resources), settings.max_concurrent
     relay = tune.with_parameters(relay_trial, groups=groups.actors)
+    relay.__name__ = run_trial.__name__  # a record is resumed by the name, together or not
     at_once = min(groups.places, settings.max_concurrent or groups.places)
     return tune.with_resources(relay, _RELAY), at_once
 
@@ -171,18 +175,16 @@ def _new_tuner(
     plan: TrialPlan,
     settings: SearchConfig,
     trials: int,
-    at_once: int | None,
     path: Path,
 ) -> tune.Tuner:
     seed = int(plan.recipe.training.get("seed", 42))
     is_grid = settings.algorithm == "grid"
     mode = "min" if settings.is_minimized else "max"
     if settings.algorithm == "tpe":
-        search: Any = _NumberedOptuna(metric=settings.metric, mode=mode, seed=seed)
-        limit = at_once
+        optuna = _NumberedOptuna(metric=settings.metric, mode=mode, seed=seed)
+        search: Any = _LimitedSearcher(optuna, max_concurrent=_AtOnce.limit)
     else:
-        search = BasicVariantGenerator(random_state=seed, max_concurrent=at_once or 0)
-        limit = None
+        search = _LimitedVariants(random_state=seed)
     return tune.Tuner(
         trainable,
         param_space=plan.space.for_ray(settings.algorithm),
@@ -192,7 +194,6 @@ def _new_tuner(
             search_alg=search,
             scheduler=_scheduler(plan, settings),
             num_samples=1 if is_grid else trials,
-            max_concurrent_trials=limit,
             reuse_actors=True,  # importing torch and transformers takes longer than a short epoch
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -235,6 +236,29 @@ class _ResumedAsha(ASHAScheduler):
         if trial.status == "TERMINATED":
             for row in read_evaluations(RunDirectory(self._trials_path / str(trial))):
                 self.on_trial_result(tune_controller, trial, report_of(row))
+
+
+class _AtOnce:
+    """The number of trials at once is that of this call; Ray's record has that of the first."""
+
+    limit = sys.maxsize
+
+    @property
+    def max_concurrent(self) -> int:
+        """Maximum number of concurrent trials."""
+        return _AtOnce.limit
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        """Pass over the number that Ray sets."""
+
+
+class _LimitedVariants(_AtOnce, BasicVariantGenerator):
+    """Random values and grids."""
+
+
+class _LimitedSearcher(_AtOnce, ConcurrencyLimiter):
+    """A sampler that learns from trials."""
 
 
 class _NumberedOptuna(OptunaSearch):

@@ -23,6 +23,7 @@ _NOT_SEARCHED = {
     "training.eval_strategy": "trials are evaluated after every epoch",
     "training.eval_on_start": "trials are evaluated after every epoch",
     "training.eval_steps": "trials are evaluated after every epoch",
+    "training.eval_delay": "trials are evaluated after every epoch",
     "training.save_strategy": "trials are saved after every epoch",
     "training.save_steps": "trials are saved after every epoch",
     "training.save_total_limit": "trials are saved after every epoch",

@@ -113,7 +113,7 @@ def schedule_of(recipe: Recipe, settings: TrialsConfig) -> dict[str, Any]:
     kept = {
         key: value
         for key, value in recipe.training.items()
-        if key not in ("max_steps", "eval_steps", "save_steps")
+        if key not in ("max_steps", "eval_steps", "eval_delay", "save_steps")
     }
     return kept | {
         "num_train_epochs": epochs_of(recipe, settings),

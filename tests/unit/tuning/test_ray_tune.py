@@ -75,3 +75,27 @@ def test_a_damaged_record_is_not_resumed(algorithm, sampler, tmp_path):
         file.unlink()
         assert not ray_tune._can_restore(tmp_path, settings), file
         file.write_bytes(whole)
+
+
+def test_a_resumed_search_has_as_many_trials_at_once_as_it_asks_for_now(monkeypatch):
+    monkeypatch.setattr(ray_tune._AtOnce, "limit", 1)
+    variants = ray_tune._LimitedVariants(random_state=1)
+    optuna = ray_tune._NumberedOptuna(metric="eval_loss", mode="min", seed=1)
+    searcher = ray_tune._LimitedSearcher(optuna, max_concurrent=1)
+    states = [each.get_state() | {"max_concurrent": 1} for each in (variants, searcher)]
+    monkeypatch.setattr(ray_tune._AtOnce, "limit", 5)
+    for each, state in zip((variants, searcher), states, strict=True):
+        each.set_state(state)
+        assert each.max_concurrent == 5
+
+
+def test_trials_together_and_apart_are_the_same_for_a_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_tune.tune, "with_parameters", lambda f, **given: lambda sample: f)
+    monkeypatch.setattr(ray_tune.tune, "with_resources", lambda trainable, resources: trainable)
+    groups = ray_tune.Groups(("an actor",), 2, "")
+    apart, together = (
+        ray_tune._trainable(trial_plan(tmp_path), SearchConfig(), 0, each)[0]
+        for each in (None, groups)
+    )
+    assert together.__name__ == "run_trial"
+    assert apart("sample") is ray_tune.run_trial

@@ -46,7 +46,8 @@ def test_a_trial_is_evaluated_and_saved_after_every_epoch_and_keeps_its_best():
 
 
 def test_the_schedule_of_a_trial_is_its_own_whatever_that_of_the_recipe_is():
-    searched = recipe_of(max_steps=9, save_steps=3, eval_strategy="no", eval_on_start=True)
+    given = {"max_steps": 9, "save_steps": 3, "eval_delay": 5, "eval_strategy": "no"}
+    searched = recipe_of(**given, eval_on_start=True)
     assert trial.schedule_of(searched, SearchConfig(metric="f1", mode="min", max_epochs=2)) == {
         "num_train_epochs": 2,
         "eval_strategy": "epoch",
