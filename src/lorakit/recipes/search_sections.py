@@ -185,7 +185,8 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
             cast(Mapping[Any, Any], value) if isinstance(value, Mapping) else {}
         )
         is_section = bool(section) and all(isinstance(v, Mapping) for v in section.values())
-        found = _flatten(section, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
+        name = f"{prefix}{key}"
+        found: dict[str, Any] = _flatten(section, f"{name}.") if is_section else {name: value}
         if twice := sorted(flat.keys() & found.keys()):
             raise ValueError(f"{twice[0]} is given twice; delete one")
         flat |= found
