@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -60,6 +61,9 @@ _SEARCHER_FILES = ("search_gen_state-*", "searcher-state-*")
 _VARIANT_FILES = ("basic-variant-state-*",)
 """Ray's records of what was sampled."""
 
+_SHARES = 10_000
+"""Smallest part of a resource that Ray counts."""
+
 _RELAY = {"memory": 2.0**20}
 """What a process that trains nothing takes; Ray wants something, and groups take all processors."""
 
@@ -103,7 +107,7 @@ def run_trials(
         listening(plan, on_change) as listener,
         muting_libraries(*_MUTED, below=logging.CRITICAL),
     ):
-        trainable, at_once = _trainable(plan, settings, gpus, groups)
+        trainable, at_once = _trainable(plan, settings, gpus, groups, machines)
         _AtOnce.limit = at_once or sys.maxsize
         if groups is not None:
             on_groups(groups)
@@ -143,12 +147,21 @@ def _can_restore(experiment: Path, settings: SearchConfig) -> bool:
 
 
 def _trainable(
-    plan: TrialPlan, settings: TrialsConfig, gpus: float, groups: Groups | None
+    plan: TrialPlan,
+    settings: TrialsConfig,
+    gpus: float,
+    groups: Groups | None,
+    machines: list[Machine],
 ) -> tuple[Any, int | None]:
     """Return what Ray Tune runs for each trial, and how many at once; None is as many as fit."""
     if groups is None or not groups.actors:
         alone = tune.with_parameters(run_trial, plan=plan)
         resources = {"cpu": settings.cpus_per_trial, "gpu": gpus}
+        if settings.max_concurrent is not None and len(machines) == 1:
+            # The samplers' limit does not hold for failed trials that Ray starts again: each takes
+            # its share of what Ray calls node:ADDRESS, of which a machine has one.
+            share = math.floor(_SHARES / settings.max_concurrent) / _SHARES
+            resources[f"node:{machines[0].address}"] = share
         return tune.with_resources(alone, resources), settings.max_concurrent
     relay = tune.with_parameters(relay_trial, groups=groups.actors)
     relay.__name__ = run_trial.__name__  # a record is resumed by the name, together or not

@@ -91,11 +91,14 @@ def test_a_resumed_search_has_as_many_trials_at_once_as_it_asks_for_now(monkeypa
 
 def test_trials_together_and_apart_are_the_same_for_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_tune.tune, "with_parameters", lambda f, **given: lambda sample: f)
-    monkeypatch.setattr(ray_tune.tune, "with_resources", lambda trainable, resources: trainable)
+    monkeypatch.setattr(ray_tune.tune, "with_resources", lambda *given: given)
+    plan, here = trial_plan(tmp_path), [Machine("a", 4, 0)]
     groups = ray_tune.Groups(("an actor",), 2, "")
-    apart, together = (
-        ray_tune._trainable(trial_plan(tmp_path), SearchConfig(), 0, each)[0]
-        for each in (None, groups)
-    )
+    (together, _), _ = ray_tune._trainable(plan, SearchConfig(), 0, groups, here)
     assert together.__name__ == "run_trial"
+    limited = SearchConfig(max_concurrent=3)
+    (apart, resources), at_once = ray_tune._trainable(plan, limited, 0, None, here)
     assert apart("sample") is ray_tune.run_trial
+    assert (resources, at_once) == ({"cpu": 1, "gpu": 0, "node:a": 0.3333}, 3)
+    (_, resources), _ = ray_tune._trainable(plan, limited, 0, None, [*here, Machine("b", 4, 0)])
+    assert resources == {"cpu": 1, "gpu": 0}, "machines have a share each, trials any of them"
