@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_serializer, model_validator
 
 from lorakit.config import Rank, StrictConfig
 
@@ -18,10 +18,10 @@ _KINDS = ("uniform", "log_uniform", "int_uniform", "choice", "same_as")
 class Distribution(StrictConfig):
     """Values to try for one recipe field; exactly one kind must be given."""
 
-    uniform: tuple[float, float] | None = None
+    uniform: tuple[FiniteFloat, FiniteFloat] | None = None
     """Lower and upper bound of a uniform distribution."""
 
-    log_uniform: tuple[float, float] | None = None
+    log_uniform: tuple[FiniteFloat, FiniteFloat] | None = None
     """Lower and upper bound, both above 0, of a distribution that is uniform in the logarithm."""
 
     int_uniform: tuple[int, int] | None = None
@@ -33,7 +33,7 @@ class Distribution(StrictConfig):
     same_as: str | None = None
     """Key of another field of the space whose value, multiplied by `times`, is used."""
 
-    times: float = Field(1.0, gt=0)
+    times: FiniteFloat = Field(1.0, gt=0)
     """Factor on the value of `same_as`."""
 
     points: int | None = Field(None, ge=2)
@@ -189,7 +189,11 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
             cast(Mapping[Any, Any], value) if isinstance(value, Mapping) else {}
         )
         is_section = bool(section) and all(isinstance(v, Mapping) for v in section.values())
-        flat |= _flatten(section, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
+        name = f"{prefix}{key}"
+        found: dict[str, Any] = _flatten(section, f"{name}.") if is_section else {name: value}
+        if twice := sorted(flat.keys() & found.keys()):
+            raise ValueError(f"{twice[0]} is given twice; delete one")
+        flat |= found
     return flat
 
 

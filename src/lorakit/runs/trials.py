@@ -66,6 +66,13 @@ def kind_of(directory: Path) -> Literal["search", "study"] | None:
     return next((kind for kind in _KINDS if (directory / f"{kind}.yaml").is_file()), None)
 
 
+def best_recipe_in(directory: Path) -> Path | None:
+    """Return the recipe that a search or study has written at its end, or None."""
+    kind = kind_of(directory)
+    file = None if kind is None else directory / BEST_FILES[kind]
+    return file if file is not None and file.is_file() else None
+
+
 class TrialReader:
     """Reads a search or study again and again; only what is new of each trial's metrics."""
 
@@ -95,7 +102,6 @@ class TrialReader:
         differing = tuple(
             key for key in keys if len({trial.values.get(key) for trial in trials}) > 1
         )
-        best_recipe = self.directory / BEST_FILES[self.kind]
         return TrialTable(
             self.kind,
             self.settings.metric,
@@ -103,7 +109,7 @@ class TrialReader:
             differing or keys,
             trials,
             self._best(trials),
-            best_recipe if best_recipe.is_file() else None,
+            best_recipe_in(self.directory),
             problem,
         )
 

@@ -5,24 +5,38 @@ Only this file uses the scheduling of Ray Tune.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
+import pickle
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from lorakit.libraries.logs import muting_libraries
 from lorakit.libraries.ray_cluster import Machine, require_resources
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.groups import Groups, open_groups
 from lorakit.tuning.records import TrialRecord
 from lorakit.tuning.relay import relay_trial
-from lorakit.tuning.trial import EPOCH, TrialPlan, epochs_of, run_trial
+from lorakit.tuning.trial import (
+    EPOCH,
+    TrialPlan,
+    epochs_of,
+    read_evaluations,
+    report_of,
+    run_trial,
+)
 from lorakit.tuning.trial_events import (
     OnChange,
     ReportingError,
@@ -42,6 +56,13 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+_SEARCHER_FILES = ("search_gen_state-*", "searcher-state-*")
+_VARIANT_FILES = ("basic-variant-state-*",)
+"""Ray's records of what was sampled."""
+
+_SHARES = 10_000
+"""Smallest part of a resource that Ray counts."""
 
 _RELAY = {"memory": 2.0**20}
 """What a process that trains nothing takes; Ray wants something, and groups take all processors."""
@@ -86,16 +107,18 @@ def run_trials(
         listening(plan, on_change) as listener,
         muting_libraries(*_MUTED, below=logging.CRITICAL),
     ):
-        trainable, at_once = _trainable(plan, settings, gpus, groups)
+        trainable, at_once = _trainable(plan, settings, gpus, groups, machines)
+        _AtOnce.limit = at_once or sys.maxsize
         if groups is not None:
             on_groups(groups)
         experiment = path / _NAME
-        if tune.Tuner.can_restore(str(experiment)):
+        if _can_restore(experiment, settings):
             tuner = tune.Tuner.restore(
                 str(experiment), trainable, resume_unfinished=True, resume_errored=True
             )
-        else:
-            tuner = _new_tuner(trainable, plan, settings, trials, at_once, path)
+        else:  # trials that have begun report what is in their run directories
+            shutil.rmtree(experiment, ignore_errors=True)
+            tuner = _new_tuner(trainable, plan, settings, trials, path)
         try:
             tuner.fit()
         except ReportingError as failure:
@@ -105,15 +128,43 @@ def run_trials(
     return listener.records()
 
 
+def _can_restore(experiment: Path, settings: SearchConfig) -> bool:
+    """Return whether Ray's record is whole.
+
+    Ray copies each file into it, so a kill or a full disk leaves parts of them. Of such a record
+    Ray would log that it cannot be restored, and end without trials.
+    """
+    sampler = _SEARCHER_FILES if settings.algorithm == "tpe" else _VARIANT_FILES
+    if not tune.Tuner.can_restore(str(experiment)):
+        return False
+    try:
+        json.loads(max(experiment.glob("experiment_state-*")).read_text(encoding="utf-8"))
+        for pattern in ("tuner.pkl", *sampler):
+            pickle.loads(max(experiment.glob(pattern)).read_bytes())
+    except Exception:  # a damaged pickle raises anything
+        return False
+    return True
+
+
 def _trainable(
-    plan: TrialPlan, settings: TrialsConfig, gpus: float, groups: Groups | None
+    plan: TrialPlan,
+    settings: TrialsConfig,
+    gpus: float,
+    groups: Groups | None,
+    machines: list[Machine],
 ) -> tuple[Any, int | None]:
     """Return what Ray Tune runs for each trial, and how many at once; None is as many as fit."""
     if groups is None or not groups.actors:
         alone = tune.with_parameters(run_trial, plan=plan)
         resources = {"cpu": settings.cpus_per_trial, "gpu": gpus}
+        if settings.max_concurrent is not None and len(machines) == 1:
+            # The samplers' limit does not hold for failed trials that Ray starts again: each takes
+            # its share of what Ray calls node:ADDRESS, of which a machine has one.
+            share = math.floor(_SHARES / settings.max_concurrent) / _SHARES
+            resources[f"node:{machines[0].address}"] = share
         return tune.with_resources(alone, resources), settings.max_concurrent
     relay = tune.with_parameters(relay_trial, groups=groups.actors)
+    relay.__name__ = run_trial.__name__  # a record is resumed by the name, together or not
     at_once = min(groups.places, settings.max_concurrent or groups.places)
     return tune.with_resources(relay, _RELAY), at_once
 
@@ -137,18 +188,16 @@ def _new_tuner(
     plan: TrialPlan,
     settings: SearchConfig,
     trials: int,
-    at_once: int | None,
     path: Path,
 ) -> tune.Tuner:
     seed = int(plan.recipe.training.get("seed", 42))
     is_grid = settings.algorithm == "grid"
     mode = "min" if settings.is_minimized else "max"
     if settings.algorithm == "tpe":
-        search: Any = _NumberedOptuna(metric=settings.metric, mode=mode, seed=seed)
-        limit = at_once
+        optuna = _NumberedOptuna(metric=settings.metric, mode=mode, seed=seed)
+        search: Any = _LimitedSearcher(optuna, max_concurrent=_AtOnce.limit)
     else:
-        search = BasicVariantGenerator(random_state=seed, max_concurrent=at_once or 0)
-        limit = None
+        search = _LimitedVariants(random_state=seed)
     return tune.Tuner(
         trainable,
         param_space=plan.space.for_ray(settings.algorithm),
@@ -158,7 +207,6 @@ def _new_tuner(
             search_alg=search,
             scheduler=_scheduler(plan, settings),
             num_samples=1 if is_grid else trials,
-            max_concurrent_trials=limit,
             reuse_actors=True,  # importing torch and transformers takes longer than a short epoch
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -176,12 +224,54 @@ def _new_tuner(
 def _scheduler(plan: TrialPlan, settings: SearchConfig) -> Any:
     if settings.asha is None:
         return None
-    return ASHAScheduler(
+    return _ResumedAsha(
+        plan.trials_path,
         time_attr=EPOCH,
         max_t=epochs_of(plan.recipe, settings),
         grace_period=min(settings.asha.grace_period, epochs_of(plan.recipe, settings)),
         reduction_factor=settings.asha.reduction_factor,
     )
+
+
+class _ResumedAsha(ASHAScheduler):
+    """ASHA that reads how good the trials were that ended before a restart.
+
+    Ray's record lacks it: the next trials would be compared with each other alone.
+    """
+
+    def __init__(self, trials_path: Path, **settings: Any):
+        super().__init__(**settings)
+        self._trials_path = trials_path
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Add a trial with its results if it has ended; others report theirs again."""
+        super().on_trial_add(tune_controller, trial)
+        if trial.status == "TERMINATED":
+            for row in read_evaluations(RunDirectory(self._trials_path / str(trial))):
+                self.on_trial_result(tune_controller, trial, report_of(row))
+
+
+class _AtOnce:
+    """The number of trials at once is that of this call; Ray's record has that of the first."""
+
+    limit = sys.maxsize
+
+    @property
+    def max_concurrent(self) -> int:
+        """Maximum number of concurrent trials."""
+        return _AtOnce.limit
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        """Pass over the number that Ray sets."""
+
+
+class _LimitedVariants(_AtOnce, BasicVariantGenerator):
+    """Random values and grids."""
+
+
+class _LimitedSearcher(_AtOnce, ConcurrencyLimiter):
+    """A sampler that learns from trials."""
 
 
 class _NumberedOptuna(OptunaSearch):

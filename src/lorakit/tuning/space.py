@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lorakit.config import TaskType
 from lorakit.errors import ConfigError, did_you_mean
 from lorakit.recipes.search_sections import Distribution, SearchConfig
 
@@ -22,6 +23,7 @@ _NOT_SEARCHED = {
     "training.eval_strategy": "trials are evaluated after every epoch",
     "training.eval_on_start": "trials are evaluated after every epoch",
     "training.eval_steps": "trials are evaluated after every epoch",
+    "training.eval_delay": "trials are evaluated after every epoch",
     "training.save_strategy": "trials are saved after every epoch",
     "training.save_steps": "trials are saved after every epoch",
     "training.save_total_limit": "trials are saved after every epoch",
@@ -33,11 +35,13 @@ _NOT_SEARCHED = {
         "trials are compared on the same validation examples",
     ),
     "data.validation_fraction": "trials are compared on the same validation examples",
-    **dict.fromkeys(("training", "data", "evaluation"), "name a field of the section"),
+    **dict.fromkeys(("training", "data", "evaluation", "lora"), "name a field of the section"),
 }
 
 _CHOOSE_HELD_OUT = ("training.seed", "data.train", "data.subset", "data.train_split")
 _CHANGE_LOSS = ("training.label_smoothing_factor", "data.class_weights")
+_CHANGE_TOKENS = ("data.turns", "data.max_length", "data.max_target_length", "data.new_tokens")
+_OF_TOKENS = ("eval_loss", "eval_perplexity", "eval_mean_token_accuracy")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class Space:
             reason = _NOT_SEARCHED.get(key) or _comparison_problem(recipe, key, settings.metric)
             if reason is None and key.split(".")[0] in ("search", "study"):
                 reason = "it configures the search"
+            part = next((one for one in self.distributions if one.startswith(f"{key}.")), None)
+            if reason is None and part is not None:
+                reason = f"it contains '{part}', which is searched too. Leave one of them out"
             if reason is not None:
                 problems.append(f"'{key}' cannot be searched: {reason}.")
             elif distribution.same_as is not None:
@@ -233,12 +240,15 @@ def _comparison_problem(recipe: Recipe, key: str, metric: str) -> str | None:
             "it also chooses the held-out validation examples, and trials are compared on the same "
             "ones. Name data.validation, or data.validation_split"
         )
-    is_loss = metric.endswith("loss") and not metric.startswith("eval_f1_")
+    is_loss = metric.endswith(("loss", "perplexity")) and not metric.startswith("eval_f1_")
     if is_loss and (key in _CHANGE_LOSS or key.partition(".")[0] == "objective"):
         return (
             f"trials with other values have other losses, which cannot be compared by {metric}. "
             "Set another `metric`, or leave the field out"
         )
+    counts_tokens = recipe.task == TaskType.TOKEN_CLS or metric in _OF_TOKENS
+    if key in _CHANGE_TOKENS and recipe.task != TaskType.SEQ_CLS and counts_tokens:
+        return f"it chooses the tokens that {metric} is measured on, so trials cannot be compared"
     return None
 
 

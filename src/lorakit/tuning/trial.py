@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, TrainingError
 from lorakit.recipes import checkpoints
-from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.recipe import Recipe, changed_keys, load_written_recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import TrialsConfig
 from lorakit.training.evaluation_metrics import UnknownMetricError
@@ -112,7 +113,7 @@ def schedule_of(recipe: Recipe, settings: TrialsConfig) -> dict[str, Any]:
     kept = {
         key: value
         for key, value in recipe.training.items()
-        if key not in ("max_steps", "eval_steps", "save_steps")
+        if key not in ("max_steps", "eval_steps", "eval_delay", "save_steps")
     }
     return kept | {
         "num_train_epochs": epochs_of(recipe, settings),
@@ -177,6 +178,9 @@ def train_trial(
     recipe = plan.recipe_of(plan.space.trial_values(sample), run.path.name)
     reporter = _Reporter(plan.settings.metric, report)
     exists = run.recipe_file.exists()
+    if exists and _has_other_values(run, recipe, plan.space.keys):
+        shutil.rmtree(run.path)
+        exists = False
     if exists:
         for row in read_evaluations(run):
             reporter.report(row)
@@ -188,6 +192,15 @@ def train_trial(
         known = [f"eval_{name}" for name in error.known]
         raise _metric_error(plan.settings.metric, known) from None
     reporter.report_last()
+
+
+def _has_other_values(run: RunDirectory, recipe: Recipe, keys: Sequence[str]) -> bool:
+    """Return whether a run was sampled after the last record that Ray saved of a killed search.
+
+    Trials that have ended in another order since then can lead to another sample.
+    """
+    changed = changed_keys(load_written_recipe(run.recipe_file), recipe)
+    return any(f"{name}.".startswith(f"{key}.") for name in changed for key in keys)
 
 
 def require_shared_output(path: Path) -> None:
@@ -245,8 +258,13 @@ class _Reporter:
     def report(self, row: dict[str, Any]) -> None:
         """Report an evaluation; does not return if Ray stops the trial in this process."""
         _require_metric(self._metric, row)
-        values = {key: value for key, value in row.items() if key.startswith("eval_")}
-        self._report({**values, EPOCH: max(1, round(row["epoch"])), "step": row["step"]})
+        self._report(report_of(row))
+
+
+def report_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Ray Tune is told of an evaluation."""
+    values = {key: value for key, value in row.items() if key.startswith("eval_")}
+    return {**values, EPOCH: max(1, round(row["epoch"])), "step": row["step"]}
 
 
 def _require_metric(metric: str, row: dict[str, Any]) -> None:

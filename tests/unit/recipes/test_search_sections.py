@@ -52,6 +52,11 @@ def test_nested_sections_of_a_space_become_dotted_keys():
 def test_a_search_that_contradicts_itself_is_refused():
     with pytest.raises(ConfigError, match="leave the key out for the default space"):
         SearchConfig(space={})
+    twice = {"lora.r": {"choice": [1]}, "lora": {"r": {"choice": [2]}}}
+    with pytest.raises(ConfigError, match=r"space: lora\.r is given twice"):
+        SearchConfig(space=twice)
+    with pytest.raises(ConfigError, match="should be a finite number"):
+        SearchConfig(space={"lora.lora_dropout": {"uniform": [float("nan"), 1]}})
     with pytest.raises(ConfigError, match=r"leave search\.trials out"):
         SearchConfig(algorithm="grid", trials=3)
 

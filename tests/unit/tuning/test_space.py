@@ -63,6 +63,16 @@ def recipe():
             {"space": {"data.max_validation_rows": {"choice": [4, 8]}}},
             "compared on the same validation examples",
         ),
+        ({"space": {"lora": {"choice": [{"r": 1}]}}}, "'lora' .* name a field of the section"),
+        (
+            {
+                "space": {
+                    "quantization": {"choice": [None, {"bits": 8}]},
+                    "quantization.bits": {"choice": [4, 8]},
+                }
+            },
+            "'quantization' .*: it contains 'quantization.bits', which is searched too",
+        ),
     ],
 )
 def test_a_wrong_space_is_refused(recipe, search, message):
@@ -86,8 +96,17 @@ def test_trials_with_different_losses_are_not_compared_by_them(recipe, key):
     space = space_of(**{key: {"choice": [0.1, 0.2]}})
     with pytest.raises(ConfigError, match=rf"'{key}' .* cannot be compared by eval_loss. Set anot"):
         space.check(recipe, SearchConfig())
+    with pytest.raises(ConfigError, match="cannot be compared by eval_perplexity"):
+        space.check(recipe, SearchConfig(metric="perplexity"))
     if key.startswith("training"):
         space.check(recipe, SearchConfig(metric="accuracy"))
+
+
+def test_trials_are_compared_on_the_same_tokens(recipe):
+    space = space_of(**{"data.max_length": {"choice": [8, 64]}})
+    with pytest.raises(ConfigError, match="it chooses the tokens that eval_loss is measured on"):
+        space.check(recipe, SearchConfig())
+    space.check(recipe.with_changes({"task": "SEQ_CLS"}, "the test"), SearchConfig())
 
 
 def test_all_problems_are_reported_together(recipe):

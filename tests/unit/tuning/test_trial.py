@@ -4,13 +4,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from fixtures.trials import trial_plan
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, TrainingError
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig
 from lorakit.tuning import trial
-from lorakit.tuning.trial import MetricError, epochs_of, read_evaluations, require_shared_output
+from lorakit.tuning.trial import (
+    MetricError,
+    epochs_of,
+    read_evaluations,
+    require_shared_output,
+    train_trial,
+)
 
 
 def recipe_of(task="SEQ_CLS", **training):
@@ -39,7 +46,8 @@ def test_a_trial_is_evaluated_and_saved_after_every_epoch_and_keeps_its_best():
 
 
 def test_the_schedule_of_a_trial_is_its_own_whatever_that_of_the_recipe_is():
-    searched = recipe_of(max_steps=9, save_steps=3, eval_strategy="no", eval_on_start=True)
+    given = {"max_steps": 9, "save_steps": 3, "eval_delay": 5, "eval_strategy": "no"}
+    searched = recipe_of(**given, eval_on_start=True)
     assert trial.schedule_of(searched, SearchConfig(metric="f1", mode="min", max_epochs=2)) == {
         "num_train_epochs": 2,
         "eval_strategy": "epoch",
@@ -104,6 +112,21 @@ def test_evaluations_after_the_newest_checkpoint_are_repeated(tmp_path, monkeypa
     assert [row["step"] for row in read_evaluations(run)] == [2]
     monkeypatch.setattr(RunDirectory, "is_finished", True)
     assert [row["step"] for row in read_evaluations(run)] == [2, 4]
+
+
+def test_a_run_of_a_sample_that_was_lost_gives_its_place_to_another(tmp_path):
+    plan = trial_plan(tmp_path)
+    run = RunDirectory(tmp_path / "trial-001")
+    run.path.mkdir()
+    run.recipe_file.write_text(plan.recipe_of({"lora.r": 1}, "trial-001").to_yaml())
+    resumed = []
+
+    def training(recipe, *, resume, on_event):
+        resumed.append((resume, run.path.exists()))
+
+    for rank in (1, 2):
+        train_trial({"lora.r": rank}, "trial-001", plan, training, print)
+    assert resumed == [(True, True), (False, False)]
 
 
 def test_a_machine_without_the_output_is_named(tmp_path):

@@ -149,5 +149,6 @@ def _draw(methods: dict[str, MemoryPlan], planned: MemoryPlan, recipe: Recipe, p
 
     batch = f"{planned.batch_rows} x {planned.batch_tokens} tokens"
     title = f"Memory to train {Path(recipe.model).name}: {batch}, {planned.device}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     bars = {name: made.at_peak for name, made in methods.items()}
     plot_memory(bars, PURPOSES, path, title, planned.memory_bytes)

@@ -105,11 +105,15 @@ class _View:
         with card("Best so far" if table.best_recipe is None else "Best"):
             values = ", ".join(f"{key} = {_text(table.best.values[key])}" for key in table.keys)
             Text("p", f"{table.best.name}: {self._metric} {_text(table.best.best)} with {values}")
-            recipe = f"{self._path}/trials/{table.best.name}"
+            trial = f"{self._path}/trials/{table.best.name}"
             with ui.element("div").classes("flex-row gap-2"):
-                target = f"/new?{urlencode({'from': recipe})}"
-                ui.link("Best recipe to a new run", target).classes("button")
-                ui.link("Open this trial", f"/run/{quote(recipe)}").classes("button button-quiet")
+                # A trial may train on a share of the examples; the recipe of the end has all.
+                like, name = trial, "Best"
+                if table.best_recipe is not None:
+                    like, name = self._path, table.best_recipe.stem.capitalize()
+                target = f"/new?{urlencode({'from': like})}"
+                ui.link(f"{name} recipe to a new run", target).classes("button")
+                ui.link("Open this trial", f"/run/{quote(trial)}").classes("button button-quiet")
 
     def _draw_head(self, keys: Sequence[str]) -> None:
         numbers = (f"best {self._metric}", "epochs", "time")

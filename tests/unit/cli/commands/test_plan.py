@@ -8,7 +8,7 @@ from fixtures.printed import flat
 
 
 def test_it_shows_the_parts_the_run_the_ways_and_a_picture(cli, cls_recipe, tmp_path):
-    picture = tmp_path / "plan.png"
+    picture = tmp_path / "new" / "plan.png"
     result = cli("plan", cls_recipe, "--plot", picture)
     assert result.exit_code == 0, result.stderr
     words = flat(result.stdout)

@@ -23,6 +23,9 @@ async def test_a_search_is_shown_while_it_runs(user, studio):
     await asyncio.sleep(2.2)
     await user.should_see("2 of 2 trials have ended.")
     assert "/new?from=s%2Ftrials%2Ftrial-002" in targets(user)
+    (studio.root / "s" / "best.yaml").touch()
+    await asyncio.sleep(1.2)
+    assert "/new?from=s" in targets(user)
 
 
 async def test_a_trial_keeps_its_row_and_its_link_wherever_it_moves(user, studio):

@@ -60,6 +60,14 @@ async def test_a_run_is_cloned_with_another_output(user, studio, see, tickets):
     (draft,) = recent_drafts(studio.root)
     cloned = check_text(draft.text, "r").recipe
     assert cloned == recipe.model_copy(update={"output": "runs/a-2"})
+    search = studio.root / "runs" / "search"
+    search.mkdir()
+    for name, values in (("search", recipe), ("best", recipe.with_changes({"lora.r": 3}, "it"))):
+        (search / f"{name}.yaml").write_text(values.to_yaml())
+    await user.open("/new?from=runs/search")
+    await see("The recipe")
+    found = check_text(recent_drafts(studio.root)[0].text, "r").recipe
+    assert (found.lora.r, found.output) == (3, "runs/a-2")
 
 
 async def test_what_cannot_be_cloned_is_said(user, see):
