@@ -98,7 +98,7 @@ def _peak_resident_bytes() -> int:
 
 
 def model_bytes(model: torch.nn.Module) -> int:
-    """Return the bytes of a model's weights and of the scales of quantised ones."""
+    """Return the bytes of a model's weights and of the scales of quantized ones."""
     tensors = [*model.parameters(), *model.buffers()]
     for module in model.modules():
         weight: Any = quantized_weight(module) if bits_of(module) else None

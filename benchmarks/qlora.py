@@ -1,6 +1,6 @@
 """A training step on a base in 4 and 8 bits, against the frozen limit of a dense one and PEFT.
 
-The dense model holds the dequantised weights, so all variants of one column compute the same.
+The dense model holds the dequantized weights, so all variants of one column compute the same.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from lorakit.layers.bitsandbytes_storage import (
 
 Bits = Literal[4, 8]
 DENSE = "lorakit, dense base"
-WEIGHTS = "bits per parameter of the quantised layers"
+WEIGHTS = "bits per parameter of the quantized layers"
 REFERENCES = (LIMIT, DENSE)
 SHAPES = ("llama-69m", "llama-300m")
 COLUMNS = ((0.0, 8), (0.05, 16))
@@ -45,7 +45,7 @@ COLUMNS = ((0.0, 8), (0.05, 16))
 
 
 def quantized_name(library: str, bits: Bits) -> str:
-    """Return what the tables call a library on a quantised base.
+    """Return what the tables call a library on a quantized base.
 
     >>> quantized_name("peft", 4)
     'peft, 4 bits'
@@ -135,7 +135,7 @@ def _quantized_variants(
 
 
 def quantized_model(shape: Shape, dtype: torch.dtype, device: str, bits: Bits) -> nn.Module:
-    """Return a model of a shape whose linear layers are quantised."""
+    """Return a model of a shape whose linear layers are quantized."""
     name = str(dtype).removeprefix("torch.")
     config = lorakit.QuantizationConfig(bits=bits, compute_dtype=name)
     model = build_model(shape, dtype, device).requires_grad_(False)
@@ -150,7 +150,7 @@ def dense_model(shape: Shape, dtype: torch.dtype, device: str) -> nn.Module:
 
 
 def _peft(base: nn.Module, directory: Path) -> nn.Module:
-    """Return a quantised base that trains a saved adapter with PEFT, in the base's dtype."""
+    """Return a quantized base that trains a saved adapter with PEFT, in the base's dtype."""
     with quiet_peft():
         from peft import PeftModel
 
@@ -177,7 +177,7 @@ def _bytes(
 
 
 def _bits_per_parameter(model: nn.Module) -> float:
-    """Return the bits a parameter of a quantised layer takes, from its storages."""
+    """Return the bits a parameter of a quantized layer takes, from its storages."""
     layers = [module for module in model.modules() if bits_of(module)]
     parameters = sum(layer.in_features * layer.out_features for layer in layers)  # type: ignore[operator]
     return 8 * storage_bytes(layers) / parameters

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md about quantised bases, searches and single operations."""
+"""The tables of docs/performance.md about quantized bases, searches and single operations."""
 
 from collections.abc import Sequence
 

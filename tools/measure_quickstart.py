@@ -4,7 +4,7 @@ Rows are appended to benchmarks/results/quickstart.csv; the page is made from th
 each seed and method.
 
     python tools/measure_quickstart.py --seeds 1 2 3
-    python tools/measure_quickstart.py --seeds 1 2 3 --bits 4   # LoRA alone, on a quantised base
+    python tools/measure_quickstart.py --seeds 1 2 3 --bits 4   # LoRA alone, on a quantized base
 """
 
 import argparse

@@ -44,7 +44,7 @@ def is_held_out(name: str) -> bool:
 
 
 def _is_generated(path: Path, text: str) -> bool:
-    """Recognise code pages and build settings: tables, not prose or programs."""
+    """Recognize code pages and build settings: tables, not prose or programs."""
     if path.name.startswith("_sysconfigdata") or path.parts[0].startswith("config-"):
         return True
     if path.parts[0] == "encodings" and ("decoding_table" in text or "decoding_map" in text):

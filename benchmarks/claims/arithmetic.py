@@ -58,7 +58,7 @@ def _largest_error(found: Tensor, expected: Tensor) -> float:
 
 
 def _storage(options: Options) -> list[Row]:
-    """Count the bits that a parameter takes in a layer that bitsandbytes has quantised."""
+    """Count the bits that a parameter takes in a layer that bitsandbytes has quantized."""
     width = 4096  # of fewer parameters the code books are a larger part
     rows, bits = [], {}
     for double_quant in (False, True):

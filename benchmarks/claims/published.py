@@ -84,11 +84,11 @@ CLAIMS = (
     Claim("C12", "A LLaMA of 65B trains in less than 48 GB; in 16 bits it takes more than 780.",
           f"{QLORA_PAPER}, section 1", _PLANNED, f"{_RUN}claims plans"),
     Claim("C13", "Double quantization takes the scales from 0.5 to 0.127 bits per parameter.",
-          f"{QLORA_PAPER}, section 3", "computed: the bytes of a quantised layer",
+          f"{QLORA_PAPER}, section 3", "computed: the bytes of a quantized layer",
           f"{_RUN}claims arithmetic"),
     Claim("C14", "Absmax int8 of [-1024, 5, 2048, 256] is [-64, 0, 127, 16]; beside 100,000 the "
           "100 becomes 0, but not with a scale for each block.", "arithmetic",
-          "computed: lorakit's quantisation", f"{_RUN}claims arithmetic"),
+          "computed: lorakit's quantization", f"{_RUN}claims arithmetic"),
     Claim("C15", "The trained share can be as small as 0.01%.",
           f"{LORA_PAPER}, section 1", _COUNTED, f"{_RUN}claims counts"),
     Claim("C16", "The truncated SVD is the best approximation of its rank, with (m + n) r numbers.",

@@ -10,7 +10,7 @@ LorakitError
 ├── AdapterMemoryError   (RuntimeError)       an adapter does not fit into a server's memory
 ├── AdapterFileError     (ValueError)         an adapter file is damaged or uses an unknown feature
 │   └── AdapterMismatchError                  an adapter was made for another base model
-├── QuantizationError    (RuntimeError)       a base cannot be quantised, or is already
+├── QuantizationError    (RuntimeError)       a base cannot be quantized, or is already
 ├── MissingFileError     (FileNotFoundError)  a file or directory does not exist
 ├── OutputExistsError    (FileExistsError)    an output would overwrite an earlier run
 ├── DataError            (ValueError)         the examples of a dataset do not fit the task
@@ -110,7 +110,7 @@ class AdapterMismatchError(AdapterFileError):
 
 
 class QuantizationError(LorakitError, RuntimeError):
-    """A base cannot be quantised here, is already quantised, or must be and is not."""
+    """A base cannot be quantized here, is already quantized, or must be and is not."""
 
     exit_code = 2
 

@@ -50,7 +50,7 @@ def stand_ins(tmp_path, request):
                     for name, chat in said.items()
                 ] * 8
             return request.getfixturevalue("tiny_llama_dir"), write_jsonl(path, rows)
-        if stem == "summarise-t5":
+        if stem == "summarize-t5":
             rows = [{"article": "the cat saw a dog", "highlights": "cat saw dog"}] * 16
             return request.getfixturevalue("tiny_t5_dir"), write_jsonl(path, rows)
         rows = [{"tokens": ["Anna", "lives"], "ner_tags": ["B-PER", "O"]}] * 16

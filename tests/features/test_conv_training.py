@@ -204,7 +204,7 @@ def test_biases_alone_can_be_marked():
     assert trained == [f"0.updates.default.{name}" for name in ("lora_A", "lora_B", "bias")]
 
 
-class TestQuantisedBase:
+class TestQuantizedBase:
     def model(self):
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(36, 64))

@@ -47,7 +47,7 @@ def test_links_between_pages_lead_somewhere():
             assert place.exists() or place in MADE_BY_THE_BUILD, f"{page.name} links to {target}"
 
 
-def test_the_examples_about_quantisation_give_what_the_page_says():
+def test_the_examples_about_quantization_give_what_the_page_says():
     page = ROOT / "docs" / "quantization.md"
     results = doctest.testfile(str(page), module_relative=False)
     assert results.attempted >= 15 and results.failed == 0

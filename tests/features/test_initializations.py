@@ -1,4 +1,4 @@
-"""Adapters that begin at the base's weight, or at what quantising it has cost."""
+"""Adapters that begin at the base's weight, or at what quantizing it has cost."""
 
 import copy
 
@@ -76,7 +76,7 @@ def test_an_initialized_model_has_the_outputs_of_the_base(build, init, options):
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 @pytest.mark.parametrize("settings", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
 @pytest.mark.parametrize("build", [llama, gpt2])
-def test_on_a_quantised_base_they_start_from_the_dequantised_weight(init, settings, build):
+def test_on_a_quantized_base_they_start_from_the_dequantized_weight(init, settings, build):
     base = quantized(build(), **settings).eval()
     twin = dense_twin(base)
     of_library, expected = logits(base), logits(twin)  # which rounds inputs to int8

@@ -1,4 +1,4 @@
-"""Generation on a base in 4 or 8 bits: the tokens are those of the dequantised model."""
+"""Generation on a base in 4 or 8 bits: the tokens are those of the dequantized model."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def generated(model):
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_tokens_are_those_of_the_dequantised_model(kind, monkeypatch):
+def test_tokens_are_those_of_the_dequantized_model(kind, monkeypatch):
     if quantized_kernels.load() is None:
         pytest.skip(f"there is no compiled product: {compiled_library.unavailable()}")
     calls, linear = [], quantized_kernels.QuantizedKernels.linear

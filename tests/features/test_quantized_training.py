@@ -1,4 +1,4 @@
-"""A recipe with a quantised base, from training to use and merging."""
+"""A recipe with a quantized base, from training to use and merging."""
 
 import json
 
@@ -26,7 +26,7 @@ def quantization(request):
 
 @pytest.fixture
 def trained(recipe, quantization):
-    """A finished run on a quantised base."""
+    """A finished run on a quantized base."""
     return train(recipe(quantization=quantization, training={"learning_rate": 0.05}))
 
 
@@ -134,7 +134,7 @@ def test_a_module_trained_in_full_is_left_dense_by_the_recipe(recipe):
     assert bits_of(model.model.layers[0].self_attn.v_proj) == 4
 
 
-def test_a_second_round_starts_on_the_same_quantised_base(trained, recipe, quantization):
+def test_a_second_round_starts_on_the_same_quantized_base(trained, recipe, quantization):
     start = {"start_from": str(trained.run_dir), "quantization": quantization, "lora": {}}
     setup = prepare(recipe("second", **start), lambda name, payload: None)
     assert len(setup.injection.notes) == 1  # it says where it starts, and nothing differs

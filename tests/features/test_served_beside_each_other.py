@@ -58,7 +58,7 @@ def test_what_one_server_holds_beside_each_other(case, tmp_path):
             lease.release()
 
 
-def test_a_quantised_base_answers_alike_with_adapters_and_without(tmp_path):
+def test_a_quantized_base_answers_alike_with_adapters_and_without(tmp_path):
     save_adapter_of(tmp_path / "a", four_bits())
     with serving(tmp_path, model=four_bits()) as store:
         before = outputs(store, None)

@@ -52,14 +52,14 @@ def test_eva_trains_the_ranks_that_its_data_gave_it(recipe):
     assert adapter.config.init_lora_weights is True
 
 
-def test_loftq_starts_from_the_error_of_the_recipe_s_quantisation(recipe):
+def test_loftq_starts_from_the_error_of_the_recipe_s_quantization(recipe):
     made = recipe(lora=lora("loftq"), quantization=FOUR_BITS, training={"learning_rate": 1e-9})
     adapter = Adapter.load(train(made).adapter_path)
     assert {A.shape[0] for A, _ in adapter.factors.values()} == {2}
     assert all(adapter.delta_weight(path).abs().max() > 1e-3 for path in adapter.factors)
 
 
-def test_pissa_on_a_quantised_base(recipe):
+def test_pissa_on_a_quantized_base(recipe):
     made = recipe(lora=lora("pissa"), quantization=FOUR_BITS)
     adapter = Adapter.load(train(made).adapter_path)
     assert {A.shape[0] for A, _ in adapter.factors.values()} == {4}

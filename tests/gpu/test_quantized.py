@@ -13,7 +13,7 @@ from tiny_models.quantized import dense_twin
 from tolerances import largest_error
 
 CUDA = torch.device("cuda", 0)
-# The dense twin rounds each dequantised weight as the node does; products differ in their order.
+# The dense twin rounds each dequantized weight as the node does; products differ in their order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 6e-2}
 
 

@@ -1,4 +1,4 @@
-"""torch.compile of a model with adapters on a quantised base: one graph, and equal results."""
+"""torch.compile of a model with adapters on a quantized base: one graph, and equal results."""
 
 import pytest
 import torch

@@ -269,7 +269,7 @@ def test_other_methods_are_refused_by_name(config, tmp_path):
 
 
 @pytest.mark.parametrize("init", ["eva", "orthogonal", "gaussian"])
-def test_initialisations_that_leave_the_base_alone(init, tmp_path):
+def test_initializations_that_leave_the_base_alone(init, tmp_path):
     theirs = peft_model(llama, target_modules=["q_proj"])
     theirs.save_pretrained(tmp_path)
     file = tmp_path / CONFIG_FILE

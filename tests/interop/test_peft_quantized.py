@@ -1,4 +1,4 @@
-"""Adapters on a quantised base go both ways between lorakit and PEFT, with the same numbers."""
+"""Adapters on a quantized base go both ways between lorakit and PEFT, with the same numbers."""
 
 import peft
 import pytest
@@ -144,7 +144,7 @@ def test_merging_must_be_asked_for_and_can_be_undone(build, settings):
     assert largest_error(logits(model), expected) <= LOGITS_TOLERANCE
 
 
-def test_a_requantised_merge_stays_quantised(build, settings):
+def test_a_requantized_merge_stays_quantized(build, settings):
     model = quantized(build(), **settings).eval()
     add_adapter(model, LoraConfig(r=2, target_modules=targets(build)))
     randomize_(model)
@@ -152,10 +152,10 @@ def test_a_requantised_merge_stays_quantised(build, settings):
     assert model.is_quantized and model.config.quantization_config is not None
 
 
-def test_on_a_dense_base_there_is_nothing_to_quantise_again():
+def test_on_a_dense_base_there_is_nothing_to_quantize_again():
     model = llama()
     add_adapter(model, LoraConfig(r=2))
-    with pytest.raises(QuantizationError, match="no adapted layer is quantised"):
+    with pytest.raises(QuantizationError, match="no adapted layer is quantized"):
         merge_adapters(model, quantized_base="requantize")
 
 

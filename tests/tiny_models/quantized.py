@@ -1,4 +1,4 @@
-"""Tiny quantised models and weights, and dense ones with the same values."""
+"""Tiny quantized models and weights, and dense ones with the same values."""
 
 import copy
 
@@ -20,19 +20,19 @@ SETTINGS = {
 
 
 def quantized(model, **settings):
-    """Quantise a model in place, to 4 bits that compute in float32 by default."""
+    """Quantize a model in place, to 4 bits that compute in float32 by default."""
     return quantize_model(model, QuantizationConfig(**FOUR | settings))
 
 
 def dense_twin(model, dtype=torch.float32):
-    """Return a dense copy of a quantised model without adapters, with the same values."""
+    """Return a dense copy of a quantized model without adapters, with the same values."""
     twin = copy.deepcopy(model)
     dequantize_model(twin, dtype)
     return twin
 
 
 def four_bit_weight(dense, quant_type="nf4", double_quant=True, compute_dtype=torch.float32):
-    """Quantise a dense weight; return it and its dequantised values by bitsandbytes."""
+    """Quantize a dense weight; return it and its dequantized values by bitsandbytes."""
     from bitsandbytes import functional
 
     codes, state = functional.quantize_4bit(
@@ -53,7 +53,7 @@ def four_bit_weight(dense, quant_type="nf4", double_quant=True, compute_dtype=to
 
 
 def eight_bit_weight(dense, compute_dtype=None):
-    """Quantise a dense weight row by row; return it and its dequantised values."""
+    """Quantize a dense weight row by row; return it and its dequantized values."""
     from bitsandbytes import functional
 
     codes, absmax, _ = functional.int8_vectorwise_quant(dense.half())

@@ -37,10 +37,10 @@ class InferenceSettings(StrictConfig):
     """Probability above which each of several labels is predicted; 0.5 if there are none."""
 
     dtype: str | None = None
-    """Dtype of the base weights in training, such as "bfloat16"; None for a quantised base."""
+    """Dtype of the base weights in training, such as "bfloat16"; None for a quantized base."""
 
     quantization: QuantizationConfig | None = None
-    """Quantisation of the base in training."""
+    """Quantization of the base in training."""
 
     seed: int = 42
     """Seed of weights that the base does not have, such as a head."""

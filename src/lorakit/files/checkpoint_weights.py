@@ -32,7 +32,7 @@ class CheckpointWeights:
 
         Args:
             source: The directory, hub id or model; a model must have neither adapters nor
-                quantised weights.
+                quantized weights.
             revision: Commit of a hub repository; None takes the newest.
 
         Raises:

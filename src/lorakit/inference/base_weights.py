@@ -27,7 +27,7 @@ _HUB_FILES = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE)
 
 
 class BaseWeights(Mapping[str, Tensor]):
-    """W0 in float32 by module path, oriented like ΔW; a quantised weight is dequantised on access.
+    """W0 in float32 by module path, oriented like ΔW; a quantized weight is dequantized on access.
 
     Attributes:
         how: Storage of the base's weights, such as "float32" or "nf4 (float32)".
@@ -57,8 +57,8 @@ def load_base_weights(
 ) -> BaseWeights:
     """Load an adapter's base as it was in training, and return the weights that are updated.
 
-    A base that was quantised in training is quantised again, because the adapter was trained on the
-    quantised W0.
+    A base that was quantized in training is quantized again, because the adapter was trained on the
+    quantized W0.
 
     Args:
         path: A run directory, an adapter directory, or the hub id of an adapter.
@@ -69,7 +69,7 @@ def load_base_weights(
     Raises:
         MissingFileError: The adapter or the base does not exist.
         ConfigError: The adapter names no base or no task, or the base cannot do the task.
-        QuantizationError: The base cannot be quantised here as it was in training.
+        QuantizationError: The base cannot be quantized here as it was in training.
         AdapterMismatchError: The adapter was made for another base.
     """
     if is_hub_id(path):

@@ -99,7 +99,7 @@ def load_for_inference(
         device: None takes the accelerator if there is one, else the CPU.
         trust_remote_code: Whether code that comes with the base or the tokenizer may run. Code of
             the base that a run was trained on may also run if the run's recipe allows it.
-        unquantized: Whether to load the base as it is saved, even if it was quantised in training.
+        unquantized: Whether to load the base as it is saved, even if it was quantized in training.
 
     Raises:
         MissingFileError: The adapter or the base does not exist.

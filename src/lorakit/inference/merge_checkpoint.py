@@ -32,10 +32,10 @@ class MergeReport:
         largest_rounding: Largest rounding error of a weight by the merge and by `dtype`, in the
             weight's units.
         layers: Number of layers whose weight changed.
-        dtype: dtype of the written weights, or of the unquantised ones if `requantized`.
+        dtype: dtype of the written weights, or of the unquantized ones if `requantized`.
         files: Paths of the written files.
-        was_quantized: Whether the base was quantised.
-        requantized: Whether the merged weights were quantised again.
+        was_quantized: Whether the base was quantized.
+        requantized: Whether the merged weights were quantized again.
         note: That the base has other weights than that of the training.
     """
 
@@ -63,8 +63,8 @@ def merge_to_checkpoint(
     """Merge an adapter into its base and write a checkpoint that plain `from_pretrained` loads.
 
     The written checkpoint is loaded again and its logits are compared with the adapted model's
-    before the directory appears under its name. A base that was quantised in training is quantised
-    again, dequantised and merged in float32: the adapter was trained on the quantised weights,
+    before the directory appears under its name. A base that was quantized in training is quantized
+    again, dequantized and merged in float32: the adapter was trained on the quantized weights,
     errors included.
 
     Args:
@@ -72,8 +72,8 @@ def merge_to_checkpoint(
         output: Directory to create; it must be empty or not exist.
         base: Hub id or directory of the base; None takes the one the adapter names.
         dtype: "float32", "bfloat16" or "float16"; None keeps the base's.
-        requantize: Whether to quantise the merged weights like the base; this costs accuracy.
-        unquantized: Whether to merge into the base as it is saved, even if it was quantised in
+        requantize: Whether to quantize the merged weights like the base; this costs accuracy.
+        unquantized: Whether to merge into the base as it is saved, even if it was quantized in
             training.
         trust_remote_code: Whether code that comes with the base may run; as for
             `load_for_inference`.
@@ -82,13 +82,13 @@ def merge_to_checkpoint(
         OutputExistsError: `output` has files already.
         AdapterStateError: The written checkpoint does not give the adapted model's logits.
         AdapterMismatchError: The adapter was made for another base.
-        QuantizationError: `requantize` is true and the base is not quantised.
+        QuantizationError: `requantize` is true and the base is not quantized.
         ConfigError: `requantize` is combined with `dtype` or `unquantized`.
     """
     if requantize and (dtype is not None or unquantized):
         other = "unquantized" if unquantized else f"dtype={dtype}"
         raise ConfigError(
-            f"Cannot merge with both requantize and {other}: the first keeps the quantised "
+            f"Cannot merge with both requantize and {other}: the first keeps the quantized "
             "weights, the second makes them dense. Choose one."
         )
     output = Path(output)

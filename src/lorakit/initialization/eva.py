@@ -32,7 +32,7 @@ class Eva(Initialization):
         super().check(layers, config)
         if config.bias == "all":
             raise TargetError(
-                "Cannot initialise with init_lora_weights='eva' and bias='all': a layer that EVA "
+                "Cannot initialize with init_lora_weights='eva' and bias='all': a layer that EVA "
                 "leaves without a rank has no update to hold its trained bias. Use "
                 "bias='lora_only', or another init_lora_weights."
             )

@@ -47,7 +47,7 @@ class Initializer:
         Raises:
             TargetError: The weight has NaN or infinite values.
             MissingFileError, QuantizationError, AdapterMismatchError: The weights from before
-                quantisation cannot be read.
+                quantization cannot be read.
         """
         if _has_no_values(update.lora_A):
             return
@@ -90,7 +90,7 @@ class Initializer:
         )
 
     def _quantization_error(self, layer: AdaptedLayer, path: str) -> Tensor:
-        """Return the weight from before quantisation minus the quantised one, (out, in)."""
+        """Return the weight from before quantization minus the quantized one, (out, in)."""
         Q = _exact_weight(layer)
         W = self._original_weight(path).to(Q)
         if vars(layer).get("source_cls") is Conv1D:
@@ -98,7 +98,7 @@ class Initializer:
         if W.shape != Q.shape:
             raise AdapterMismatchError(
                 f"{path}.weight has shape {tuple(W.shape)} in {self._checkpoint().where}, expected "
-                f"{tuple(Q.shape)} as in the quantised base. Load the base from its own checkpoint."
+                f"{tuple(Q.shape)} as in the quantized base. Load the base from its own checkpoint."
             )
         _require_finite(W, path)
         return W - Q
@@ -111,8 +111,8 @@ class Initializer:
         if W is None or not W.is_floating_point():
             found = "none" if W is None else f"one of {W.dtype}"
             raise QuantizationError(
-                f"Cannot initialise {path} with init_lora_weights='loftq': got {found} of its "
-                f"weight in {weights.where}, expected the weight from before quantisation. Load a "
+                f"Cannot initialize {path} with init_lora_weights='loftq': got {found} of its "
+                f"weight in {weights.where}, expected the weight from before quantization. Load a "
                 "16-bit checkpoint with quantization, or use another init_lora_weights."
             )
         return W
@@ -125,7 +125,7 @@ class Initializer:
                 raise MissingFileError(
                     f"Cannot use init_lora_weights='loftq': this {type(model).__name__} does not "
                     "say which checkpoint it was loaded from (name_or_path), expected one with "
-                    "the weights from before quantisation. Load it with from_pretrained."
+                    "the weights from before quantization. Load it with from_pretrained."
                 )
             commit = getattr(getattr(model, "config", None), "_commit_hash", None)
             self._original_weights = CheckpointWeights(source, commit)
@@ -133,7 +133,7 @@ class Initializer:
 
 
 def _exact_weight(layer: AdaptedLayer) -> Tensor:
-    """Return a linear layer's weight as (out, in), dequantised, in float32 at least."""
+    """Return a linear layer's weight as (out, in), dequantized, in float32 at least."""
     with weights_in_place(layer):
         # `orient` transposes or does nothing, so it turns the weight to (out, in) as well.
         return layer.orient(layer.exact_weight()).detach()
@@ -148,7 +148,7 @@ def _finite_weight(layer: AdaptedLayer, path: str) -> Tensor:
 def _require_finite(weight: Tensor, path: str) -> None:
     if not bool(weight.isfinite().all()):
         raise TargetError(
-            f"Cannot initialise {path} from its weight: it has NaN or infinite numbers, expected "
+            f"Cannot initialize {path} from its weight: it has NaN or infinite numbers, expected "
             "finite ones. Leave it out with exclude_modules, or use another init_lora_weights."
         )
 

@@ -1,4 +1,4 @@
-"""LoftQ: factors that make up for quantisation."""
+"""LoftQ: factors that make up for quantization."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from lorakit.layers.bitsandbytes_storage import bits_of
 
 
 class Loftq(Initialization):
-    """The value "loftq": the best rank-r approximation of what quantisation has changed.
+    """The value "loftq": the best rank-r approximation of what quantization has changed.
 
     Source: Li et al. 2023, arXiv:2310.08659, with one step of its algorithm 1.
     """
@@ -24,21 +24,21 @@ class Loftq(Initialization):
     source = "quantization_error"
 
     def check(self, layers: Sequence[TargetLayer], config: LoraConfig) -> None:
-        """Refuse layers that have no quantisation error.
+        """Refuse layers that have no quantization error.
 
         Raises:
             TargetError: One is not a linear layer.
-            QuantizationError: One is not quantised.
+            QuantizationError: One is not quantized.
         """
         super().check(layers, config)
         dense = [layer.path for layer in layers if bits_of(layer.module) is None]
         if dense:
             raise QuantizationError(
-                f"Cannot initialise {first_few(dense, 1)} with init_lora_weights='loftq': its "
-                "weight is not quantised, expected a quantised one. Load the base with "
+                f"Cannot initialize {first_few(dense, 1)} with init_lora_weights='loftq': its "
+                "weight is not quantized, expected a quantized one. Load the base with "
                 "quantization, or use another init_lora_weights."
             )
 
     def factors(self, fresh: FreshUpdate) -> tuple[Tensor, Tensor]:
-        """Return the principal factors of the quantisation error."""
+        """Return the principal factors of the quantization error."""
         return principal_factors(fresh.matrix(), fresh.update.r, fresh.update.scaling)

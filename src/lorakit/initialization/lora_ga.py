@@ -43,7 +43,7 @@ class LoraGa(Initialization):
                 small.append(f"{layer.path} (in={in_features}, out={out_features}, r={layer.r})")
         if small:
             raise ShapeError(
-                f"Cannot initialise {first_few(small, 1)} with init_lora_weights='lora_ga': it "
+                f"Cannot initialize {first_few(small, 1)} with init_lora_weights='lora_ga': it "
                 "needs 2r singular vectors of the gradient, expected r up to half of min(in, out). "
                 "Lower r, or give these layers a rank_pattern."
             )

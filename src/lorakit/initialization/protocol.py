@@ -19,8 +19,8 @@ from lorakit.layers.kinds.read_weight import LoraReadWeight
 Source = Literal["weight", "quantization_error", "inputs", "gradient"]
 """What the factors of a layer are computed from:
 
-- "weight": its weight W0, dequantised, (out, in).
-- "quantization_error": its weight before quantisation minus W0, (out, in).
+- "weight": its weight W0, dequantized, (out, in).
+- "quantization_error": its weight before quantization minus W0, (out, in).
 - "inputs": the principal components of its input on training data, (k, in).
 - "gradient": the mean gradient of the loss with respect to its weight on training data, (out, in).
 """
@@ -109,7 +109,7 @@ class Initialization(ABC):
         others = [layer.path for layer in layers if not is_linear(layer.adapted_class)]
         if others and self.source is not None:
             raise TargetError(
-                f"Cannot initialise {first_few(others, 1)} with init_lora_weights="
+                f"Cannot initialize {first_few(others, 1)} with init_lora_weights="
                 f"{config.init_lora_weights!r}: it is not a linear layer, expected linear layers "
                 "only. Leave it out of target_modules, or give it a separate adapter."
             )
@@ -168,8 +168,8 @@ class FromWeight(Initialization):
         if not quantized:
             return []
         return [
-            f"it has init_lora_weights={config.init_lora_weights!r}, and PEFT quantises what it "
-            f"leaves of {quantized[0]} again, so its base cannot be computed from a quantised one. "
+            f"it has init_lora_weights={config.init_lora_weights!r}, and PEFT quantizes what it "
+            f"leaves of {quantized[0]} again, so its base cannot be computed from a quantized one. "
             "Put it on the 16-bit base and save it from there."
         ]
 

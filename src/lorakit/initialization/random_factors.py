@@ -73,7 +73,7 @@ class Gaussian(RandomFactors):
 class Orthogonal(RandomFactors):
     """The value "orthogonal": A and B in two orthogonal halves of the r dimensions, so B A is zero.
 
-    Source: I. Datta 2024, "Rethinking LoRA initialisation".
+    Source: I. Datta 2024, "Rethinking LoRA initialization".
     """
 
     def check(self, layers: Sequence[TargetLayer], config: LoraConfig) -> None:
@@ -85,7 +85,7 @@ class Orthogonal(RandomFactors):
         odd = [f"{layer.path} (r={layer.r})" for layer in layers if layer.r % 2]
         if odd:
             raise ShapeError(
-                f"Cannot initialise {first_few(odd, 1)} with init_lora_weights='orthogonal': got "
+                f"Cannot initialize {first_few(odd, 1)} with init_lora_weights='orthogonal': got "
                 "an odd rank, expected an even one, half of it for each factor. Change r or "
                 "rank_pattern."
             )

@@ -76,13 +76,13 @@ def add_adapter(
     Raises:
         TargetError: A pattern selects nothing, or a layer that cannot be adapted.
         ShapeError: A rank is larger than its layer.
-        QuantizationError, MissingFileError: "loftq" needs a quantised base and the weights from
-            before quantisation.
+        QuantizationError, MissingFileError: "loftq" needs a quantized base and the weights from
+            before quantization.
         AdapterNameError: The name is taken or malformed.
         AdapterMismatchError: The adapter's tensors do not fit this base.
         AdapterStateError: The model is merged, or its adapters were added through another object.
         ConfigError: `max_rank` is smaller than a rank, or cannot be reserved.
-        DtypeError: `dtype` is not a floating point type, or a quantised base cannot use it.
+        DtypeError: `dtype` is not a floating point type, or a quantized base cannot use it.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.
     """
@@ -147,7 +147,7 @@ def check_plan(plan: InjectionPlan, dtype: torch.dtype | None) -> None:
 
     Raises:
         TargetError: The class of a module cannot be swapped, or its bias is offloaded.
-        DtypeError: A quantised layer would have to cast the factors in every pass.
+        DtypeError: A quantized layer would have to cast the factors in every pass.
     """
     candidates = [getattr(site.module, "weight_owner", site.module) for site in plan.sites]
     candidates += list(plan.heads.values())
@@ -166,7 +166,7 @@ def check_plan(plan: InjectionPlan, dtype: torch.dtype | None) -> None:
         compute = site.adapted_class.compute_dtype_of(site.module)
         if bits_of(site.module) is not None and dtype not in (torch.float32, compute):
             raise DtypeError(
-                f"Cannot add factors of {dtype} to {site.path}: its weight is quantised and "
+                f"Cannot add factors of {dtype} to {site.path}: its weight is quantized and "
                 f"computes in {compute}, expected float32 or {compute}. Leave dtype out to take "
                 "float32."
             )

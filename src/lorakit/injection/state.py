@@ -88,7 +88,7 @@ def drop_state(model: nn.Module) -> None:
 
 
 def take_over_quantized(model: nn.Module) -> None:
-    """Make quantised layers without an update compute as those with one do."""
+    """Make quantized layers without an update compute as those with one do."""
     quantized_layers = _quantized_layers(model)
     if quantized_layers:
         from lorakit.layers.kinds.quantized import take_over

@@ -39,7 +39,7 @@ class ParameterCount:
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Count the parameters of a model; tied ones count once, quantised ones as before quantisation.
+    """Count the parameters of a model; tied ones count once, quantized ones as before quantization.
 
     Args:
         model: Any torch module, with adapters or without, also on the meta device.

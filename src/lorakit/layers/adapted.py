@@ -154,8 +154,8 @@ class AdaptedLayer(DescribedLayer):
         to another module stays unchanged there.
 
         Args:
-            dense_dtype: dtype that a quantised weight becomes; None for its compute dtype.
-            requantize: Quantise the sum again where the base is quantised.
+            dense_dtype: dtype that a quantized weight becomes; None for its compute dtype.
+            requantize: Quantize the sum again where the base is quantized.
 
         Returns: Largest absolute rounding error of the merged weight, in the weight's units.
         """

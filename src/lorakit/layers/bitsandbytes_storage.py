@@ -1,4 +1,4 @@
-"""Reading and writing the layers in which bitsandbytes keeps quantised weights.
+"""Reading and writing the layers in which bitsandbytes keeps quantized weights.
 
 The code that creates such layers imports bitsandbytes; if it is not imported, there are none.
 """
@@ -27,9 +27,9 @@ _OWN_ATTRIBUTES = (
 
 
 def bits_of(module: nn.Module) -> Literal[4, 8] | None:
-    """Return the bits of a linear layer's quantised weight; None for any other layer.
+    """Return the bits of a linear layer's quantized weight; None for any other layer.
 
-    A layer merged into a dense weight still counts: it gets its quantised weight back.
+    A layer merged into a dense weight still counts: it gets its quantized weight back.
     """
     library: Any = sys.modules.get("bitsandbytes")
     if library is None or not isinstance(module, nn.Linear):
@@ -40,7 +40,7 @@ def bits_of(module: nn.Module) -> Literal[4, 8] | None:
 
 
 def quantized_weight(layer: nn.Module) -> QuantizedWeight | None:
-    """Return a layer's quantised weight, or None if it currently has none."""
+    """Return a layer's quantized weight, or None if it currently has none."""
     weight: Any = layer._parameters.get("weight")
     if hasattr(weight, "quant_state"):
         return _four_bit_weight(layer, weight)
@@ -69,7 +69,7 @@ def _eight_bit_weight(layer: Any, weight: Any) -> QuantizedWeight | None:
 
 
 def compute_dtype_of(layer: nn.Module) -> torch.dtype:
-    """Return the dtype of products with a quantised weight; float32 where the input decides."""
+    """Return the dtype of products with a quantized weight; float32 where the input decides."""
     dtype: Any = getattr(layer, "compute_dtype", None)
     return dtype or torch.float32
 
@@ -81,7 +81,7 @@ def parameter_count(parameter: Tensor) -> int:
 
 
 def storage_bytes(layers: Iterable[nn.Module]) -> int:
-    """Return the bytes of quantised weights: codes, scales and code books, shared ones once."""
+    """Return the bytes of quantized weights: codes, scales and code books, shared ones once."""
     storages: dict[int, int] = {}
     for layer in layers:
         weight: Any = quantized_weight(layer)
@@ -136,10 +136,10 @@ def keep_odd_layouts(layers: Iterable[nn.Module]) -> None:
 
 
 def quantize_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
-    """Quantise a weight as a layer's weight is quantised.
+    """Quantize a weight as a layer's weight is quantized.
 
     Args:
-        layer: A quantised layer; it is not changed.
+        layer: A quantized layer; it is not changed.
         exact: (out, in), float32.
     """
     library: Any = sys.modules["bitsandbytes"]
@@ -160,7 +160,7 @@ def quantize_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
 
 
 def make_dense_in_place(layer: nn.Module, weight: Tensor) -> None:
-    """Turn a quantised layer back into the plain layer it was, with this weight.
+    """Turn a quantized layer back into the plain layer it was, with this weight.
 
     Args:
         layer: A layer of bitsandbytes' plain class.
@@ -179,9 +179,9 @@ def make_dense_in_place(layer: nn.Module, weight: Tensor) -> None:
 
 
 def dequantize_model(model: nn.Module, dtype: torch.dtype | None = None) -> int:
-    """Make every quantised layer of a model without adapters dense, in place.
+    """Make every quantized layer of a model without adapters dense, in place.
 
-    A transformers model is no longer marked as quantised, so `save_pretrained` writes an ordinary
+    A transformers model is no longer marked as quantized, so `save_pretrained` writes an ordinary
     checkpoint.
 
     Args:
@@ -203,7 +203,7 @@ def dequantize_model(model: nn.Module, dtype: torch.dtype | None = None) -> int:
 
 
 def forget_deserialization(model: nn.Module) -> None:
-    """Let a transformers model that was read from a quantised checkpoint be saved.
+    """Let a transformers model that was read from a quantized checkpoint be saved.
 
     `save_pretrained` reverts each conversion of a weight that loading made. Reading bitsandbytes'
     tensors has no reversal, and needs none.

@@ -66,7 +66,7 @@ class DescribedLayer(nn.Module):
         return None
 
     def base_weight(self) -> Weight:
-        """Return the base's weight as (out, in), dense or quantised."""
+        """Return the base's weight as (out, in), dense or quantized."""
         return self.weight
 
     def acting_updates(self) -> list[LowRankUpdate]:

@@ -52,7 +52,7 @@ class ReplacedModule(nn.Module):
         base_dtype, own_dtype = _parameter_dtype(self), _parameter_dtype(acting)
         if base_dtype == own_dtype:
             # A float32 bias beside the base's half-precision weight: the weight's dtype rules. The
-            # codes of a quantised weight are not numbers to cast.
+            # codes of a quantized weight are not numbers to cast.
             codes = ("weight",) if bits_of(acting) else ()
             cast = {
                 name: parameter.to(own_dtype)

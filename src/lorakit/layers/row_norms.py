@@ -44,7 +44,7 @@ class RowNorms:
             update: One of the layer's updates.
             term: Its term.
             stored: The weight as the layer stores it; a change of it is noticed.
-            base_weight: Function that returns the weight as (out, in), dense or quantised.
+            base_weight: Function that returns the weight as (out, in), dense or quantized.
         """
         A, B = term.A.detach(), term.B.detach()
 

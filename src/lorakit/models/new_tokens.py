@@ -98,7 +98,7 @@ def grow_for_new_tokens(
         follows_the_old: See `grow_vocabulary`.
 
     Raises:
-        QuantizationError: An embedding or the output layer is quantised.
+        QuantizationError: An embedding or the output layer is quantized.
     """
     ids = new_token_ids(tokenizer, recipe)
     found = input_embedding(model, dict(base_modules(model)))

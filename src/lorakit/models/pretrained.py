@@ -152,16 +152,16 @@ def load_model(
         has_head: Whether the task has its own head (a classifier), which the checkpoint may lack
             or have for other labels.
         key: The recipe key or file that has the name, for errors.
-        quantization: How to quantise the model; None keeps the saved precision.
-        trained_in_full: Names of modules that are not quantised, because an adapter trains them.
-        device: Device of a quantised model; None takes the accelerator if there is one.
+        quantization: How to quantize the model; None keeps the saved precision.
+        trained_in_full: Names of modules that are not quantized, because an adapter trains them.
+        device: Device of a quantized model; None takes the accelerator if there is one.
         trust_remote_code: Whether code that comes with the model may run.
         options: Options of `from_pretrained`; None values are dropped.
 
     Raises:
         MissingFileError: The model does not exist or has no weights.
         ConfigError: The model cannot do the task, or its checkpoint lacks weights of the body.
-        QuantizationError: It cannot be quantised as asked; see `load_quantized`.
+        QuantizationError: It cannot be quantized as asked; see `load_quantized`.
     """
     check_local_path(name, key)
     with torch.random.fork_rng(), logging_errors_only():

@@ -47,7 +47,7 @@ def compute_dtype_of(x: Tensor, weights: Sequence[Weight]) -> torch.dtype:
                 "expected one dtype. Run the model under torch.autocast, or load the base in one "
                 "dtype."
             )
-    # If a layer is not quantised, x has its dtype.
+    # If a layer is not quantized, x has its dtype.
     return computed_in[0] if len(computed_in) == len(weights) else x.dtype
 
 

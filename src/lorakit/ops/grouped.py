@@ -48,7 +48,7 @@ def low_rank_linear_per_row(
 
     Args:
         x: Activations, (rows, *, in); (1, tokens, in) where the rows are segments.
-        W0: Weight, (out, in), usually frozen; a transposed view or a quantised weight also works.
+        W0: Weight, (out, in), usually frozen; a transposed view or a quantized weight also works.
         bias: (out,) or None; the base's.
         rows: The updates, at least one, and the update of each row.
 

@@ -183,7 +183,7 @@ def _merged_weight(layer: LinearOperands, dtype: torch.dtype) -> Tensor:
     for A, B, scaling, *_ in layer.terms:
         if isinstance(layer.W0, Tensor):
             weight = torch.addmm(weight, B.to(dtype), A.to(dtype), alpha=scaling)
-        else:  # the buffer of a quantised weight may be changed
+        else:  # the buffer of a quantized weight may be changed
             weight.addmm_(B.to(dtype), A.to(dtype), alpha=scaling)
     return weight
 

@@ -40,7 +40,7 @@ def low_rank_linear(
 
     Args:
         x: Activations, (*, in); any strides, zero rows included.
-        W0: Weight, (out, in), usually frozen; a transposed view also works, or a quantised weight,
+        W0: Weight, (out, in), usually frozen; a transposed view also works, or a quantized weight,
             whose products run in its compute dtype.
         bias: (out,) or None.
         terms: Updates to add.

@@ -52,7 +52,7 @@ class LinearOperands(NamedTuple):
     """One adapted linear layer."""
 
     W0: Weight
-    """Weight, (out, in), usually frozen; a transposed view or a quantised weight also works."""
+    """Weight, (out, in), usually frozen; a transposed view or a quantized weight also works."""
     bias: Tensor | None
     """(out,)."""
     terms: Sequence[LowRankTerm]
@@ -192,7 +192,7 @@ def needs_of(spec: Spec, flags: Sequence[bool]) -> list[LinearNeeds]:
     needs: list[LinearNeeds] = []
     for W0, bias, terms in unflatten(spec, flags):
         wanted: list[Any] = [(A, B, bool(scale and scale.lengths)) for A, B, *_, scale in terms]
-        # A quantised weight has no gradient.
+        # A quantized weight has no gradient.
         needs.append(LinearNeeds(W0 is True, bool(bias), [TermNeeds(*one) for one in wanted]))
     return needs
 

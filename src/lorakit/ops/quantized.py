@@ -36,7 +36,7 @@ from lorakit.ops.native import cpu_kernels, quantized_kernels
 from lorakit.ops.weight_products import forward_product
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""dtypes that bitsandbytes dequantises into."""
+"""dtypes that bitsandbytes dequantizes into."""
 _MOST_TOKENS = 8
 """Largest number of tokens at which the product with the codes is faster. With more the C decodes
 a weight more than once. Measured by `python -m benchmarks.decode_4bit`, see docs/performance.md."""
@@ -44,7 +44,7 @@ _PLAIN_TYPES = ("Tensor", "Parameter", "Params4bit", "Int8Params", "FakeTensor")
 
 
 class Layout(NamedTuple):
-    """The constants of a quantised weight."""
+    """The constants of a quantized weight."""
 
     shape: tuple[int, int]
     """(out, in) of the dense weight."""
@@ -65,7 +65,7 @@ class QuantizedWeight(NamedTuple):
     codes: Tensor
     """(out, in), int8; or two codes of 4 bits in each byte, any dtype as storage."""
     absmax: Tensor
-    """(blocks,) or (out,) in float32, or (blocks,) in uint8 if it is quantised too."""
+    """(blocks,) or (out,) in float32, or (blocks,) in uint8 if it is quantized too."""
     nested_absmax: Tensor | None = None
     nested_code: Tensor | None = None
     """The 256 values of the second level."""
@@ -112,10 +112,10 @@ def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
     """Return a weight as an ordinary tensor, (out, in).
 
     Args:
-        weight: Dense or quantised.
+        weight: Dense or quantized.
         dtype: dtype of the result.
 
-    Returns: A dense weight itself if it has the dtype; for a quantised one on a CPU, a buffer that
+    Returns: A dense weight itself if it has the dtype; for a quantized one on a CPU, a buffer that
         the next call in this thread overwrites.
     """
     if isinstance(weight, Tensor):
@@ -136,7 +136,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
 
     Args:
         x: (*, in).
-        weight: Dense or quantised, (out, in).
+        weight: Dense or quantized, (out, in).
         bias: (out,), dtype of x; or None.
 
     Returns: (*, out), dtype of x.
@@ -210,7 +210,7 @@ def _code_book(quant_type: str) -> Tensor:
 
 
 def dense_copy(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
-    """Return a quantised weight as a new dense tensor, (out, in)."""
+    """Return a quantized weight as a new dense tensor, (out, in)."""
     return dense(weight, dtype).clone()
 
 

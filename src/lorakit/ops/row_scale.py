@@ -14,7 +14,7 @@ is written over v, which is not kept:
 
     dL/dm = Σ g (c v) / m
 
-Nothing of the size of W0 is computed, except that a quantised weight is written to the buffer that
+Nothing of the size of W0 is computed, except that a quantized weight is written to the buffer that
 all products with such weights share, as
 
     ‖W0_i + s B_i A‖² = ‖W0_i‖² + 2 s B_i (A W0ᵀ)_:,i + s² B_i (A Aᵀ) B_iᵀ
@@ -54,7 +54,7 @@ def row_norms(W0: Weight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     """Return ‖W0_i + s B_i A‖ of each row without forming B A.
 
     Args:
-        W0: (out, in); a transposed view or a quantised weight also works.
+        W0: (out, in); a transposed view or a quantized weight also works.
         A: Down-projection, (r, in).
         B: Up-projection, (out, r).
         scaling: Dimensionless factor s.

@@ -1,4 +1,4 @@
-"""Build the model of a recipe, with adapter and quantised layers, on fake tensors."""
+"""Build the model of a recipe, with adapter and quantized layers, on fake tensors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def build_fake_model(
         task: Task of the recipe.
         labels: Labels of the task; None takes those of the configuration.
         tokenizer: Tokenizer that sets the padding token.
-        device: Device of the run; determines the compute dtype of a quantised base.
+        device: Device of the run; determines the compute dtype of a quantized base.
         tensors_on: Device of the fake tensors.
         world: Fake world of the tensors, not active yet.
         start: The adapter that the recipe starts from.
@@ -53,7 +53,7 @@ def build_fake_model(
     Raises:
         MissingFileError, ConfigError: The configuration is missing or incomplete.
         TargetError: The adapter does not fit the model.
-        QuantizationError: The model cannot be quantised as configured.
+        QuantizationError: The model cannot be quantized as configured.
     """
     options = loading_options(recipe)
     config = load_config(recipe.model, **options, **label_options(labels, task.problem_type))
@@ -94,7 +94,7 @@ def build_fake_model(
 def _dtype(
     recipe: Recipe, config: Any, quantization: QuantizationConfig | None, device: torch.device
 ) -> torch.dtype:
-    """Return the dtype that loading gives to weights that are not quantised."""
+    """Return the dtype that loading gives to weights that are not quantized."""
     if recipe.dtype != "saved":
         return getattr(torch, recipe.dtype)
     if quantization is not None:

@@ -82,7 +82,7 @@ def _without_arithmetic(optimizer_class: Any) -> Any:
     class Planned(optimizer_class):
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
-            self.pages, self.is_paged = self.is_paged, False  # otherwise it synchronises the GPU
+            self.pages, self.is_paged = self.is_paged, False  # otherwise it synchronizes the GPU
 
         def get_state_buffer(self, p: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
             is_small = p.numel() < _SMALLEST_PAGED

@@ -35,7 +35,7 @@ class StepMemory:
     """Bytes of one training step after the first, so with optimizer state."""
 
     base_weights_bytes: int
-    """Frozen parameters, buffers, and the tensors of quantised weights."""
+    """Frozen parameters, buffers, and the tensors of quantized weights."""
     adapter_bytes: int
     """All trained parameters."""
     gradient_bytes: int
@@ -211,7 +211,7 @@ def _enabling_autocast(trainer: Any) -> Iterator[None]:
 
 
 def _frozen(model: nn.Module) -> Iterator[Tensor]:
-    """Yield frozen parameters, buffers, and the tensors of quantised weights."""
+    """Yield frozen parameters, buffers, and the tensors of quantized weights."""
     for parameter in model.parameters():
         if not parameter.requires_grad:
             yield parameter

@@ -1,4 +1,4 @@
-"""The arithmetic of quantisation, written out: absmax, blocks, NormalFloat, double quantisation.
+"""The arithmetic of quantization, written out: absmax, blocks, NormalFloat, double quantization.
 
 Training runs bitsandbytes' kernels; this is what they compute, in readable form.
 docs/quantization.md explains it.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def absmax_int8(x: Tensor) -> tuple[Tensor, float]:
-    """Quantise numbers to int8 with one scale: codes = round(c x) with c = 127 / max|x|.
+    """Quantize numbers to int8 with one scale: codes = round(c x) with c = 127 / max|x|.
 
     Args:
         x: Any shape, floating, not all zero.
@@ -29,7 +29,7 @@ def absmax_int8(x: Tensor) -> tuple[Tensor, float]:
 
 
 def blockwise_int8(x: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Quantise a vector to int8 with a scale per block, so an outlier affects only its block.
+    """Quantize a vector to int8 with a scale per block, so an outlier affects only its block.
 
     Args:
         x: (n,), n a multiple of block_size.
@@ -80,7 +80,7 @@ def _quantiles(outermost: float, count: int) -> Tensor:
 
 
 def code_book_quantize(x: Tensor, code_book: Tensor, block_size: int = 64) -> tuple[Tensor, Tensor]:
-    """Quantise a vector to the nearest values of a code book, block by block.
+    """Quantize a vector to the nearest values of a code book, block by block.
 
     Args:
         x: (n,), n a multiple of block_size.

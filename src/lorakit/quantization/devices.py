@@ -1,4 +1,4 @@
-"""The dtypes that a device supports for a quantised base."""
+"""The dtypes that a device supports for a quantized base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error that quantisation causes in the weights of a model, layer by layer."""
+"""The error that quantization causes in the weights of a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SCHEMES = (
 
 @dataclass(frozen=True)
 class LayerError:
-    """The error of one quantised weight.
+    """The error of one quantized weight.
 
     Attributes:
         path: The layer's path in the model.
@@ -64,7 +64,7 @@ def quantization_errors(
 ) -> Iterator[LayerError]:
     """Measure each linear layer of a model under each scheme; the model is not changed.
 
-    The output head is skipped, as it is not quantised; so are layers that a scheme cannot cut into
+    The output head is skipped, as it is not quantized; so are layers that a scheme cannot cut into
     blocks.
 
     Args:
@@ -72,20 +72,20 @@ def quantization_errors(
         schemes: The formats to compare.
 
     Raises:
-        QuantizationError: bitsandbytes is missing, or the model is quantised already.
+        QuantizationError: bitsandbytes is missing, or the model is quantized already.
     """
     require_bitsandbytes()
     quantized = next((path for path, module in model.named_modules() if bits_of(module)), None)
     if quantized is not None:
         raise QuantizationError(
-            f"Cannot measure what quantising {quantized} costs: it is quantised already, expected "
+            f"Cannot measure what quantizing {quantized} costs: it is quantized already, expected "
             "a dense weight. Name the checkpoint that it was made from."
         )
     outputs = output_layers(model)
     for path, module in linear_layers(model):
         if id(module) in outputs:
             continue
-        weight: Tensor = module.weight.detach().float()  # type: ignore[operator,union-attr]  # a quantisable layer
+        weight: Tensor = module.weight.detach().float()  # type: ignore[operator,union-attr]  # a quantizable layer
         weight = weight.t().contiguous() if isinstance(module, Conv1D) else weight
         for scheme in schemes:
             if scheme.bits == 8 or weight.numel() % BLOCK_SIZE == 0:
@@ -94,7 +94,7 @@ def quantization_errors(
 
 @torch.no_grad()
 def measure_weight(path: str, weight: Tensor, scheme: Scheme) -> LayerError:
-    """Quantise one weight, (out, in) float32, and compare it with itself."""
+    """Quantize one weight, (out, in) float32, and compare it with itself."""
     back, stored = _there_and_back(weight, scheme)
     difference = weight - back
     norm = weight.norm().item()
@@ -110,7 +110,7 @@ def measure_weight(path: str, weight: Tensor, scheme: Scheme) -> LayerError:
 
 
 def _there_and_back(weight: Tensor, scheme: Scheme) -> tuple[Tensor, list[Tensor]]:
-    """Return the dequantised weight, and its stored tensors without code books."""
+    """Return the dequantized weight, and its stored tensors without code books."""
     import bitsandbytes.functional as functional
 
     if scheme.bits == 8:

@@ -1,4 +1,4 @@
-"""Loading a base in 4 or 8 bits, and quantising one in memory."""
+"""Loading a base in 4 or 8 bits, and quantizing one in memory."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def load_quantized(
 ) -> tuple[Any, dict[str, Any]]:
     """Load a checkpoint with its linear layers in 4 or 8 bits.
 
-    Each weight is quantised as soon as it is read, so at most one of them is in memory in its
+    Each weight is quantized as soon as it is read, so at most one of them is in memory in its
     original dtype.
 
     Args:
         auto_class: A transformers class with `from_pretrained`.
         name: Hub id or directory.
-        config: How to quantise.
+        config: How to quantize.
         model_config: The configuration of the model at `name`.
-        trained_in_full: Names of modules that are not quantised, as an adapter trains them.
+        trained_in_full: Names of modules that are not quantized, as an adapter trains them.
         device: Device of the model; None takes the accelerator if there is one, else the CPU.
         trust_remote_code: Whether code that the model includes may run.
         options: Passed on to `from_pretrained`; `dtype` "auto" becomes the compute dtype.
@@ -59,8 +59,8 @@ def load_quantized(
 
     Raises:
         QuantizationError: bitsandbytes is missing, the device lacks the compute dtype, the
-            checkpoint is quantised already, a layer cannot be cut into blocks, or there is none
-            to quantise.
+            checkpoint is quantized already, a layer cannot be cut into blocks, or there is none
+            to quantize.
         TargetError: `config.skip_modules` names no module.
     """
     require_bitsandbytes()
@@ -98,15 +98,15 @@ def load_quantized(
 
 
 def is_quantized(model_config: Any) -> bool:
-    """Return whether a checkpoint's configuration says that it is quantised."""
+    """Return whether a checkpoint's configuration says that it is quantized."""
     return getattr(model_config, "quantization_config", None) is not None
 
 
 def load_settings(model_config: Any) -> QuantizationConfig:
-    """Return how bitsandbytes has quantised a checkpoint, as the settings of a recipe.
+    """Return how bitsandbytes has quantized a checkpoint, as the settings of a recipe.
 
     Raises:
-        QuantizationError: Something else has quantised it.
+        QuantizationError: Something else has quantized it.
     """
     values = _require_bitsandbytes_checkpoint(model_config, "the checkpoint")
     skipped = tuple(values.get("llm_int8_skip_modules") or ()) or None
@@ -129,7 +129,7 @@ def load_as_quantized(
     device: torch.device | None,
     options: dict[str, Any],
 ) -> tuple[Any, dict[str, Any]]:
-    """Load a checkpoint that bitsandbytes has quantised already, as it is.
+    """Load a checkpoint that bitsandbytes has quantized already, as it is.
 
     Modules that an adapter trains in full stay dense if the checkpoint lacks them.
 
@@ -144,7 +144,7 @@ def load_as_quantized(
     Returns: The model, and transformers' loading information.
 
     Raises:
-        QuantizationError: It was quantised by something else, or bitsandbytes is missing.
+        QuantizationError: It was quantized by something else, or bitsandbytes is missing.
     """
     values = _require_bitsandbytes_checkpoint(model_config, f"'{name}'")
     require_bitsandbytes()
@@ -174,7 +174,7 @@ def _require_bitsandbytes_checkpoint(model_config: Any, name: str) -> dict[str, 
     values: dict[str, Any] = how if isinstance(how, dict) else how.to_dict()
     if not (values.get("load_in_4bit") or values.get("load_in_8bit")):
         raise QuantizationError(
-            f"Cannot train on {name}: the checkpoint is quantised by {describe_quantization(how)}, "
+            f"Cannot train on {name}: the checkpoint is quantized by {describe_quantization(how)}, "
             "expected bitsandbytes or dense weights. Name the checkpoint it was made of, and set "
             "`quantization` for it."
         )
@@ -186,22 +186,22 @@ def quantize_model(
     config: QuantizationConfig,
     device: torch.device | None = None,
 ) -> nn.Module:
-    """Quantise the linear layers of a model in memory, in place.
+    """Quantize the linear layers of a model in memory, in place.
 
     The layers are replaced by bitsandbytes'; everything else stays as it is. A transformers model
     can be saved with `save_pretrained` afterwards and is loaded as it is.
 
     Args:
         model: Any torch module without adapters.
-        config: How to quantise.
-        device: Device of the quantised layers; None leaves each on its device.
+        config: How to quantize.
+        device: Device of the quantized layers; None leaves each on its device.
 
     Returns: The same model.
 
     Raises:
-        QuantizationError: The model is quantised already or carries adapters, bitsandbytes is
+        QuantizationError: The model is quantized already or carries adapters, bitsandbytes is
             missing, the device lacks the compute dtype, a layer cannot be cut into blocks, or
-            there is none to quantise.
+            there is none to quantize.
         TargetError: `config.skip_modules` names no module.
     """
     require_bitsandbytes()
@@ -210,12 +210,12 @@ def quantize_model(
     adapted = first_adapted(model)
     if adapted is not None:
         raise QuantizationError(
-            f"Cannot quantise this {type(model).__name__}: {adapted} carries adapters, expected a "
-            "model without. Quantise the base first."
+            f"Cannot quantize this {type(model).__name__}: {adapted} carries adapters, expected a "
+            "model without. Quantize the base first."
         )
     if any(bits_of(module) for module in model.modules()):
         raise QuantizationError(
-            f"Cannot quantise this {type(model).__name__}: its linear layers are quantised "
+            f"Cannot quantize this {type(model).__name__}: its linear layers are quantized "
             "already, expected dense weights. Use it as it is."
         )
     skipped = skipped_modules(model, config, ())
@@ -228,7 +228,7 @@ def quantize_model(
 
 
 def refuse_quantized(model_config: Any, name: str) -> None:
-    """Refuse to quantise a checkpoint that is quantised already.
+    """Refuse to quantize a checkpoint that is quantized already.
 
     Raises:
         QuantizationError: It is; says how.
@@ -236,13 +236,13 @@ def refuse_quantized(model_config: Any, name: str) -> None:
     if is_quantized(model_config):
         how = describe_quantization(model_config.quantization_config)
         raise QuantizationError(
-            f"Cannot quantise '{name}': the checkpoint is quantised already ({how}), expected "
+            f"Cannot quantize '{name}': the checkpoint is quantized already ({how}), expected "
             "dense weights. Leave `quantization` out to use it as it is."
         )
 
 
 def describe_quantization(how: Any) -> str:
-    """Return a short description of how a checkpoint is quantised, by its config.json."""
+    """Return a short description of how a checkpoint is quantized, by its config.json."""
     values: Any = how if isinstance(how, dict) else how.to_dict()
     method = str(getattr(values.get("quant_method"), "value", values.get("quant_method")))
     if values.get("load_in_4bit"):
@@ -276,14 +276,14 @@ def skipped_modules(
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (path, layer) of the layers to quantise: linear ones, and GPT-2's transposed ones."""
+    """Yield (path, layer) of the layers to quantize: linear ones, and GPT-2's transposed ones."""
     for path, module in model.named_modules():
         if path and (plain_class_of(module) is nn.Linear or isinstance(module, Conv1D)):
             yield path, module
 
 
 def require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[str]) -> None:
-    """Check that there are layers to quantise, and that each can be cut into blocks.
+    """Check that there are layers to quantize, and that each can be cut into blocks.
 
     Raises:
         QuantizationError: There are none, or names the layers that cannot.
@@ -292,26 +292,26 @@ def require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[s
     if not layers:
         dense = f"; {first_few(skipped)} stay dense" if skipped else ""
         raise QuantizationError(
-            f"Cannot quantise this {type(model).__name__}: it has no linear layer to quantise"
+            f"Cannot quantize this {type(model).__name__}: it has no linear layer to quantize"
             f"{dense}. Leave quantization out, or put a single layer into an nn.Sequential."
         )
     if config.bits != 4:
         return
     ragged = [
-        f"{path} {tuple(module.weight.shape)}"  # type: ignore[arg-type,union-attr]  # a quantisable layer
+        f"{path} {tuple(module.weight.shape)}"  # type: ignore[arg-type,union-attr]  # a quantizable layer
         for path, module in layers
-        if module.weight.numel() % BLOCK_SIZE  # type: ignore[operator,union-attr]  # a quantisable layer
+        if module.weight.numel() % BLOCK_SIZE  # type: ignore[operator,union-attr]  # a quantizable layer
     ]
     if ragged:
         raise QuantizationError(
-            f"Cannot quantise {first_few(ragged)} to 4 bits: the size is not a "
+            f"Cannot quantize {first_few(ragged)} to 4 bits: the size is not a "
             f"multiple of the {BLOCK_SIZE} values of a block. Name these layers in "
             "quantization.skip_modules, or set quantization.bits=8."
         )
 
 
 def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> None:
-    """Replace plain layers by bitsandbytes' layers with quantised weights."""
+    """Replace plain layers by bitsandbytes' layers with quantized weights."""
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
     restore_plain_layers_(model)
@@ -322,9 +322,9 @@ def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> 
             made: Any = model.get_submodule(path)
             if made is source:
                 continue
-            stored: Tensor = source.weight.detach()  # type: ignore[operator,union-attr,assignment]  # a quantisable layer
+            stored: Tensor = source.weight.detach()  # type: ignore[operator,union-attr,assignment]  # a quantizable layer
             weight = (stored.t() if isinstance(source, Conv1D) else stored).contiguous()
-            if how.load_in_8bit:  # quantised when it leaves the CPU
+            if how.load_in_8bit:  # quantized when it leaves the CPU
                 weight = weight.cpu()
             settings = vars(made.weight)
             parameter = type(made.weight)(weight, requires_grad=False, **settings)
@@ -352,7 +352,7 @@ def bitsandbytes_config(
 
 
 def _mark(model: Any, how: Any) -> None:
-    """Mark a model as quantised for transformers, as `from_pretrained` does."""
+    """Mark a model as quantized for transformers, as `from_pretrained` does."""
     from transformers.quantizers.auto import AutoHfQuantizer
 
     quantizer = AutoHfQuantizer.from_config(how, pre_quantized=False)

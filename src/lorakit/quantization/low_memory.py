@@ -1,4 +1,4 @@
-"""Loading with little more memory than the quantised model takes.
+"""Loading with little more memory than the quantized model takes.
 
 transformers and bitsandbytes load the model; two things they do cost memory, and are replaced
 inside a `with` block.
@@ -16,15 +16,15 @@ from torch import Tensor
 from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE
 
 _CHUNK = 2**20
-"""Values quantised at once; a multiple of every block size."""
+"""Values quantized at once; a multiple of every block size."""
 
 
 @contextmanager
 def low_memory() -> Iterator[None]:
-    """Read weights without mapping files, and quantise them on a CPU piece by piece.
+    """Read weights without mapping files, and quantize them on a CPU piece by piece.
 
     The pages of a mapped file count as memory of the process while it is open, and transformers
-    closes no file before the last weight is read. To quantise a weight on a CPU, bitsandbytes makes
+    closes no file before the last weight is read. To quantize a weight on a CPU, bitsandbytes makes
     several float32 copies of it.
     """
     import bitsandbytes.functional as functional
@@ -61,7 +61,7 @@ def quantize_in_pieces(
     Args:
         weight: Any shape; its number of elements is a multiple of the block size.
         blocksize: Values that share a scale; None takes 64.
-        compress_statistics: Whether the scales are quantised too.
+        compress_statistics: Whether the scales are quantized too.
         quant_type: "nf4" or "fp4".
         quant_storage: dtype of the packed codes.
 

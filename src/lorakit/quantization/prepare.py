@@ -21,7 +21,7 @@ def prepare_for_training(
     gradient_checkpointing: bool = False,
     use_reentrant: bool = False,
 ) -> Iterator[nn.Module]:
-    """Prepare a 16-bit or quantised base for a custom training loop, inside a `with` block.
+    """Prepare a 16-bit or quantized base for a custom training loop, inside a `with` block.
 
     `lorakit.train` does all of this by itself. Embeddings and the output head keep their dtype:
     converting them to float32, as is often done, doubles their size and gains nothing while they
@@ -36,7 +36,7 @@ def prepare_for_training(
         use_reentrant: Use the older checkpointing, which needs inputs that require gradients.
 
     Yields: The model, with the key-value cache off until the block ends. Trainers of transformers
-        and TRL, which look for PEFT's layers, take a quantised model with adapters that is created
+        and TRL, which look for PEFT's layers, take a quantized model with adapters that is created
         and trained inside the block.
 
     Example:
@@ -81,7 +81,7 @@ def prepare_for_training(
 
 @contextmanager
 def _accepted_by_trainers(quantizer: Any) -> Iterator[None]:
-    """Let transformers' Trainer train a quantised model without PEFT's layers inside the block."""
+    """Let transformers' Trainer train a quantized model without PEFT's layers inside the block."""
     if quantizer is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""A quantised model without values: the layers and storages that quantisation would give."""
+"""A quantized model without values: the layers and storages that quantization would give."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def quantize_skeleton(
     trained_in_full: Sequence[str],
     entered: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    """Replace the linear layers of a model on fake tensors by quantised ones, in place.
+    """Replace the linear layers of a model on fake tensors by quantized ones, in place.
 
     Args:
         model: A model on fake tensors.
-        config: How to quantise.
-        dtype: dtype of products with the quantised layers.
-        device: Device of the quantised layers.
+        config: How to quantize.
+        dtype: dtype of products with the quantized layers.
+        device: Device of the quantized layers.
         trained_in_full: Names of modules that stay dense, as an adapter trains them.
         entered: Returns a context in which tensors are fake; the caller has not entered it.
 

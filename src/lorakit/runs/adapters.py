@@ -60,8 +60,8 @@ class AdapterFacts:
         labels: Names of its labels.
         format: Layout of its training examples.
         takes_pairs: Whether an input is a pair of texts.
-        dtype: dtype of the base in training; None if it was quantised or is unknown.
-        bits: Bits of the base's weights in training; None if it was not quantised.
+        dtype: dtype of the base in training; None if it was quantized or is unknown.
+        bits: Bits of the base's weights in training; None if it was not quantized.
         ranks: The ranks of its modules, ascending.
         modules: Number of adapted modules.
         parameters: Number of all its parameters.

@@ -11,10 +11,10 @@ from lorakit.runs.adapters import StoredTensor, read_tensor_header
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _QUANTIZED_BYTES = {4: 0.5 + 4 / 64, 8: 1.0}
-"""Bytes of a quantised weight with its share of the scales: a float32 for 64 weights of 4 bits."""
+"""Bytes of a quantized weight with its share of the scales: a float32 for 64 weights of 4 bits."""
 
 _KEPT_DENSE = ("embed", "lm_head", "wte", "wpe", "shared", "score", "classifier")
-"""Parts of names of matrices that quantisation leaves as they are."""
+"""Parts of names of matrices that quantization leaves as they are."""
 
 _GB = 1e9
 
@@ -25,7 +25,7 @@ def base_bytes(base: str, dtype: str | None = None, bits: int | None = None) -> 
     Args:
         base: Its directory, or a hub id that has been fetched before.
         dtype: dtype to load it in; None, or another word, is that of its files.
-        bits: Bits of its linear layers if it is quantised.
+        bits: Bits of its linear layers if it is quantized.
 
     Returns: The bytes; None if no file of its weights is on this machine, or none can be read.
     """

@@ -67,7 +67,7 @@ class BaseSource:
         name: Hub id or directory.
         key: What names it, for errors.
         dtype: dtype of the weights; "auto" takes the checkpoint's.
-        quantization: How to quantise it; None keeps the saved precision.
+        quantization: How to quantize it; None keeps the saved precision.
         revision: Branch, tag or commit of the hub.
         seed: Seed of weights that the checkpoint lacks.
         device: None takes the accelerator if there is one, else the CPU.
@@ -203,13 +203,13 @@ def load_base(
         source: The base.
         kind: The kind.
         labels: Names of its labels; None takes the base's, or numbered ones.
-        trained_in_full: Modules that adapters replace, which are not quantised.
+        trained_in_full: Modules that adapters replace, which are not quantized.
         loaded: Models of the same base whose weights it shares.
 
     Raises:
         MissingFileError: The base does not exist.
         ConfigError: It cannot do the task.
-        QuantizationError: It cannot be quantised.
+        QuantizationError: It cannot be quantized.
     """
     tokenizer = load_tokenizer(source.name, key=source.key, **source.hub_options)
     device = find_device(source.device)

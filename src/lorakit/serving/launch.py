@@ -78,7 +78,7 @@ def serve(
         base_name: Name of the base alone; None takes the hub id, or the directory's name.
         dtype: dtype of the base's weights; None takes that of the trainings.
         device: None takes the accelerator if there is one, else the CPU.
-        unquantized: Whether to load the base as it is saved, even if it was quantised in training.
+        unquantized: Whether to load the base as it is saved, even if it was quantized in training.
         trust_remote_code: Whether code that comes with the base or a tokenizer may run.
         allows_anybody: Whether other machines may reach a server without keys.
         shutdown_s: Seconds within which `stop` finishes the requests that run.
@@ -101,7 +101,7 @@ def serve(
             taken, or a package is not installed.
         MissingFileError: A path does not exist.
         AdapterFileError: An adapter that is named cannot be used.
-        QuantizationError: The base cannot be quantised.
+        QuantizationError: The base cannot be quantized.
         ClusterError: Ray cannot be reached, is too small, or serves something else.
     """
     require_server_packages()

@@ -125,7 +125,7 @@ def find_source(
         base_name: Name of the base alone; None takes the hub id, or the directory's name.
         dtype: dtype of the base's weights; None takes that of the trainings.
         device: None takes the accelerator if there is one, else the CPU.
-        unquantized: Whether to load the base as it is saved, even if it was quantised in training.
+        unquantized: Whether to load the base as it is saved, even if it was quantized in training.
         trust_remote_code: Whether code that comes with the base or a tokenizer may run; the
             recipes of runs may allow it too.
 

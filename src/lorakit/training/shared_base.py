@@ -1,6 +1,6 @@
 """Share one copy of a base in memory between all runs of a machine, by mapping a file.
 
-Loading a base makes a private copy as soon as its weights are converted or quantised. Here the
+Loading a base makes a private copy as soon as its weights are converted or quantized. Here the
 first run saves the loaded base, and every run maps that file, so its pages are in memory once. A
 page that a run writes to, such as that of a freshly initialized head, becomes private to it.
 """

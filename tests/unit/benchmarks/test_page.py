@@ -114,7 +114,7 @@ def test_latency_decoding_and_loading(page):
     assert "among 256 adapters, 0.005 x peft | 80.0 ms" in line
 
 
-def test_quantised_bases_and_thin_products(page):
+def test_quantized_bases_and_thin_products(page):
     steps = section(page, "A step on a quantized base")
     lines = lines_of(steps, "lorakit, 4 bits")
     assert len(lines) == 8  # two models, two dtypes, two columns

@@ -65,7 +65,7 @@ def test_trained_heads_need_not_fit(tmp_path, tiny_distilbert_dir):
         assert torch.equal(weights[path], model.get_submodule(path).weight)
 
 
-def test_a_base_that_was_quantised_in_training_is_quantised_again(tmp_path, tiny_llama_dir):
+def test_a_base_that_was_quantized_in_training_is_quantized_again(tmp_path, tiny_llama_dir):
     adapter = saved_adapter(tmp_path / "a", tiny_llama_dir, target_modules=["q_proj"])
     quantization = {"bits": 4, "compute_dtype": "float32"}
     (adapter / SETTINGS_FILE).write_text(json.dumps({"quantization": quantization}))

@@ -21,7 +21,7 @@ from tolerances import LOGITS_TOLERANCE, largest_error
 
 @pytest.fixture
 def saved(tmp_path):
-    """Save a random adapter of a base, which may have been quantised in training."""
+    """Save a random adapter of a base, which may have been quantized in training."""
 
     def save(base, quantization=None, targets=("q_proj", "v_proj"), kind=AutoModelForCausalLM):
         model = kind.from_pretrained(base)
@@ -87,7 +87,7 @@ def test_another_dtype_rounds_and_that_is_reported(saved, tiny_llama_dir, tmp_pa
 
 @pytest.mark.parametrize("build", ["llama", "gpt2"])
 @pytest.mark.parametrize("quantization", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
-def test_a_quantised_base_is_merged_dense(saved, build, quantization, tmp_path, request):
+def test_a_quantized_base_is_merged_dense(saved, build, quantization, tmp_path, request):
     base = request.getfixturevalue(f"tiny_{build}_dir")
     targets = ("c_attn",) if build == "gpt2" else ("q_proj", "v_proj")
     adapter = saved(base, quantization, targets)
@@ -103,7 +103,7 @@ def test_a_quantised_base_is_merged_dense(saved, build, quantization, tmp_path, 
 
 
 @pytest.mark.parametrize("quantization", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
-def test_merging_can_quantise_again_and_reports_the_error(
+def test_merging_can_quantize_again_and_reports_the_error(
     saved, tiny_llama_dir, tmp_path, quantization
 ):
     adapter = saved(tiny_llama_dir, quantization)
@@ -115,9 +115,9 @@ def test_merging_can_quantise_again_and_reports_the_error(
     assert bits_of(again.model.layers[0].self_attn.q_proj) == quantization["bits"]
 
 
-@pytest.mark.parametrize("requantize", [False, True], ids=["dense", "requantised"])
+@pytest.mark.parametrize("requantize", [False, True], ids=["dense", "requantized"])
 @pytest.mark.parametrize("quantization", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
-def test_a_base_that_was_saved_quantised(saved, tiny_llama_dir, tmp_path, quantization, requantize):
+def test_a_base_that_was_saved_quantized(saved, tiny_llama_dir, tmp_path, quantization, requantize):
     base = quantized(AutoModelForCausalLM.from_pretrained(tiny_llama_dir), **quantization)
     base.save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(tmp_path / "base")
@@ -142,7 +142,7 @@ def test_what_excludes_itself_is_an_error_and_writes_nothing(saved, tiny_llama_d
     for options in ({"dtype": "float32"}, {"unquantized": True}):
         with pytest.raises(ConfigError, match="both requantize and"):
             merge_to_checkpoint(adapter, tmp_path / "out", requantize=True, **options)
-    with pytest.raises(QuantizationError, match="no adapted layer is quantised"):
+    with pytest.raises(QuantizationError, match="no adapted layer is quantized"):
         merge_to_checkpoint(adapter, tmp_path / "out", requantize=True)
     assert not (tmp_path / "out").exists()
 

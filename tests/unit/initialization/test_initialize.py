@@ -26,9 +26,9 @@ def checkpoint(tmp_path):
     return lambda: AutoModelForCausalLM.from_pretrained(tmp_path / "base")
 
 
-def test_loftq_needs_a_quantised_base(checkpoint):
+def test_loftq_needs_a_quantized_base(checkpoint):
     model = checkpoint()
-    with pytest.raises(QuantizationError, match=r"q_proj and 13 more with .*not quantised"):
+    with pytest.raises(QuantizationError, match=r"q_proj and 13 more with .*not quantized"):
         add_adapter(model, LOFTQ)
     assert not adapter_names(model)
 

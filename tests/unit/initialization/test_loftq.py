@@ -21,5 +21,5 @@ def test_the_update_makes_up_for_an_error_of_its_rank():
 
 def test_a_dense_layer_has_no_error():
     layer = Site("up", nn.Linear(6, 8), LoraLinear, 2, 0.5)
-    with pytest.raises(QuantizationError, match=r"up with .*'loftq': its weight is not quantised"):
+    with pytest.raises(QuantizationError, match=r"up with .*'loftq': its weight is not quantized"):
         initialization_of("loftq").check([layer], LoraConfig(init_lora_weights="loftq"))

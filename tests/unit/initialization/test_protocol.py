@@ -89,4 +89,4 @@ def test_a_peft_file_computed_from_the_weight_needs_that_weight(value):
     config, initialization = LoraConfig(init_lora_weights=value), initialization_of(value)
     assert initialization.file_problems([site()], config) == []
     (problem,) = initialization.file_problems([site(), site(Linear4bit(64, 8))], config)
-    assert "PEFT quantises what it leaves of up again" in problem and repr(value) in problem
+    assert "PEFT quantizes what it leaves of up again" in problem and repr(value) in problem

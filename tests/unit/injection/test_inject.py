@@ -141,7 +141,7 @@ def test_an_adapter_added_as_not_trainable():
     assert trained(model) == set()
 
 
-def test_layer_kinds_and_initialisation():
+def test_layer_kinds_and_initialization():
     torch.manual_seed(0)
     model = gpt2()
     config = LoraConfig(r=4, lora_alpha=2, target_modules=["c_attn", "wte"], lora_dropout=0.25)

@@ -23,7 +23,7 @@ from tiny_models.quantized import EIGHT, FOUR, quantized
 
 
 @pytest.mark.parametrize(("options", "bits"), [(FOUR, 4), (EIGHT, 8)])
-def test_a_layer_is_read_and_quantised_again_to_the_same_codes(options, bits):
+def test_a_layer_is_read_and_quantized_again_to_the_same_codes(options, bits):
     layer = quantized(nn.Sequential(nn.Linear(64, 32)), **options)[0]
     weight = quantized_weight(layer)
     assert bits_of(layer) == bits and weight.shape == (32, 64)
@@ -63,7 +63,7 @@ def test_layouts_that_bitsandbytes_would_get_wrong_are_kept():
     assert vars(odd)["support_avx512bf16_for_cpu"] is False
 
 
-def test_only_the_reading_of_quantised_tensors_is_forgotten():
+def test_only_the_reading_of_quantized_tensors_is_forgotten():
     class Reading:
         hf_quantizer = object()
 

@@ -172,7 +172,7 @@ def test_plain_layers_come_back():
     assert classes_of(model) == before
 
 
-def test_a_loaded_base_can_be_quantised():
+def test_a_loaded_base_can_be_quantized():
     pytest.importorskip("bitsandbytes")
     model, plain = llama(hidden_size=64), llama(hidden_size=64)
     speed_up_frozen_layers_(model)

@@ -195,7 +195,7 @@ def test_base_parts_are_those_of_the_module_before_adapters():
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_a_trained_bias_beside_a_quantised_weight_leaves_its_codes_alone(settings):
+def test_a_trained_bias_beside_a_quantized_weight_leaves_its_codes_alone(settings):
     model = quantized(gpt2().eval(), **settings)
     twin = dense_twin(model)
     # The other layer has no update, so that each of its biases has a copy.

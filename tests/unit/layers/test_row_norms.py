@@ -257,7 +257,7 @@ def test_dropout_of_a_layer_s_input_is_zero_on_average(kind):
 
 
 @pytest.mark.parametrize("names", ["a", "ab"])
-def test_dropout_on_a_quantised_layer(names, monkeypatch):
+def test_dropout_on_a_quantized_layer(names, monkeypatch):
     pytest.importorskip("bitsandbytes")
     from lorakit.layers.bitsandbytes_storage import quantized_weight
     from lorakit.layers.kinds.quantized import LoraLinear4bit

@@ -79,7 +79,7 @@ class Probing(Linears):
 
 
 class OnABranchItNeverTakes(Linears):
-    """As FalconMamba, which calls the layer where its base is quantised."""
+    """As FalconMamba, which calls the layer where its base is quantized."""
 
     def forward(self, x):
         if hasattr(self, "quantized") or (self.flag and x.ndim == 2) or "on" in self.options:

@@ -91,7 +91,7 @@ def test_every_task_trains_the_rows_and_uses_them(task, recipe_with):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_quantised_base_keeps_its_embeddings_dense(bits, recipe_with):
+def test_a_quantized_base_keeps_its_embeddings_dense(bits, recipe_with):
     how = {"bits": bits, "compute_dtype": "float32"}
     result = train(recipe_with(quantization=how))
     loaded = load_for_inference(result.run_dir, device="cpu")

@@ -70,7 +70,7 @@ def test_modules_outside_the_head(tiny_bert_dir, tiny_distilbert_dir):
 
 @pytest.mark.parametrize("quantization", [None, QuantizationConfig(compute_dtype="float32")])
 def test_weights_that_are_initialized_again_are_those_of_loading(tiny_bert_dir, quantization):
-    # The quantised pooler shows only after a first load that it was not in the checkpoint.
+    # The quantized pooler shows only after a first load that it was not in the checkpoint.
     loaded, other = (
         classifier(tiny_bert_dir, seed=seed, quantization=quantization) for seed in (1, 2)
     )

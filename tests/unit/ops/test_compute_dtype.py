@@ -16,7 +16,7 @@ from lorakit.ops.quantized import Layout, QuantizedWeight
 HALF = torch.bfloat16
 
 
-def quantised(dtype):
+def quantized(dtype):
     return QuantizedWeight(Layout((4, 6), "nf4", dtype, 64), torch.zeros(1), torch.zeros(1))
 
 
@@ -27,12 +27,12 @@ def test_a_dense_weight_has_the_dtype_of_its_input():
         compute_dtype_of(x, [torch.randn(4, 6).to(HALF)])
 
 
-def test_a_quantised_weight_decides_unless_the_input_is_double():
+def test_a_quantized_weight_decides_unless_the_input_is_double():
     x = torch.randn(2, 6)
-    assert compute_dtype_of(x, [quantised(HALF)]) == HALF
-    assert compute_dtype_of(x, [quantised(None)]) == torch.float32
-    assert compute_dtype_of(x.double(), [quantised(HALF)]) == torch.float64
-    assert compute_dtype_of(x, [quantised(HALF), torch.randn(4, 6)]) == torch.float32
+    assert compute_dtype_of(x, [quantized(HALF)]) == HALF
+    assert compute_dtype_of(x, [quantized(None)]) == torch.float32
+    assert compute_dtype_of(x.double(), [quantized(HALF)]) == torch.float64
+    assert compute_dtype_of(x, [quantized(HALF), torch.randn(4, 6)]) == torch.float32
 
 
 def test_autocast_decides_for_all_but_double():

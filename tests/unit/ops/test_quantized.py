@@ -1,4 +1,4 @@
-"""Quantised weights: what they stand for, where it is written, and the nodes that run on them."""
+"""Quantized weights: what they stand for, where it is written, and the nodes that run on them."""
 
 import threading
 

@@ -207,7 +207,7 @@ def test_what_a_frozen_magnitude_saves():
     assert all(t.ndim == 1 for t in outputs)  # the bias, the magnitude and the norms
 
 
-def test_norms_of_a_quantised_weight():
+def test_norms_of_a_quantized_weight():
     pytest.importorskip("bitsandbytes")
     from lorakit.layers.bitsandbytes_storage import quantized_weight
     from tiny_models.quantized import FOUR, quantized

@@ -53,7 +53,7 @@ def test_its_parameters_are_those_of_the_model_that_is_trained(recipe, changes):
     assert all(isinstance(p.data, FakeTensor) for p in model.parameters())
 
 
-def test_all_of_a_quantised_base_is_trained_dense_without_an_adapter(recipe):
+def test_all_of_a_quantized_base_is_trained_dense_without_an_adapter(recipe):
     model = fake_model(recipe(quantization=FOUR), trains_all=True)
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
     assert not any("updates" in name for name, _ in model.named_parameters())
@@ -97,7 +97,7 @@ def test_others_take_what_an_ordinary_adapter_takes(recipe):
 
 
 def test_a_plan_tells_what_training_would_refuse(recipe):
-    with pytest.raises(QuantizationError, match="not quantised"):
+    with pytest.raises(QuantizationError, match="not quantized"):
         plan(recipe(**{"lora.init_lora_weights": "loftq"}))
 
 

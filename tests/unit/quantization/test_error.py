@@ -1,4 +1,4 @@
-"""What quantising costs the weights of a model."""
+"""What quantizing costs the weights of a model."""
 
 import pytest
 import torch
@@ -48,6 +48,6 @@ def test_gpt2_is_measured_as_out_times_in_and_a_weight_of_zeros_has_no_error():
     assert measure_weight("w", torch.zeros(8, 64), SCHEMES[0]).relative == 0
 
 
-def test_a_quantised_model_is_refused():
-    with pytest.raises(QuantizationError, match="quantised already, expected a dense weight"):
+def test_a_quantized_model_is_refused():
+    with pytest.raises(QuantizationError, match="quantized already, expected a dense weight"):
         list(quantization_errors(quantized(llama())))

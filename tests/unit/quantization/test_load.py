@@ -1,4 +1,4 @@
-"""Quantising a checkpoint while it is read, a model in memory, and reading what is quantised."""
+"""Quantizing a checkpoint while it is read, a model in memory, and reading what is quantized."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def settings(request):
     return SETTINGS[request.param]
 
 
-def test_linear_layers_are_quantised_and_the_rest_is_not(tiny_llama_dir, settings):
+def test_linear_layers_are_quantized_and_the_rest_is_not(tiny_llama_dir, settings):
     model = load(AutoModelForCausalLM, tiny_llama_dir, settings)
     kinds = {name: bits_of(layer) for name, layer in linears(model).items()}
     assert kinds.pop("lm_head") is None
@@ -51,7 +51,7 @@ def test_linear_layers_are_quantised_and_the_rest_is_not(tiny_llama_dir, setting
     }
 
 
-def test_loading_gives_the_very_weights_that_quantising_in_memory_gives(tiny_llama_dir, settings):
+def test_loading_gives_the_very_weights_that_quantizing_in_memory_gives(tiny_llama_dir, settings):
     loaded = load(AutoModelForCausalLM, tiny_llama_dir, settings)
     dense = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32)
     made = quantize_model(dense, QuantizationConfig(**settings))
@@ -63,14 +63,14 @@ def test_loading_gives_the_very_weights_that_quantising_in_memory_gives(tiny_lla
 
 
 @pytest.mark.parametrize("build", [llama, gpt2, t5], ids=lambda build: build.__name__)
-def test_a_quantised_model_computes_as_its_dense_twin(build, settings):
+def test_a_quantized_model_computes_as_its_dense_twin(build, settings):
     model = quantized(build(), **settings)
     twin = dense_twin(model)
     add_adapter(model, LoraConfig(r=2))
     assert largest_error(logits(model), logits(twin)) <= LOGITS_TOLERANCE
 
 
-def test_a_quantised_base_is_saved_and_read_again_as_it_is(tmp_path, settings):
+def test_a_quantized_base_is_saved_and_read_again_as_it_is(tmp_path, settings):
     model = quantized(llama(), **settings).eval()
     model.save_pretrained(tmp_path)
     again = load_model(AutoModelForCausalLM, str(tmp_path), **OPTIONS)
@@ -111,7 +111,7 @@ def test_modules_named_to_be_trained_in_full_stay_dense(tiny_llama_dir):
     assert bits_of(model.model.layers[0].mlp.up_proj) == 4
 
 
-def test_a_head_can_be_put_on_a_checkpoint_that_is_quantised_already(tmp_path, tiny_llama_dir):
+def test_a_head_can_be_put_on_a_checkpoint_that_is_quantized_already(tmp_path, tiny_llama_dir):
     load(AutoModelForCausalLM, tiny_llama_dir, SETTINGS["nf4"]).save_pretrained(tmp_path)
     model = load_model(
         AutoModelForTokenClassification, str(tmp_path), seed=0, has_head=True, num_labels=3
@@ -134,14 +134,14 @@ def test_everything_but_the_base_s_linears_counts_the_same(settings):
     assert count_parameters(quantized(llama(), **settings)).base == dense.base
 
 
-def test_what_is_not_quantised_takes_the_compute_dtype_or_the_one_asked_for(tiny_llama_dir):
+def test_what_is_not_quantized_takes_the_compute_dtype_or_the_one_asked_for(tiny_llama_dir):
     settings = SETTINGS["nf4"]
     assert load(AutoModelForCausalLM, tiny_llama_dir, settings, dtype="auto").dtype == torch.float32
     model = load(AutoModelForCausalLM, tiny_llama_dir, settings, dtype="bfloat16")
     assert model.model.embed_tokens.weight.dtype == torch.bfloat16
 
 
-def test_models_that_are_no_transformers_are_quantised_too():
+def test_models_that_are_no_transformers_are_quantized_too():
     model = quantized(TinyNet(width=16))
     assert bits_of(model.layers[0]["up"]) == 4 and bits_of(model.classifier) is None
     assert model(torch.tensor([[1, 2]])).shape == (1, 2, 3)
@@ -150,11 +150,11 @@ def test_models_that_are_no_transformers_are_quantised_too():
 # ---- bad input ----
 
 
-def test_a_quantised_checkpoint_is_not_quantised_again(tmp_path):
+def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path):
     quantized(llama()).save_pretrained(tmp_path)
     with pytest.raises(QuantizationError, match=r"already \(bitsandbytes, 4 bits, nf4\)"):
         load(AutoModelForCausalLM, str(tmp_path), SETTINGS["nf4"])
-    with pytest.raises(QuantizationError, match="quantised already, expected dense weights"):
+    with pytest.raises(QuantizationError, match="quantized already, expected dense weights"):
         quantized(quantized(llama()))
 
 
@@ -162,7 +162,7 @@ def test_a_checkpoint_of_another_method_is_refused_by_its_name(tmp_path, tiny_ll
     values = json.loads((Path(tiny_llama_dir) / "config.json").read_text())
     values["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(QuantizationError, match="is quantised by gptq, expected bitsandbytes"):
+    with pytest.raises(QuantizationError, match="is quantized by gptq, expected bitsandbytes"):
         load_model(AutoModelForCausalLM, str(tmp_path), **OPTIONS)
 
 
@@ -175,7 +175,7 @@ def test_a_layer_that_is_no_multiple_of_a_block_is_named(tiny_llama_dir):
 
 
 @pytest.mark.parametrize("part", ["", "model", "model.layers.0"])
-def test_a_model_with_adapters_is_not_quantised(part):
+def test_a_model_with_adapters_is_not_quantized(part):
     model = llama()
     add_adapter(model.get_submodule(part), LoraConfig(r=2))
     with pytest.raises(QuantizationError, match=r"layers\.0\.\S+ carries adapters"):
@@ -190,8 +190,8 @@ def test_a_model_with_adapters_is_not_quantised(part):
     [(nn.Linear(64, 64), ()), (nn.Sequential(nn.Linear(64, 64)), ("0",)), (nn.ReLU(), ())],
     ids=["a single layer", "all skipped", "no layer"],
 )
-def test_nothing_to_quantise_is_an_error(model, skipped):
-    with pytest.raises(QuantizationError, match="has no linear layer to quantise"):
+def test_nothing_to_quantize_is_an_error(model, skipped):
+    with pytest.raises(QuantizationError, match="has no linear layer to quantize"):
         quantized(model, skip_modules=skipped)
 
 

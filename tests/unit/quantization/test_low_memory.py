@@ -1,4 +1,4 @@
-"""Loading a checkpoint without mapping it, and quantising piece by piece."""
+"""Loading a checkpoint without mapping it, and quantizing piece by piece."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_the_loader_reads_without_mapping_files(tiny_llama_dir, monkeypatch):
 
 @pytest.mark.parametrize("storage", [torch.uint8, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["nf4, double", "nf4", "fp4, double", "fp4"])
-def test_quantising_in_pieces_gives_bitsandbytes_bits(name, storage, monkeypatch):
+def test_quantizing_in_pieces_gives_bitsandbytes_bits(name, storage, monkeypatch):
     from bitsandbytes import functional
 
     from lorakit.quantization import low_memory

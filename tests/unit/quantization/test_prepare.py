@@ -33,7 +33,7 @@ def test_nothing_of_the_base_is_trained_and_nothing_is_upcast_but_norms_when_ask
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_transformers_trainer_takes_a_quantised_model(bits, tmp_path):
+def test_transformers_trainer_takes_a_quantized_model(bits, tmp_path):
     quantized(llama(), bits=bits).save_pretrained(tmp_path / "base")
     model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
     add_adapter(model, LoraConfig(r=2))

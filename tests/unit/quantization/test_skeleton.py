@@ -1,4 +1,4 @@
-"""Quantised skeletons have the layers and storages of the quantised model."""
+"""Quantized skeletons have the layers and storages of the quantized model."""
 
 from contextlib import nullcontext
 
@@ -25,7 +25,7 @@ def skeleton(build, trained_in_full=(), device=CPU, **settings):
 
 
 def storages(model):
-    """Return dtype and shape of every tensor, those of quantised weights among them."""
+    """Return dtype and shape of every tensor, those of quantized weights among them."""
     found = {}
     for path, module in model.named_modules():
         weight = quantized_weight(module)
@@ -37,7 +37,7 @@ def storages(model):
 
 @pytest.mark.parametrize("build", [llama, gpt2], ids=lambda build: build.__name__)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_every_tensor_is_that_of_the_quantised_model(build, settings):
+def test_every_tensor_is_that_of_the_quantized_model(build, settings):
     assert storages(skeleton(build, **settings)) == storages(quantized(build(), **settings))
 
 

@@ -82,7 +82,7 @@ def test_what_training_says_on_products_stands(recipe, key):
     assert choice.note == f"dtype: as saved, because training.{key} sets what products run in"
 
 
-def test_a_quantised_base_has_its_compute_dtype(recipe):
+def test_a_quantized_base_has_its_compute_dtype(recipe):
     choice = candidates(recipe(dtype="auto", quantization={"bits": 4}), CPU).decided
     assert choice.precision == SAVED
     assert "quantization.compute_dtype" in choice.note

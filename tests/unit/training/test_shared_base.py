@@ -72,7 +72,7 @@ def test_a_language_model_is_mapped_with_tied_weights_tied(kind, request, text_j
 
 
 @pytest.mark.parametrize("settings", [{"bits": 4}, {"bits": 8}])
-def test_a_quantised_base_is_mapped_as_it_was_quantised(
+def test_a_quantized_base_is_mapped_as_it_was_quantized(
     settings, tiny_llama_dir, text_jsonl, tmp_path
 ):
     how = settings | {"compute_dtype": "float32"}

@@ -97,7 +97,7 @@ class _Repeatable:
             self.first: Any = next(self._rest)
         except StopIteration:
             raise DataError(
-                "Cannot initialise an adapter from data: got no batches, expected at least one. "
+                "Cannot initialize an adapter from data: got no batches, expected at least one. "
                 "Pass a list of the model's inputs."
             ) from None
 
@@ -161,7 +161,7 @@ def mean_gradients(
     """Return the mean gradient of the loss with respect to each weight that was reached.
 
     It is computed from the layer's input and the gradient of its output, so no parameter needs a
-    gradient, and the weight may be quantised.
+    gradient, and the weight may be quantized.
 
     Args:
         model: A model with adapters.
@@ -211,7 +211,7 @@ def _loss_of(model: nn.Module, layers: Mapping[str, AdaptedLayer], batch: Any) -
     loss = getattr(_run(model, layers, batch), "loss", None)
     if not isinstance(loss, Tensor):
         raise DataError(
-            "Cannot initialise an adapter with 'lora_ga': the model's output has no loss, expected "
+            "Cannot initialize an adapter with 'lora_ga': the model's output has no loss, expected "
             "batches with labels. Add them, or pass loss=, which takes the model and a batch."
         )
     return loss

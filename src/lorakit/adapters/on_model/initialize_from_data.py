@@ -84,15 +84,15 @@ def initialize_from_data(
     Source: Paischer et al. 2024, arXiv:2410.07170, algorithm 1; Wang et al. 2024,
         arXiv:2407.05000, algorithm 1.
     """
-    require_unmerged(model, "initialise an adapter from data")
+    require_unmerged(model, "initialize an adapter from data")
     config = require_adapter(model, name).configs[name]
     initialization = initialization_of(config.init_lora_weights)
     if not initialization.needs_data:
         names = [str(value) for value, one in INITIALIZATIONS.items() if one.needs_data]
         raise ConfigError(
-            f"Cannot initialise adapter {name!r} from data: got init_lora_weights="
+            f"Cannot initialize adapter {name!r} from data: got init_lora_weights="
             f"{config.init_lora_weights!r}, expected {' or '.join(names)}. Adapters with another "
-            "one are initialised when they are added."
+            "one are initialized when they are added."
         )
     model = unwrap(model)
     layers = {path: layer for path, layer, _ in updates_named(model, name)}

@@ -39,9 +39,9 @@ class Merge:
         names: Names of the merged adapters.
         layers: Number of layers whose weight changed.
         largest_rounding: Largest absolute rounding error of a merged weight against the float32
-            sum, in the weight's units; 0 for float32 bases. For a requantised weight this includes
-            the quantisation error.
-        requantized: Whether the merged weights are quantised.
+            sum, in the weight's units; 0 for float32 bases. For a requantized weight this includes
+            the quantization error.
+        requantized: Whether the merged weights are quantized.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Merge:
 
 
 QuantizedBase = Literal["dequantize", "requantize"]
-"""Whether a merged weight of a quantised base becomes dense or is quantised again."""
+"""Whether a merged weight of a quantized base becomes dense or is quantized again."""
 
 
 def merge_adapters(
@@ -69,15 +69,15 @@ def merge_adapters(
         model: A model with adapters.
         names: Names of the adapters; None merges the active ones.
         quantized_base: For a base in 4 or 8 bits: "dequantize" makes the merged weights dense, in
-            the dtype of the rest of the model; "requantize" quantises them again, which costs
+            the dtype of the rest of the model; "requantize" quantizes them again, which costs
             accuracy. Required, as either may be unexpected.
 
     Raises:
         AdapterNameError: There is no such adapter.
         AdapterStateError: The model is merged already, no adapter is active, two adapters train
             the same head, or an update is not a change of a weight (a grouped convolution).
-        QuantizationError: The base is quantised and `quantized_base` is missing, or it is given
-            and the base is not quantised.
+        QuantizationError: The base is quantized and `quantized_base` is missing, or it is given
+            and the base is not quantized.
 
     If it fails, the model and its active adapters are unchanged.
 
@@ -115,19 +115,19 @@ def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None
     quantized = [path for path, layer in adapted_layers(model) if bits_of(layer)]
     if quantized and quantized_base is None:
         raise QuantizationError(
-            f"Cannot merge into {first_few(quantized, 1)}: weights are quantised. "
+            f"Cannot merge into {first_few(quantized, 1)}: weights are quantized. "
             'Pass quantized_base="dequantize" to make them dense (they take two to '
-            'eight times the memory), or "requantize" to quantise the sum again at a loss.'
+            'eight times the memory), or "requantize" to quantize the sum again at a loss.'
         )
     if quantized_base == "requantize" and not quantized:
         raise QuantizationError(
-            'Cannot merge with quantized_base="requantize": no adapted layer is quantised. Leave '
+            'Cannot merge with quantized_base="requantize": no adapted layer is quantized. Leave '
             "it out."
         )
 
 
 def _find_merge_form(model: nn.Module) -> QuantizedBase | None:
-    """Return how the quantised weights of a merged model were merged; None if it has none."""
+    """Return how the quantized weights of a merged model were merged; None if it has none."""
     merged = [
         layer for _, layer in adapted_layers(model) if layer.kept_parameters and bits_of(layer)
     ]
@@ -137,7 +137,7 @@ def _find_merge_form(model: nn.Module) -> QuantizedBase | None:
 
 
 def _dense_dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the dtype of the weights that are not quantised; None if all are."""
+    """Return the dtype of the weights that are not quantized; None if all are."""
     for _, module in base_modules(model):
         for parameter in module.parameters(recurse=False):
             if parameter.ndim > 1 and parameter.is_floating_point():
@@ -203,7 +203,7 @@ def merge_and_unload(
     Args:
         model: A model with adapters, merged or not.
         names: Names of the adapters; None merges the active ones. The others are dropped.
-        quantized_base: As in `merge_adapters`. With "dequantize" no layer stays quantised,
+        quantized_base: As in `merge_adapters`. With "dequantize" no layer stays quantized,
             adapted or not, so that the model can be saved as an ordinary checkpoint.
 
     Raises:

@@ -34,7 +34,7 @@ def fit_vocabulary(model: nn.Module, adapter: Adapter) -> int | None:
 
     Raises:
         AdapterStateError: The model carries adapters.
-        QuantizationError: An embedding or the output layer is quantised.
+        QuantizationError: An embedding or the output layer is quantized.
     """
     adapter = in_names_of(model, adapter)
     needed, there = rows_needed(model, dict(base_modules(model)), adapter)
@@ -62,7 +62,7 @@ def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True
 
     Raises:
         AdapterStateError: The model carries adapters.
-        QuantizationError: An embedding or the output layer is quantised.
+        QuantizationError: An embedding or the output layer is quantized.
 
     Source: J. Hewitt 2021, "Initializing new word embeddings for pretrained language models".
     """
@@ -76,7 +76,7 @@ def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True
     for found in (input_embedding(model, modules), output):
         if found is not None and bits_of(found[1]) is not None:
             raise QuantizationError(
-                f"Cannot resize {found[0]} to {rows} rows: it is quantised, expected a dense "
+                f"Cannot resize {found[0]} to {rows} rows: it is quantized, expected a dense "
                 f"weight. Name it in quantization.skip_modules."
             )
     bias = getattr(None if output is None else output[1], "bias", None)

@@ -64,7 +64,7 @@ def extract_adapter(base: Source, tuned: Source, config: LoraConfig) -> Adapter:
 
 @torch.no_grad()
 def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
-    """Factorise the change of a full fine-tune: s B A is the best approximation of W - W0.
+    """Factorize the change of a full fine-tune: s B A is the best approximation of W - W0.
 
     Args:
         base: The model before fine-tuning: a checkpoint directory, a hub id or a model.
@@ -80,7 +80,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
         ShapeError: A rank is larger than its matrix.
         AdapterMismatchError: A weight is missing in one of the two, or has another shape.
         AdapterFileError: The configuration uses a feature that cannot be extracted.
-        AdapterStateError, QuantizationError: A model carries adapters, or is quantised.
+        AdapterStateError, QuantizationError: A model carries adapters, or is quantized.
 
     Memory: one weight of each checkpoint at a time, and ΔW in float32.
     Source: Eckart and Young 1936; large matrices by randomised SVD, see
@@ -134,8 +134,8 @@ def _require_plain(model: nn.Module) -> None:
     quantized = [path for path, module in base_modules(model) if bits_of(module)]
     if quantized:
         raise QuantizationError(
-            f"Cannot read the weights of this {type(model).__name__}: {quantized[0]} is quantised, "
-            "expected dense weights. Load it without quantisation."
+            f"Cannot read the weights of this {type(model).__name__}: {quantized[0]} is quantized, "
+            "expected dense weights. Load it without quantization."
         )
 
 

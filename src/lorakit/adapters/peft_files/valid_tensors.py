@@ -19,7 +19,7 @@ from lorakit.files.tensor_files import MOST_NAME_CHARACTERS
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.int64, torch.int32, torch.bool)
-"""Dtypes of buffers of heads, such as the counter of a batch normalisation."""
+"""Dtypes of buffers of heads, such as the counter of a batch normalization."""
 
 _TRAINED = ("lora_", "trainable_tokens")
 _PARAMETERS = (".weight", ".bias")
@@ -117,7 +117,7 @@ def _pickle_problem(values: object) -> str | None:
         if not isinstance(tensor, Tensor):
             return f"a {type(tensor).__name__} at {short_repr(name)}"
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            return f"a tensor that is sparse, quantised or without data at {short_repr(name)}"
+            return f"a tensor that is sparse, quantized or without data at {short_repr(name)}"
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
             return f"a tensor that repeats its memory at {short_repr(name)}"
     return None

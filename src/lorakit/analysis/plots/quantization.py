@@ -1,4 +1,4 @@
-"""Plot the quantisation error of each layer."""
+"""Plot the quantization error of each layer."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def obstacle(module: nn.Module) -> str | None:
     if kind not in known and not runs_as_linear(module):
         return f"{kind.__name__} is a subclass with its own forward"
     if bits_of(module) is not None and quantized_weight(module) is None:
-        return f"this {kind.__name__} is not quantised yet; move the model to its device first"
+        return f"this {kind.__name__} is not quantized yet; move the model to its device first"
     if isinstance(module, nn.MultiheadAttention):
         return attention_obstacle(module)
     if isinstance(module, nn.Embedding) and module.max_norm is not None:

@@ -73,6 +73,6 @@ def recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    """Whether a layer is GPT-2's Conv1D, or was one before quantisation."""
+    """Whether a layer is GPT-2's Conv1D, or was one before quantization."""
     was_conv1d = vars(module).get("source_cls") is Conv1D
     return was_conv1d or describe(module) == "Conv1D"

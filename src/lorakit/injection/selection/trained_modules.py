@@ -51,13 +51,13 @@ def trained_modules(
 
 
 def quantized_head_problems(heads: Mapping[str, nn.Module]) -> list[str]:
-    """Return a problem for each quantised module that would be trained in full."""
+    """Return a problem for each quantized module that would be trained in full."""
     problems = []
     for path, module in heads.items():
         inside = [f"{path}.{p}" if p else path for p, m in base_modules(module) if bits_of(m)]
         if inside:
             problems.append(
-                f"Cannot train {path} in full: {inside[0]} is quantised, expected a dense weight. "
+                f"Cannot train {path} in full: {inside[0]} is quantized, expected a dense weight. "
                 f"Load the base with {path} among the layers that stay in 16 bits "
                 "(quantization.skip_modules)."
             )

@@ -116,7 +116,7 @@ def _obstacle(path: str, module: nn.Module) -> str | None:
     kind = kind.plain_class if issubclass(kind, AdaptedLayer) else kind
     reason = None
     if bits_of(module) is not None:
-        reason = "it is quantised, expected a dense weight (quantization.skip_modules)"
+        reason = "it is quantized, expected a dense weight (quantization.skip_modules)"
     elif isinstance(module, nn.Embedding):
         if module.max_norm is not None or module.scale_grad_by_freq:
             reason = "it has max_norm or scale_grad_by_freq, expected a plain look-up"

@@ -28,7 +28,7 @@ class MatrixProduct(AdaptedLayer):
 
 
 class AdaptedLinear(MatrixProduct):
-    """Base class of adapted linear layers, dense or quantised."""
+    """Base class of adapted linear layers, dense or quantized."""
 
     in_features: int
     out_features: int

@@ -26,13 +26,13 @@ from lorakit.ops.quantized import Weight, dense_copy
 
 
 class _SharedNode(nn.Module):
-    """Mixin for quantised layers without updates, in a model that carries adapters."""
+    """Mixin for quantized layers without updates, in a model that carries adapters."""
 
     bias: nn.Parameter | None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
-        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]  # quantised here
+        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]  # quantized here
 
 
 class SharedNodeLinear4bit(_SharedNode, Linear4bit):
@@ -48,7 +48,7 @@ _OWN_NODE = {shared: plain for plain, shared in _SHARED_NODE.items()}
 
 
 def take_over(layer: nn.Module) -> None:
-    """Make a quantised layer without updates compute as those with updates do, in place.
+    """Make a quantized layer without updates compute as those with updates do, in place.
 
     It then uses the shared buffer, its weight keeps the layout it was loaded in, and an 8-bit layer
     does not round its input. Other layers, and layers whose class something else has changed, stay
@@ -71,11 +71,11 @@ def give_back(layer: nn.Module) -> None:
 
 
 class QuantizedLinear(AdaptedLinear):
-    """Base class of adapted layers with a quantised weight."""
+    """Base class of adapted layers with a quantized weight."""
 
     @classmethod
     def adapt_in_place(cls, module: nn.Module) -> Self:
-        """Swap the class of a quantised layer and return the very same object, adapted."""
+        """Swap the class of a quantized layer and return the very same object, adapted."""
         keep_layout(module)
         return super().adapt_in_place(module)
 
@@ -98,7 +98,7 @@ class QuantizedLinear(AdaptedLinear):
         return f"{weight.layout.quant_type} ({dtype})"
 
     def base_weight(self) -> Weight:
-        """Return the quantised weight, or the dense one of a merged layer."""
+        """Return the quantized weight, or the dense one of a merged layer."""
         weight = quantized_weight(self)
         return self.weight if weight is None else weight
 
@@ -107,8 +107,8 @@ class QuantizedLinear(AdaptedLinear):
         return low_rank_linear(x, self.base_weight(), self.bias, ())
 
     def exact_weight(self) -> Tensor:
-        """Return the weight in float32, dequantised."""
-        return dense_copy(quantized_weight(self), torch.float32)  # type: ignore[arg-type]  # quantised here
+        """Return the weight in float32, dequantized."""
+        return dense_copy(quantized_weight(self), torch.float32)  # type: ignore[arg-type]  # quantized here
 
     def put_merged(self, exact: Tensor, dense_dtype: torch.dtype, requantize: bool) -> float:
         """Replace the base's weight by a merged one; return its largest rounding error."""
@@ -117,7 +117,7 @@ class QuantizedLinear(AdaptedLinear):
             self._put_aside("weight", nn.Parameter(merged, requires_grad=False))
             return (merged.to(exact.dtype) - exact).abs().max().item()
         self._put_aside("weight", quantize_like(self, exact))
-        return (dense_copy(quantized_weight(self), torch.float32) - exact).abs().max().item()  # type: ignore[arg-type]  # quantised here
+        return (dense_copy(quantized_weight(self), torch.float32) - exact).abs().max().item()  # type: ignore[arg-type]  # quantized here
 
 
 class LoraLinear4bit(QuantizedLinear, Linear4bit):
@@ -135,7 +135,7 @@ class LoraLinear8bit(QuantizedLinear, Linear8bitLt):
     The weight is dequantized and the input is not rounded; bitsandbytes' kernel on a GPU rounds the
     input to int8 as well.
 
-    Source: Dettmers et al. 2022, arXiv:2208.07339, section 2 (vector-wise quantisation).
+    Source: Dettmers et al. 2022, arXiv:2208.07339, section 2 (vector-wise quantization).
     """
 
     plain_class = Linear8bitLt

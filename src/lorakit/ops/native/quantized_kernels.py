@@ -35,7 +35,7 @@ class Stored(NamedTuple):
     codes: Tensor
     """(out, in), int8; or two codes of 4 bits in each byte."""
     absmax: Tensor
-    """float32, or uint8 if it is quantised too."""
+    """float32, or uint8 if it is quantized too."""
     code_book: Tensor | None
     """The values of the 16 codes in float32; None for int8."""
     nested_absmax: Tensor | None
@@ -82,7 +82,7 @@ class QuantizedKernels:
         y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype, device="cpu")
         add = None if bias is None else address(bias)
         if self._linear(matrix(x), weight.describe(), add, matrix(y)):
-            raise MemoryError("The product with a quantised weight could not allocate its buffers.")
+            raise MemoryError("The product with a quantized weight could not allocate its buffers.")
         return y
 
     def dequantize(self, weight: Stored, out: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class QuantizedKernels:
             out: (out, in), float32 or bfloat16, with adjacent columns.
         """
         if self._dequantize(weight.describe(), matrix(out)):
-            raise MemoryError("Dequantising a weight could not allocate its buffers.")
+            raise MemoryError("Dequantizing a weight could not allocate its buffers.")
         return out
 
 

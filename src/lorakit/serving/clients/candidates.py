@@ -20,7 +20,7 @@ class Wanted:
     Attributes:
         base: The base; None is that of the adapters.
         adapters: Directories of runs or adapters by the name to show.
-        unquantized: Whether to load the base as it is saved, even if training quantised it.
+        unquantized: Whether to load the base as it is saved, even if training quantized it.
     """
 
     base: str | None = None

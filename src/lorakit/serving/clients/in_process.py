@@ -43,7 +43,7 @@ class InProcessModels:
         Args:
             place: A run, an adapter directory, the hub id of an adapter, or the directory of a
                 base.
-            unquantized: Whether to load the base as it is saved, even if it was quantised in
+            unquantized: Whether to load the base as it is saved, even if it was quantized in
                 training.
             trust_remote_code: Whether code that comes with the base or the tokenizer may run.
 

@@ -79,13 +79,13 @@ class VllmAdapter:
         quantization = self.settings.quantization
         if quantization is not None and quantization.bits == 4:
             notes.append(
-                f"The base was in 4 bits ({quantization.quant_type}) in training. vLLM quantises "
+                f"The base was in 4 bits ({quantization.quant_type}) in training. vLLM quantizes "
                 "it to nf4 when it loads it (--quantization bitsandbytes), which needs the package "
                 "bitsandbytes there; without that option it serves the base as it is saved."
             )
         elif quantization is not None:
             notes.append(
-                "The base was in 8 bits in training. vLLM cannot quantise it so and serves it as "
+                "The base was in 8 bits in training. vLLM cannot quantize it so and serves it as "
                 "it is saved, which changes answers slightly."
             )
         if self.settings.dtype == "float32":

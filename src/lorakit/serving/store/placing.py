@@ -28,7 +28,7 @@ class Placing:
     def keep_base_alike(self) -> None:
         """Let the base compute alike with adapters and without any.
 
-        The outputs of a quantised base would otherwise change when the first adapter enters.
+        The outputs of a quantized base would otherwise change when the first adapter enters.
         """
         take_over_quantized(self._model)
 

@@ -81,7 +81,7 @@ class DPO(PairObjective):
 class IPO(PairObjective):
     """(r_chosen - r_rejected - 1/(2β))², with log-ratios that are means over tokens.
 
-    Source: Azar et al. 2023, arXiv:2310.12036, equation 17. Its authors normalise by length.
+    Source: Azar et al. 2023, arXiv:2310.12036, equation 17. Its authors normalize by length.
     """
 
     @property

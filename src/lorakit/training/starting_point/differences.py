@@ -39,7 +39,7 @@ def quantization_notes(recipe: Recipe, settings: InferenceSettings, was_loftq: b
     """Return a note if the parent was trained on a base of another precision.
 
     Raises:
-        ConfigError: It makes up for a quantisation that this base does not have.
+        ConfigError: It makes up for a quantization that this base does not have.
     """
     before, now = settings.quantization, recipe.quantization
     if _storage(before) == _storage(now):
@@ -47,7 +47,7 @@ def quantization_notes(recipe: Recipe, settings: InferenceSettings, was_loftq: b
     if was_loftq:
         raise ConfigError(
             f"The adapter of start_from '{recipe.start_from}' was initialized with loftq: got a "
-            f"base in {_storage(now)}, expected one in {_storage(before)}, whose quantisation "
+            f"base in {_storage(now)}, expected one in {_storage(before)}, whose quantization "
             "error it makes up for. Set the same quantization as in its recipe."
         )
     return [
@@ -77,5 +77,5 @@ def _storage(quantization: QuantizationConfig | None) -> str:
     if quantization is None:
         return "the precision of its checkpoint"
     kind = quantization.quant_type if quantization.bits == 4 else "int8"
-    doubly = ", scales quantised" if quantization.bits == 4 and quantization.double_quant else ""
+    doubly = ", scales quantized" if quantization.bits == 4 and quantization.double_quant else ""
     return f"{quantization.bits} bits ({kind}{doubly})"

@@ -138,7 +138,7 @@ class Task(ABC):
         Raises:
             MissingFileError: The model does not exist.
             ConfigError: The model cannot do this task.
-            QuantizationError: It cannot be quantised as the recipe says.
+            QuantizationError: It cannot be quantized as the recipe says.
         """
         model = load_model(
             auto_model(self.task_type),

@@ -317,7 +317,7 @@ def copy_trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
 
 @contextmanager
 def _mark_as_adapted(model: Any) -> Iterator[None]:
-    """Mark a quantised model as adapted inside the block, else transformers refuses to train it.
+    """Mark a quantized model as adapted inside the block, else transformers refuses to train it.
 
     transformers' PEFT integration sets the same attribute. Other code takes it as a sign of PEFT
     layers, so it is removed afterwards.

@@ -125,7 +125,7 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
 
 @contextmanager
 def _hide_quantization(model: Any) -> Iterator[None]:
-    """Prevent TRL from casting the adapter to bfloat16, as it does on any quantised base.
+    """Prevent TRL from casting the adapter to bfloat16, as it does on any quantized base.
 
     Small updates are lost in bfloat16, and lorakit chooses the dtype of the factors.
     """

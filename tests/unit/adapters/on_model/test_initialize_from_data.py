@@ -102,7 +102,7 @@ def test_a_layer_that_explains_nothing_loses_its_update():
     assert adapter_config(model).target_modules == ("0",)
 
 
-def test_lora_ga_on_a_quantised_base_is_that_of_its_dense_twin():
+def test_lora_ga_on_a_quantized_base_is_that_of_its_dense_twin():
     base = quantized(llama()).eval()
     twin = adapted("lora_ga", dense_twin(base))
     model = adapted("lora_ga", base)
@@ -194,7 +194,7 @@ def test_what_cannot_be_done_is_said():
     with pytest.raises(AdapterNameError, match="No adapter is named 'other'"):
         initialize_from_data(model, padded_batches(), "other")
     merge_adapters(model)
-    with pytest.raises(AdapterStateError, match="Cannot initialise an adapter from data while"):
+    with pytest.raises(AdapterStateError, match="Cannot initialize an adapter from data while"):
         initialize_from_data(model, padded_batches())
     with pytest.raises(ConfigError, match=r"init_lora_weights='pissa', expected eva or lora_ga"):
         initialize_from_data(adapted("pissa"), padded_batches())

@@ -86,7 +86,7 @@ def test_only_a_base_without_adapters_grows():
             grow_vocabulary(model, GROWN)
 
 
-def test_a_quantised_output_layer_is_refused():
+def test_a_quantized_output_layer_is_refused():
     model = llama()
     holder = nn.ModuleDict({"a": nn.Linear(16, 32, bias=False), "b": nn.Linear(16, 16)})
     model.lm_head = quantize_model(holder, QuantizationConfig(bits=8))["a"]

@@ -213,7 +213,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         "kind,kept", [("eva", True), ("orthogonal", "orthogonal"), ("gaussian", "gaussian")]
     )
-    def test_initialisations_that_leave_the_base_alone_do_not_matter(self, kind, kept):
+    def test_initializations_that_leave_the_base_alone_do_not_matter(self, kind, kept):
         assert config_from_peft(peft(init_lora_weights=kind), "here").init_lora_weights == kept
 
     def test_the_settings_of_eva_change_no_output(self):

@@ -82,7 +82,7 @@ class TestPickles:
             ({1: torch.ones(1)}, "a int as a name"),
             ({"x" * 5000: torch.ones(1)}, "a name of 5,000 characters"),
             ({"a\x1bb": torch.ones(1)}, "control characters in the name 'a\\x1bb'"),
-            ({"x": torch.ones(1).to_sparse()}, "a tensor that is sparse, quantised or without"),
+            ({"x": torch.ones(1).to_sparse()}, "a tensor that is sparse, quantized or without"),
             ({"x": torch.ones(1).expand(9)}, "a tensor that repeats its memory at 'x'"),
         ],
     )

@@ -1,4 +1,4 @@
-"""The picture of quantisation errors, read back."""
+"""The picture of quantization errors, read back."""
 
 from itertools import pairwise
 

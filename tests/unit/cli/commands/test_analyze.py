@@ -181,7 +181,7 @@ def test_a_base_that_is_named_must_be_there_and_fit(cli, adapter, tiny_gpt2_dir,
 
 
 @blank
-def test_a_quantised_base_is_made_dense(cli, quantized_run, tmp_path):
+def test_a_quantized_base_is_made_dense(cli, quantized_run, tmp_path):
     result = cli("analyze", quantized_run, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     rows = rows_of(tmp_path / "out" / "layers.csv")

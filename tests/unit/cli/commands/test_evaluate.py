@@ -53,7 +53,7 @@ def test_missing_data_are_named(cli, cls_run):
     assert "no-such.csv" in result.stderr
 
 
-def test_a_quantised_run_is_measured_on_its_quantised_base_or_another(cli, quantized_run):
+def test_a_quantized_run_is_measured_on_its_quantized_base_or_another(cli, quantized_run):
     result = cli("evaluate", quantized_run, "--base")
     assert result.exit_code == 0, result.stderr
     adapted = result.stdout

@@ -81,7 +81,7 @@ def test_a_chat_template_comes_along_wherever_it_is_kept(cli, adapter, tmp_path)
     assert "/v1/chat/completions" in (output / "request.sh").read_text()
 
 
-def test_a_base_in_four_bits_is_quantised_with_a_note(cli, adapter, tmp_path):
+def test_a_base_in_four_bits_is_quantized_with_a_note(cli, adapter, tmp_path):
     result = cli("export", adapter({"quantization": {"bits": 4}}), "--for", "vllm")
     assert result.exit_code == 0, result.stderr
     assert "The base was in 4 bits (nf4) in training." in result.stdout

@@ -40,14 +40,14 @@ def test_an_unknown_dtype_is_refused(cli, cls_run, tmp_path, dtype):
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_quantised_base_is_made_dense_and_that_is_said(cli, quantized_run, tmp_path):
+def test_a_quantized_base_is_made_dense_and_that_is_said(cli, quantized_run, tmp_path):
     result = cli("merge", quantized_run, tmp_path / "merged")
     assert result.exit_code == 0, result.stderr
     assert "quantized base dequantized" in " ".join(result.stdout.split())
     assert "quantization_config" not in (tmp_path / "merged/config.json").read_text()
 
 
-def test_quantising_again_is_asked_for_and_its_cost_is_reported(cli, quantized_run, tmp_path):
+def test_quantizing_again_is_asked_for_and_its_cost_is_reported(cli, quantized_run, tmp_path):
     result = cli("merge", quantized_run, tmp_path / "small", "--requantize")
     assert result.exit_code == 0, result.stderr
     assert "quantized again" in result.stdout and "largest deviation" in result.stdout

@@ -61,7 +61,7 @@ def test_utf_16_is_read_by_its_mark(tmp_path):
 @pytest.mark.parametrize(
     ("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")]
 )
-def test_other_delimiters_are_recognised_and_said(tmp_path, mark, name):
+def test_other_delimiters_are_recognized_and_said(tmp_path, mark, name):
     made = read(tmp_path, f'text{mark}label\nWell, yes{mark}1\n"a {mark} b, c"{mark}2\n')
 
     assert made.dataset["text"][:] == ["Well, yes", f"a {mark} b, c"]

@@ -84,10 +84,10 @@ def test_only_an_attention_brings_its_output_projection_along():
     assert output_class_of(nn.Linear(4, 4)) is LoraLinear
 
 
-def test_a_weight_that_is_quantised_on_its_way_to_a_gpu_waits_for_it():
+def test_a_weight_that_is_quantized_on_its_way_to_a_gpu_waits_for_it():
     from bitsandbytes.nn import Linear4bit
 
-    assert "not quantised yet; move the model to its device first" in obstacle(Linear4bit(64, 4))
+    assert "not quantized yet; move the model to its device first" in obstacle(Linear4bit(64, 4))
 
 
 def test_parameters_and_copies_are_called_by_their_plain_class():

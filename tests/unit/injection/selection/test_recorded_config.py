@@ -38,7 +38,7 @@ def test_names_stand_for_the_modules_and_heads_that_they_selected():
 
 
 @pytest.mark.parametrize("bits", [None, 4])
-def test_conv1d_is_recorded_even_where_it_is_quantised(bits):
+def test_conv1d_is_recorded_even_where_it_is_quantized(bits):
     model = gpt2() if bits is None else quantized(gpt2(), bits=bits)
     add_adapter(model, LoraConfig(r=1, target_modules=["c_attn"]))
     assert adapter_config(model).fan_in_fan_out

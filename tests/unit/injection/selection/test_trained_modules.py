@@ -53,8 +53,8 @@ def test_a_container_cannot_be_trained_in_full(container):
     assert_untouched(model, before)
 
 
-def test_a_quantised_module_cannot_be_trained_in_full():
+def test_a_quantized_module_cannot_be_trained_in_full():
     model = quantized(llama())
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["down_proj"])
-    with pytest.raises(TargetError, match="is quantised, expected a dense weight"):
+    with pytest.raises(TargetError, match="is quantized, expected a dense weight"):
         add_adapter(model, config)

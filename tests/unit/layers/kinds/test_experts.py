@@ -314,7 +314,7 @@ def test_classes_of_the_convention_are_known_and_no_others():
 
 
 @pytest.mark.parametrize("initialization", [True, False, "gaussian", "orthogonal"])
-def test_each_expert_is_initialised_as_a_layer_of_its_own(initialization):
+def test_each_expert_is_initialized_as_a_layer_of_its_own(initialization):
     model = Holder("mixtral")
     config = LoraConfig(
         r=4,

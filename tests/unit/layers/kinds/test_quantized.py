@@ -79,7 +79,7 @@ def test_a_dense_merge_is_one_float32_sum_and_comes_off_again(settings):
     assert largest_error(adapted(x), expected) <= TOLERANCE[torch.float32]
 
 
-def test_a_requantised_merge_says_what_it_costs(settings):
+def test_a_requantized_merge_says_what_it_costs(settings):
     adapted = adapt(layer_of(settings))
     exact = adapted.exact_weight() + adapted.updates["a"].delta_weight()
     largest = adapted.merge(requantize=True)
@@ -148,7 +148,7 @@ def test_other_layers_have_no_bits():
     assert quantized_weight(nn.Linear(2, 2)) is None and quantized_weight(nn.ReLU()) is None
 
 
-def test_a_dense_twin_has_no_quantised_layer(settings):
+def test_a_dense_twin_has_no_quantized_layer(settings):
     twin = dense_twin(quantized(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), **settings))
     assert type(twin[0]) is nn.Linear and twin[0].weight.dtype == torch.float32
 

@@ -161,7 +161,7 @@ def test_dropout_and_magnitudes_act():
 
 
 @pytest.mark.parametrize("settings", [FOUR, EIGHT], ids=["nf4", "int8"])
-def test_on_a_quantised_weight(settings):
+def test_on_a_quantized_weight(settings):
     torch.manual_seed(0)
     model = quantize_model(nn.Sequential(nn.Linear(64, 96)), QuantizationConfig(**settings))
     x = torch.randn(5, 64)
@@ -199,7 +199,7 @@ class TestRefused:
         with pytest.raises(ConfigError, match="expected true or false for each"):
             fused(parts)
 
-    def test_an_initialisation_of_the_whole_matrix(self):
+    def test_an_initialization_of_the_whole_matrix(self):
         with pytest.raises(TargetError, match="init_lora_weights='orthogonal'"):
             fused(PARTS[0], init_lora_weights="orthogonal")
 

@@ -25,7 +25,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def weight_of(kind, out, inside, block_size=64, nested_block_size=256):
-    """Quantise a random weight; return it and its dequantised values by bitsandbytes."""
+    """Quantize a random weight; return it and its dequantized values by bitsandbytes."""
     dense = torch.randn(out, inside, generator=torch.Generator().manual_seed(0))
     if kind == "int8":
         return eight_bit_weight(dense)

@@ -8,7 +8,7 @@ from lorakit.errors import ConfigError
 from lorakit.training.starting_point import StartingPoint
 
 
-def test_a_loftq_parent_needs_its_quantisation(done, start, tmp_path):
+def test_a_loftq_parent_needs_its_quantization(done, start, tmp_path):
     run = tmp_path / "loftq"
     shutil.copytree(done[0].run_dir, run)
     text = (run / "recipe.yaml").read_text()
@@ -22,8 +22,8 @@ def test_a_loftq_parent_needs_its_quantisation(done, start, tmp_path):
         StartingPoint.of(start(str(run)))
     assert str(caught.value) == (
         f"The adapter of start_from '{run}' was initialized with loftq: got a base in the "
-        "precision of its checkpoint, expected one in 4 bits (nf4, scales quantised), whose "
-        "quantisation error it makes up for. Set the same quantization as in its recipe."
+        "precision of its checkpoint, expected one in 4 bits (nf4, scales quantized), whose "
+        "quantization error it makes up for. Set the same quantization as in its recipe."
     )
     same = StartingPoint.of(start(str(run), quantization={"bits": 4}))
     assert same.about == ()

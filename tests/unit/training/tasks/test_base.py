@@ -84,8 +84,8 @@ def test_inference_loads_the_base_as_it_was_trained_on(recipe_of):
         "max_length": 9,
     }
     how = {"bits": 4, "compute_dtype": "bfloat16"}
-    quantised = recipe_of(TASK, "m", "x", top={"quantization": how})
-    settings = task.settings(Loaded(quantised, None, None, model))
+    quantized = recipe_of(TASK, "m", "x", top={"quantization": how})
+    settings = task.settings(Loaded(quantized, None, None, model))
     assert "dtype" not in settings
     assert settings["quantization"].bits == 4
     assert settings["quantization"].compute_dtype == "auto", "another device chooses its own"

@@ -49,7 +49,7 @@ def test_outputs_and_gradients_are_those_of_each_run_alone(build):
     alone = []
     for model, one in zip(members, passes(), strict=True):
         hidden = backbone_of(model)(**one.inputs).last_hidden_state
-        hidden.pow(3).sum().backward()  # the sum of squares of a normalised state is constant
+        hidden.pow(3).sum().backward()  # the sum of squares of a normalized state is constant
         alone.append((hidden.detach(), gradients(model)))
         model.zero_grad()
     group = StackedModel(base, torch.device("cpu"))

@@ -18,7 +18,7 @@ def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:
     Raises:
         TargetError: A layer does not support a variant, dropout or the initialization.
         ShapeError: A rank does not fit its layer or the initialization.
-        QuantizationError: The initialization needs a quantised layer.
+        QuantizationError: The initialization needs a quantized layer.
     """
     check_variants(config, sites)
     check_dropout(config, sites)

@@ -109,7 +109,7 @@ class ModelsPart:
             )
             self._chosen.classes("w-full").props(f"use-chips max-values={MOST_ADAPTERS}")
         self._unquantized = ui.checkbox(
-            "Load the base as it is saved, although training quantised it",
+            "Load the base as it is saved, although training quantized it",
             on_change=self._show_cost,
         )
         self._unquantized.set_visibility(any(each.bits for each in self._adapters.values()))

@@ -1,4 +1,4 @@
-"""Initialisations for which PEFT changes the base: here it stays, and the function is PEFT's."""
+"""Initializations for which PEFT changes the base: here it stays, and the function is PEFT's."""
 
 import json
 
@@ -197,10 +197,10 @@ def test_such_a_file_is_no_value_to_calculate_with(unconverted, tmp_path):
     assert largest_error(logits(theirs), logits(llama())) < EXACT
 
 
-def test_it_does_not_open_on_a_quantised_base_either(unconverted):
+def test_it_does_not_open_on_a_quantized_base_either(unconverted):
     model = quantized(llama())
     before = logits(model)
-    with pytest.raises(AdapterMismatchError, match=r"PEFT quantises what it leaves.*16-bit base"):
+    with pytest.raises(AdapterMismatchError, match=r"PEFT quantizes what it leaves.*16-bit base"):
         load_adapter(model, unconverted)
     assert torch.equal(logits(model), before)
 
