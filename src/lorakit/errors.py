@@ -19,7 +19,7 @@ LorakitError
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
 ├── DiskError            (OSError)            a disk is full, read-only or not writable
 ├── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
-├── RequirementError     (RuntimeError)       a metric is not as good as required
+├── RequirementError     (RuntimeError)       a metric or an adapter is not as good as required
 ├── GenerationError      (RuntimeError)       the model cannot answer a request
 ├── QueueFullError       (RuntimeError)       too many requests wait; later ones may be answered
 ├── EngineStoppedError   (RuntimeError)       the server is stopping, or its engine has failed
@@ -154,7 +154,7 @@ class TrainingError(LorakitError, RuntimeError):
 
 
 class RequirementError(LorakitError, RuntimeError):
-    """A metric is not as good as required."""
+    """A metric is not as good as required, or an adapter fails a check."""
 
 
 class GenerationError(LorakitError, RuntimeError):

@@ -34,6 +34,7 @@ from lorakit.cli.commands.studio import studio
 from lorakit.cli.commands.study import study
 from lorakit.cli.commands.train import train
 from lorakit.cli.commands.tune import tune
+from lorakit.cli.commands.verify import verify
 from lorakit.cli.launched import should_print_error
 from lorakit.cli.quiet import quiet_libraries
 from lorakit.cli.signals import ending
@@ -163,7 +164,7 @@ def lorakit(
 
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
-    *(evaluate, predict, blame, generate, chat, serve, studio, merge, inspect, analyze),
+    *(evaluate, predict, blame, generate, chat, serve, studio, merge, inspect, verify, analyze),
     *(combine, extract, convert, export),
 )
 for command in COMMANDS:

@@ -22,8 +22,10 @@ if _typing.TYPE_CHECKING:
         tag,
     )
     from lorakit.inference.predictions import LoadedRun, load_run, predict
+    from lorakit.inference.verification import Check, verify_adapter
 
 __all__ = [
+    "Check",
     "Classification",
     "FilePredictions",
     "InferenceSettings",
@@ -42,6 +44,7 @@ __all__ = [
     "predict",
     "predict_file",
     "tag",
+    "verify_adapter",
 ]
 
 __getattr__, __dir__ = _lazy_names(
@@ -65,5 +68,6 @@ __getattr__, __dir__ = _lazy_names(
             "tag",
         ),
         "lorakit.inference.predictions": ("LoadedRun", "load_run", "predict"),
+        "lorakit.inference.verification": ("Check", "verify_adapter"),
     },
 )
