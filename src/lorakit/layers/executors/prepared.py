@@ -55,9 +55,7 @@ class PreparedUpdates:
             return None
         h = layer.base_output(x)
         for update, add in zip(self._updates, self._adds, strict=True):
-            factors: Any = (
-                update._parameters
-            )  # those of now: `functional_call` exchanges them unseen
+            factors: Any = update._parameters  # of now: `functional_call` exchanges them unseen
             if not add.add_(h, x, tokens, factors["lora_A"], factors["lora_B"]):
                 self._exchanges = -1
                 return None
