@@ -15,7 +15,7 @@ def test_one_prompt_gives_the_answer_alone_on_stdout(cli, lm_run):
     assert result.exit_code == 0, result.stderr
     assert "lorakit" not in result.stdout
     assert "grass" not in result.stdout
-    assert f"lorakit generate {lm_run} ... --base" in result.stderr
+    assert f'lorakit generate {lm_run} "..." --base' in result.stderr
 
 
 def test_with_base_both_answers_stand_below_their_prompt(cli, lm_run):

@@ -65,10 +65,21 @@ def test_keys_are_asked_for_and_limited(served_with, monkeypatch):
 
 
 def test_a_full_queue_is_told_with_the_time_to_wait(served_with):
-    served = served_with(limits=Limits(waiting=1))
-    with served.http() as http:
-        body = BODY | {"prompt": ["a"] * 40}
-        response = http.post("/v1/completions", json=body)
+    served, goes_on = served_with(limits=Limits(waiting=1)), threading.Event()
+    served.post("/v1/completions", BODY)  # what comes first prepares more
+    served.engine.between_steps(goes_on.wait)
+    first = threading.Thread(target=served.post, args=("/v1/completions", BODY))
+    first.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not served.engine.stats.waiting:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with served.http() as http:
+            response = http.post("/v1/completions", json=BODY)
+    finally:
+        goes_on.set()
+    first.join()
     assert response.status_code == 429 and response.headers["retry-after"] == "1"
     assert response.json()["error"]["type"] == "rate_limit_error"
     served.post("/v1/completions", BODY | {"max_tokens": 2})
