@@ -132,7 +132,8 @@ class ProcessTrainerMixin(_Base):
         model: Any = self.model
         if self.is_fsdp_enabled:
             sharding.require_shardable(model)
-            return super()._prepare_for_training(*args, **kwargs)
+            with sharding.sharding_embeddings_once(model):
+                return super()._prepare_for_training(*args, **kwargs)
         broadcast_parameters(self._trained_parameters())
         with preparing_without_ddp(self.accelerator):
             return super()._prepare_for_training(*args, **kwargs)
