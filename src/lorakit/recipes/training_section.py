@@ -25,8 +25,8 @@ OPTIMIZER_NAME = "memory_mapped_adamw"
 """Value of `training.optim` for lorakit's optimizer."""
 
 _SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
-"""The Trainer takes any other word for "random", in silence. Its "batch_rebalance" has one order for
-all seeds, and repeats examples where an epoch's last step is short."""
+"""The Trainer takes any other word for "random", in silence. Its "batch_rebalance" has one order
+for all seeds, and repeats examples where an epoch ends with a short step."""
 
 _DEALING_KEYS = ("dispatch_batches", "even_batches", "split_batches")
 """Keys of `accelerator_config` that say which examples a process gets."""
