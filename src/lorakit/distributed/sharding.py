@@ -166,6 +166,22 @@ def require_shardable(model: Any) -> None:
             )
 
 
+@contextmanager
+def sharding_embeddings_once(model: Any) -> Iterator[None]:
+    """Let accelerate shard the input embeddings by themselves alone inside the block.
+
+    It does so after it has sharded the modules that a model does not split. BERT's include the one
+    around the input embeddings, whose weight cannot be sharded twice.
+    """
+    embeddings, names = model.get_input_embeddings(), model._no_split_modules
+    around = {type(m).__name__ for m in model.modules() if embeddings in m.children()}
+    model._no_split_modules = [name for name in names or () if name not in around]
+    try:
+        yield
+    finally:
+        model._no_split_modules = names
+
+
 def reshard(model: nn.Module) -> None:
     """Reshard gathered parameters, so that each process reads and writes its own shards next."""
     if process_count() == 1:

@@ -92,6 +92,11 @@ class RunDirectory:
         return self.path / "report.md"
 
     @property
+    def reference_file(self) -> Path:
+        """Log-probabilities of the training examples under an objective's reference."""
+        return self.path / "reference.safetensors"
+
+    @property
     def verdict_file(self) -> Path:
         """Whether the adapter is better than the base, if the run has asked."""
         return self.path / "verdict.json"
@@ -191,6 +196,7 @@ class RunDirectory:
         whole = (self.recipe_file, self.environment_file, self.metrics_file, self.adapter)
         whole += (self.loss_plot, self.predictions_file, self.confusion_plot)
         whole += (self.report_file, self.verdict_file, self.failure_file)
+        whole += (self.reference_file,)
         found = leftovers(self.path, [path.name for path in whole])
         found += [
             path

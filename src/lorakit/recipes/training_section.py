@@ -11,7 +11,7 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, create_model
 
 from lorakit.config import StrictConfig, TaskType
 from lorakit.config.problems import config_error
@@ -24,8 +24,12 @@ LORA_PLUS_KEY = "lora_plus_ratio"
 OPTIMIZER_NAME = "memory_mapped_adamw"
 """Value of `training.optim` for lorakit's optimizer."""
 
-_SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebalance")
-"""The Trainer takes any other word for "random", in silence."""
+_SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
+"""The Trainer takes any other word for "random", in silence. Its "batch_rebalance" has one order
+for all seeds, and repeats examples where an epoch ends with a short step."""
+
+_DEALING_KEYS = ("dispatch_batches", "even_batches", "split_batches")
+"""Keys of `accelerator_config` that say which examples a process gets."""
 
 EARLY_STOPPING_KEYS = ("early_stopping_patience", "early_stopping_threshold")
 
@@ -34,6 +38,7 @@ _PARALLEL = (
     "lorakit trains in parallel by averaging the gradients of processes and by FSDP2 "
     "(`fsdp: true`); leave it out"
 )
+_WHOLE_EVALUATION = "metrics are computed from the predictions of a whole evaluation"
 OWNED_KEYS: dict[str, str] = {
     "output_dir": "the run directory is set by `output` at the top level",
     "logging_dir": "TensorBoard's files go to `tensorboard` in the run directory",
@@ -42,6 +47,9 @@ OWNED_KEYS: dict[str, str] = {
     "resume_from_checkpoint": "resume with `--resume`",
     "restore_callback_states_from_checkpoint": "a resumed run always continues where it stopped",
     "save_only_model": "a run cannot be resumed from a checkpoint without the optimizer",
+    "batch_eval_metrics": _WHOLE_EVALUATION,
+    "eval_do_concat_batches": _WHOLE_EVALUATION,
+    "eval_use_gather_object": _WHOLE_EVALUATION,
     "logging_nan_inf_filter": "a loss that is not a number stops the run",
     "do_train": "`lorakit train` trains",
     "do_eval": "set `eval_strategy`",
@@ -118,6 +126,8 @@ def training_section(task_type: TaskType, has_objective: bool = False) -> type[S
     fields["train_sampling_strategy"] = (Literal[_SAMPLING_STRATEGIES], None)
     fields["fsdp"] = (bool | None, None)  # transformers deprecates the list of words
     fields["fsdp_config"] = (dict[str, Any] | None, None)
+    accelerate = Annotated[dict[str, Any] | None, AfterValidator(_refuse_dealing)]
+    fields["accelerator_config"] = (accelerate, None)
     for name, kind, bound in (
         ("early_stopping_patience", int, Field(ge=1)),
         ("early_stopping_threshold", float, Field(ge=0)),
@@ -147,6 +157,15 @@ def _in_yaml(hint: Any) -> Any:
     if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
         members.remove(str)
     return Union[tuple(members)]  # noqa: UP007 (the members are known at run time only)
+
+
+def _refuse_dealing(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    given = [key for key in _DEALING_KEYS if key in (config or {})]
+    if given:
+        raise ValueError(
+            f"lorakit gives the examples to the processes: leave out {' and '.join(given)}"
+        )
+    return config
 
 
 def _refuse_field(reason: str) -> tuple[Any, None]:

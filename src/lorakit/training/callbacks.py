@@ -74,7 +74,7 @@ class RunRecorder(TrainerCallback):
             if key == TOKENS_PER_S or not is_speed(key)
         }
         values.pop("epoch", None)
-        kind = _event_of(values)
+        kind = event_of(values)
         if kind == "step":
             values |= self.measure()
         entry = {
@@ -170,7 +170,8 @@ def early_stopping(training: dict[str, Any]) -> list[TrainerCallback]:
     return [EarlyStoppingCallback(patience, training.get("early_stopping_threshold", 0.0))]
 
 
-def _event_of(values: dict[str, Any]) -> str:
+def event_of(values: Mapping[str, Any]) -> str:
+    """Return the event of values that a trainer logs, as metrics.jsonl names it."""
     if "train_loss" in values:
         return "summary"
     return "evaluation" if any(key.startswith("eval_") for key in values) else "step"

@@ -23,6 +23,7 @@ from lorakit.training.example_digests import (
     note_changed_examples,
     require_same_labels,
 )
+from lorakit.training.resuming import note_lost_metrics
 from lorakit.training.setup import Setup
 from lorakit.training.starting_point import run_lineage
 
@@ -113,7 +114,8 @@ def _reopen(setup: Setup) -> tuple[OpenRun, dict[str, Any]]:
     else:
         file = directory.environment_file
         examples = note_changed_examples(file, example_digests(setup.encoded))
-        changes = (examples, note_changed_numerics(file), parent)
+        lost = note_lost_metrics(directory, checkpoint)
+        changes = (examples, note_changed_numerics(file), parent, lost)
     note = " ".join(filter(None, changes)) or None
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return OpenRun(directory, checkpoint, is_new=False), event

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from lorakit.distributed.processes import process_count
-from lorakit.errors import CheckpointError, ConfigError, OutputExistsError
+from lorakit.errors import CheckpointError, ConfigError, OutputExistsError, first_few
 from lorakit.models.base_digest import are_different, base_digest
 from lorakit.recipes.recipe import Recipe, changed_keys
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.callbacks import EventHandler
+from lorakit.training.callbacks import EventHandler, event_of
 from lorakit.training.starting_point import run_lineage
 
 _MAY_CHANGE_ON_RESUME = {
@@ -82,6 +84,20 @@ def require_resumable(recipe: Recipe) -> None:
             f"Nothing to resume in {run.path}: the run is finished, its adapter is "
             f"{run.adapter}. Raise training.num_train_epochs to train on, or set another `output`."
         )
+
+
+def note_lost_metrics(run: RunDirectory, checkpoint: Path) -> str | None:
+    """Return a note if metrics.jsonl lacks rows that the run had written before a checkpoint."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    logged = [(event_of(values), values["step"]) for values in state["log_history"]]
+    kept = {(row.get("event"), row.get("step")) for row in run.metrics()}
+    lost = [f"{event} {step}" for event, step in logged if (event, step) not in kept]
+    if not lost:
+        return None
+    return (
+        f"{run.metrics_file.name} has lost {len(lost)} of the {len(logged)} rows before "
+        f"{checkpoint.name} ({first_few(lost)}); the report lacks them too."
+    )
 
 
 def _recipe_before(run: RunDirectory) -> Recipe:

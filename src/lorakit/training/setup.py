@@ -215,6 +215,11 @@ def _check(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe.evaluation.require_possible(
         recipe.task, recipe.training, has_objective=recipe.objective is not None
     )
+    if recipe.data.streaming and process_count() > 1:
+        raise ConfigError(
+            f"A stream is read by one process: got data.streaming=true in {process_count()} "
+            "processes, expected one. Leave it out, or train in one process."
+        )
     return recipe, task_of(recipe)
 
 

@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from lorakit.distributed.sharding import check_sharding, gather_optimizer_state, require_shardable
+from lorakit.distributed.sharding import (
+    check_sharding,
+    gather_optimizer_state,
+    require_shardable,
+    sharding_embeddings_once,
+)
 from lorakit.errors import ConfigError
 from lorakit.training.arguments import batch_notes
+from tiny_models.architectures import bert, gpt2
 
 
 def message(training):
@@ -73,6 +79,15 @@ def test_shared_weights(tiny_t5_dir, tiny_gpt2_dir):
     require_shardable(AutoModelForCausalLM.from_pretrained(tiny_gpt2_dir))  # a tied output layer
     with pytest.raises(ConfigError, match=r"encoder\.embed_tokens.* share a weight"):
         require_shardable(AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_dir))
+
+
+@pytest.mark.parametrize(("build", "left"), [(bert, ["BertLayer"]), (gpt2, ["GPT2Block"])])
+def test_a_module_around_the_input_embeddings_is_not_sharded_beside_them(build, left):
+    model = build()
+    before = model._no_split_modules
+    with sharding_embeddings_once(model):
+        assert model._no_split_modules == left
+    assert model._no_split_modules == before
 
 
 def test_a_whole_state_is_a_copy_of_structure():

@@ -159,6 +159,7 @@ def test_a_damaged_environment_says_what_to_write(run, text):
 def test_what_a_kill_leaves_is_swept_and_nothing_else(run):
     ours = [".adapter.0a1b2c3d", ".metrics.jsonl.abcd0123", ".checkpoint-12.00000000"]
     ours += [".optimizer-state-x", ".seen-by-all-y", ".recipe.yaml.aaaaaaaa"]
+    ours += [".reference.safetensors.0a1b2c3d"]
     mine = [".adapter", ".vscode.settings", ".adapter.0a1b2c3d4", ".gitignore", "adapter.0a1b2c3d"]
     mine += [".report.md.original"]
     for name in (*ours[1:], *mine):

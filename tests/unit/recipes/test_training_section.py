@@ -51,7 +51,12 @@ def test_a_key_that_lorakit_sets_is_refused_with_the_reason(task):
             {"train_sampling_strategy": "like_length"},
             "training.train_sampling_strategy: got 'like_length'; input should be 'random', ",
         ),
+        ({"train_sampling_strategy": "batch_rebalance"}, "input should be 'random', "),
         ({"lr_scheduler_type": "cosin"}, "input should be 'linear'"),
+        (
+            {"accelerator_config": {"even_batches": False, "split_batches": True}},
+            "lorakit gives the examples to the processes: leave out even_batches and split_batches",
+        ),
     ],
 )
 def test_wrong_values_are_named(values, message):

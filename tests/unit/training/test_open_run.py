@@ -114,11 +114,13 @@ def test_labels_that_have_changed_places_are_refused(recipe, stop_after, tiny_be
     assert train(changed(["bad", "good"]), resume=True).steps == 4
 
 
-def test_data_that_changed_meanwhile_are_said(recipe, stop_after, prompt_jsonl, tmp_path):
+def test_data_and_metrics_that_changed_meanwhile_are_said(
+    recipe, stop_after, prompt_jsonl, tmp_path
+):
     file = tmp_path / "mine.jsonl"
     lines = Path(prompt_jsonl).read_text().splitlines()
     file.write_text("\n".join(lines))
-    saving = {"save_strategy": "steps", "save_steps": 2}
+    saving = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
     mine = recipe(data={"train": str(file), "validation_fraction": 0}, training=saving)
     with stop_after(3):
         train(mine)
@@ -126,10 +128,16 @@ def test_data_that_changed_meanwhile_are_said(recipe, stop_after, prompt_jsonl, 
     before = file.stat()
     file.write_text("\n".join(reversed(lines)))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    metrics = RunDirectory.open(mine.output).metrics_file
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[1:]))
     events = []
     train(mine, resume=True, on_event=lambda *event: events.append(event))
     note = dict(events)["run_opened"]["note"]
     assert note.startswith("The training examples have changed since the run started")
+    assert note.endswith(
+        "metrics.jsonl has lost 1 of the 2 rows before checkpoint-2 (step 1); the report lacks "
+        "them too."
+    )
 
 
 def test_a_finished_run_may_train_on_for_longer(recipe):

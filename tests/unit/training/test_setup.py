@@ -78,3 +78,10 @@ def test_labels_that_an_adapter_was_not_trained_on_are_refused(
         "negative, expected positive, negativ in 'label'. Did you mean 'negativ'? Correct the "
         "labels, leave those examples out, or train a new adapter."
     )
+
+
+def test_a_stream_in_several_processes_is_refused_at_once(recipe, prompt_jsonl, monkeypatch):
+    monkeypatch.setattr("lorakit.training.setup.process_count", lambda: 2)
+    data = {"train": prompt_jsonl, "streaming": True}
+    with pytest.raises(ConfigError, match=r"^A stream is read by one process: got .* in 2 proc"):
+        prepare(recipe(data=data), ignore)

@@ -53,6 +53,7 @@ class CountedAnswers(CountedLabels):
 register_dataclass(
     CountedAnswers,
     field_names=["labels", "tokens", "positions", "targets", "group", "examples"],
+    drop_field_names=["example_tokens"],
 )
 
 

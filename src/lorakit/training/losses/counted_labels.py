@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,8 @@ class CountedLabels:
     """Their positions in the flattened labels, (labels,), int64."""
     targets: Tensor
     """The labels themselves, (labels,)."""
+    example_tokens: tuple[int, ...] = field(default=(), kw_only=True)
+    """Number of tokens of each example, if they are concatenated in one batch row."""
 
     def to(self, device: Any, non_blocking: bool = False) -> CountedLabels:
         """Move the tensors to a device, as accelerate's loader does with a batch."""
@@ -46,7 +48,11 @@ class CountedLabels:
         return hidden.reshape(-1, hidden.shape[-1])[self.positions.to(hidden.device)]
 
 
-register_dataclass(CountedLabels, field_names=["labels", "tokens", "positions", "targets"])
+register_dataclass(
+    CountedLabels,
+    field_names=["labels", "tokens", "positions", "targets"],
+    drop_field_names=["example_tokens"],
+)
 
 
 def count_labels(batch: Mapping[str, Any], *, shifts: bool) -> CountedLabels:
@@ -76,7 +82,11 @@ class CountingCollator:
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
         """Collate examples and count their labels."""
         batch = self.collate(examples)
-        return {**batch, COUNTED: self.count(batch)}
+        counted = self.count(batch)
+        if len(batch["labels"]) < len(examples):
+            tokens = tuple(len(example["input_ids"]) for example in examples)
+            counted = replace(counted, example_tokens=tokens)
+        return {**batch, COUNTED: counted}
 
 
 def split_batch(

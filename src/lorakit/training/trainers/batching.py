@@ -20,7 +20,6 @@ from lorakit.data.like_length import (
 from lorakit.data.mixture import Mixture, MixtureSampler
 from lorakit.data.stream import EncodedStream
 from lorakit.distributed.processes import process_count
-from lorakit.errors import ConfigError
 from lorakit.models.padded_lengths import length_multiple
 from lorakit.training.throughput import Throughput, ThroughputMeter
 
@@ -64,11 +63,6 @@ class BatchingMixin(_Base):
         """Return batches for training."""
         if self.stream is None:
             return super().get_train_dataloader()
-        if process_count() > 1:
-            raise ConfigError(
-                f"A stream is read by one process: got data.streaming=true in {process_count()} "
-                "processes, expected one. Leave it out, or train in one process."
-            )
         self.accelerator.dataloader_config.dispatch_batches = False  # one process needs no copies
         batches = DataLoader(
             self.stream,

@@ -132,7 +132,8 @@ class ProcessTrainerMixin(_Base):
         model: Any = self.model
         if self.is_fsdp_enabled:
             sharding.require_shardable(model)
-            return super()._prepare_for_training(*args, **kwargs)
+            with sharding.sharding_embeddings_once(model):
+                return super()._prepare_for_training(*args, **kwargs)
         broadcast_parameters(self._trained_parameters())
         with preparing_without_ddp(self.accelerator):
             return super()._prepare_for_training(*args, **kwargs)
@@ -198,7 +199,7 @@ def examples_before(sampler: Any, batch: int) -> int:
     """
     if not isinstance(sampler, BatchSamplerShard) or sampler.batch_size is None:
         return 0
-    return batch * sampler.batch_size * (1 if sampler.split_batches else sampler.num_processes)
+    return batch * sampler.batch_size * sampler.num_processes
 
 
 def mask_repeated_labels(batch: Any, sampler: Any, number: int, total: int) -> Any:
@@ -212,18 +213,20 @@ def mask_repeated_labels(batch: Any, sampler: Any, number: int, total: int) -> A
     """
     if examples_before(sampler, number + 1) <= total or "labels" not in batch:
         return batch
-    size = sampler.batch_size // (sampler.num_processes if sampler.split_batches else 1)
+    size = sampler.batch_size
     first = examples_before(sampler, number) + sampler.process_index * size
     real = max(total - first, 0)
     if real >= size:
         return batch
+    rest = {key: value for key, value in batch.items() if key != COUNTED}  # counted once more
     labels = batch["labels"].clone()
     if len(labels) == size:
         labels[real:] = not_counted(labels)
-    elif not real:  # concatenated examples are one batch row, and are masked together
-        labels[:] = not_counted(labels)
-    rest = {key: value for key, value in batch.items() if key != COUNTED}  # counted once more
-    return {**rest, "labels": labels}
+        return {**rest, "labels": labels}
+    tokens = sum(batch[COUNTED].example_tokens[:real])  # the examples are in one batch row
+    positions = batch["position_ids"].clone()
+    labels[:, tokens:], positions[:, tokens:] = not_counted(labels), 0  # like padding
+    return {**rest, "labels": labels, "position_ids": positions}
 
 
 def _full_norm(norm: Any) -> Any:

@@ -28,6 +28,7 @@ from lorakit.distributed.processes import (
 )
 from lorakit.files.atomic import replacing_file
 from lorakit.files.tensor_files import read_safetensors, write_safetensors
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.example_digests import dataset_digest
 from lorakit.training.trainers.batching import step_examples
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-FILE = "reference.safetensors"
-"""File of a run directory with the log-probabilities of its training examples, (examples, 2)."""
 _DIGEST = "examples"
 """Key of the file's metadata with the digest of the examples."""
 
@@ -71,7 +70,7 @@ class ReferenceLogProbsMixin(_Base):
     def _know_reference(self) -> None:
         """Add the log-probabilities to the training examples, read or computed."""
         examples: Any = self.train_dataset
-        path = Path(str(self.args.output_dir)) / FILE
+        path = RunDirectory(Path(str(self.args.output_dir))).reference_file
         digest = dataset_digest(examples)
         known = run_on_main(lambda: _read(path, digest))
         if known is None:

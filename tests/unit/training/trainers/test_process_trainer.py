@@ -1,19 +1,23 @@
+from functools import partial
+
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, SequentialSampler
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from lorakit.training.losses.counted_labels import CountingCollator, count_labels
+from lorakit.training.throughput import real_tokens
 from lorakit.training.trainers.process_trainer import examples_before, mask_repeated_labels
 
 
-def dealt(rows, batch, processes, split=False):
+def dealt(rows, batch, processes):
     """Return, for each process, its batches as accelerate deals them, and their sampler."""
     samplers = [
         BatchSamplerShard(
             BatchSampler(SequentialSampler(range(rows)), batch, drop_last=False),
             num_processes=processes,
             process_index=index,
-            split_batches=split,
         )
         for index in range(processes)
     ]
@@ -21,12 +25,10 @@ def dealt(rows, batch, processes, split=False):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 11, 12, 13])
-@pytest.mark.parametrize(
-    ("processes", "batch", "split"), [(2, 3, False), (3, 2, False), (2, 4, True)]
-)
-def test_each_row_counts_once(rows, processes, batch, split):
+@pytest.mark.parametrize(("processes", "batch"), [(2, 3), (3, 2)])
+def test_each_row_counts_once(rows, processes, batch):
     counted = []
-    for sampler, batches in dealt(rows, batch, processes, split):
+    for sampler, batches in dealt(rows, batch, processes):
         for number, indices in enumerate(batches):
             given = {"labels": torch.tensor(indices)}
             labels = mask_repeated_labels(given, sampler, number, rows)["labels"]
@@ -35,12 +37,20 @@ def test_each_row_counts_once(rows, processes, batch, split):
     assert sorted(counted) == list(range(rows))
 
 
-def test_rows_laid_end_to_end_go_together():
-    (_, _), (sampler, _) = dealt(4, 4, 2)
-    flat = {"labels": torch.ones(1, 9, dtype=torch.long)}
-    assert mask_repeated_labels(flat, sampler, 0, 4)["labels"].eq(-100).all()
-    (_, _), (sampler, _) = dealt(6, 4, 2)
-    assert mask_repeated_labels(flat, sampler, 0, 6)["labels"].eq(1).all()
+@pytest.mark.parametrize("rows", range(4, 9))
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_of_rows_laid_end_to_end_those_that_are_repeated_become_padding(rows, is_packed):
+    (_, _), (sampler, _) = dealt(rows, 4, 2)
+    flat = DataCollatorForLanguageModeling(0, padding_free=True, pad_to_multiple_of=8)
+    collate = CountingCollator(flat, partial(count_labels, shifts=True))
+    texts = [[2, 3], [4, 2], [2, 2], [5, 2]] if is_packed else [[5], [2], [3], [4]]
+    examples = [{"input_ids": [7] * sum(one)} for one in texts]
+    if is_packed:
+        examples = [{**e, "seq_lengths": one} for e, one in zip(examples, texts, strict=True)]
+    batch = mask_repeated_labels(collate(examples), sampler, 0, rows)
+    expected = [length for one in texts[: rows - 4] for length in one]
+    assert int((batch["labels"] != -100).sum()) == sum(expected) - len(expected)
+    assert int(real_tokens(batch)) == sum(expected)
 
 
 def test_a_sampler_of_another_kind_repeats_nothing():
