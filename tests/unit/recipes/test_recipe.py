@@ -120,7 +120,7 @@ def test_all_problems_are_reported_together(write):
     [
         ("lora: {task_type: TOKEN_CLS}", "lora.task_type is TOKEN_CLS but task is SEQ_CLS"),
         ("lora: {float_rank: 8}", "unknown key 'lora.float_rank'."),
-        ("quantization: null", "unknown key 'quantization'. Did you mean 'quantization'?"),
+        ("quantisation: null", "unknown key 'quantisation'. Did you mean 'quantization'?"),
         ("quantization: {bits: 3}", "quantization.bits: got 3; input should be 4 or 8"),
         ("quantization: {bit: 4}", "unknown key 'quantization.bit'. Did you mean 'bits'?"),
         ("quantization: 4", "quantization: got 4; input should be a valid dictionary"),
