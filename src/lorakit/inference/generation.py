@@ -122,7 +122,7 @@ def continue_tokens(
         made = model.generate(
             **encoded,
             max_new_tokens=new_tokens,
-            eos_token_id=_stop_ids(loaded),
+            eos_token_id=stop_ids(loaded),
             pad_token_id=pad_id(loaded.tokenizer),
             **_sampling(loaded, options),
         )
@@ -231,7 +231,8 @@ def _require_room(loaded: LoadedModel, prompt_tokens: int, new_tokens: int) -> N
         )
 
 
-def _stop_ids(loaded: LoadedModel) -> list[int]:
+def stop_ids(loaded: LoadedModel) -> list[int]:
+    """Return the tokens that end an answer: those of the base, its tokenizer and the training."""
     end: Any = getattr(loaded.model.generation_config, "eos_token_id", None)
     ids = [end] if isinstance(end, int) else list(end or [])
     ids += [end_id(loaded.tokenizer), *loaded.settings.stop_token_ids]

@@ -11,6 +11,7 @@ from lorakit.adapters import merge_adapters, merge_and_unload
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
 from lorakit.files.atomic import creating_directory
 from lorakit.inference import load_for_inference
+from lorakit.inference.generation import stop_ids
 from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
 from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.models.pretrained import model_limit
@@ -113,6 +114,9 @@ def merge_to_checkpoint(
     rounding = merge.largest_rounding
     if dtype is not None:
         rounding += _cast_(model, getattr(torch, dtype))
+    if model.can_generate() and model.generation_config is not None:
+        # Where the training ended answers with a token that the base does not stop at.
+        model.generation_config.eos_token_id = stop_ids(loaded) or None
     with creating_directory(output) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

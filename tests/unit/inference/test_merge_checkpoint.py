@@ -7,9 +7,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from lorakit.adapters.inference_settings import SETTINGS_FILE
+from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError, QuantizationError
 from lorakit.inference import load_for_inference, merge_checkpoint
+from lorakit.inference.generation import stop_ids
 from lorakit.inference.merge_checkpoint import merge_to_checkpoint
 from lorakit.layers.bitsandbytes_storage import bits_of
 from tiny_models import bert, logits
@@ -53,6 +54,16 @@ def test_a_merge_writes_the_adapted_model_and_its_tokenizer(saved, tiny_llama_di
         AutoTokenizer.from_pretrained(one) for one in (tmp_path / "merged", tiny_llama_dir)
     ]
     assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
+
+
+def test_a_checkpoint_stops_where_the_adapter_does(saved, tiny_llama_dir, tmp_path):
+    adapter = saved(tiny_llama_dir)
+    settings = InferenceSettings(task_type="CAUSAL_LM", stop_token_ids=(5,))
+    settings.save(adapter)
+    stops = stop_ids(load_for_inference(adapter))
+    merge_to_checkpoint(adapter, tmp_path / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert 5 in stops and plain.generation_config.eos_token_id == stops
 
 
 def test_a_base_in_16_bits_is_merged_into_float32_without_rounding(saved, tiny_llama_dir, tmp_path):
