@@ -138,9 +138,9 @@ def _sampling(loaded: LoadedModel, options: Mapping[str, Any]) -> dict[str, Any]
     """
     plain: dict[str, Any] = {"do_sample": False}
     if options.get("do_sample"):
-        plain |= {"top_k": 0, "top_p": 1.0, "min_p": None}
+        plain |= {"top_k": 0, "top_p": 1.0, "min_p": None, "num_beams": 1}
     if loaded.task_type is TaskType.CAUSAL_LM:
-        plain |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+        plain |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
     return {**plain, **options}
 
 

@@ -58,7 +58,7 @@ def test_what_the_files_of_the_base_prefer_does_not_change_an_answer(
 ):
     prompt = ["what colour is the grass and the snow and the sky?"]
     expected = generate_text(chat, prompt, temperature=temperature)
-    preferred = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1}
+    preferred = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "num_beams": 3}
     preferred |= {"top_k": 1, "top_p": 0.1, "min_p": 0.9} if temperature else {}
     for name, value in preferred.items():
         monkeypatch.setattr(chat.model.generation_config, name, value, raising=False)

@@ -51,12 +51,16 @@ class Written:
 
 
 def run_written(model: PreTrainedModel, items: Sequence[WrittenItem]) -> list[Written]:
-    """Return the answer of each item."""
+    """Return the answer of each item.
+
+    The likeliest one is searched with the base's beams, as training and `generate` do.
+    """
     batch = pad_rows(model, [item.columns for item in items])
     sampling = items[0].sampling
-    options: dict[str, Any] = {"do_sample": sampling.is_drawn, "num_beams": 1}
+    options: dict[str, Any] = {"do_sample": sampling.is_drawn}
     if options["do_sample"]:
         options |= {
+            "num_beams": 1,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
@@ -96,4 +100,5 @@ class _Stops(StoppingCriteria):
             item.is_cancelled.is_set() or written >= item.sampling.max_tokens
             for item in self._items
         ]
-        return torch.tensor(ended, device=input_ids.device)
+        beams = len(input_ids) // len(ended)
+        return torch.tensor(ended, device=input_ids.device).repeat_interleave(beams)

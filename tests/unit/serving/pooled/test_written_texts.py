@@ -33,6 +33,21 @@ def test_each_answer_is_that_of_its_text_and_adapter_alone():
         assert written.reason == ("stop" if is_ended else "length")
 
 
+def test_the_likeliest_answer_is_searched_with_the_beams_of_the_base():
+    model = model_with_adapter()
+    items = [item(ROWS[0], "a", max_tokens=8), item(ROWS[1], max_tokens=6)]
+    greedy = run_written(model, items)
+    model.generation_config.num_beams = 3
+    made = run_written(model, items)
+    assert made != greedy
+    for written, ids, adapter, tokens in zip(made, ROWS, ("a", None), (8, 6), strict=True):
+        set_adapter(model, adapter)
+        with torch.no_grad():
+            alone = model.generate(torch.tensor([ids]), max_new_tokens=tokens, eos_token_id=1)
+        expected = [*alone[0, 1:].tolist(), 1]
+        assert list(written.token_ids) == expected[: expected.index(1)]
+
+
 def test_at_a_tiny_temperature_the_likeliest_tokens_are_written():
     model = model_with_adapter()
     (drawn,) = run_written(model, [item(ROWS[0], temperature=1e-40)])
