@@ -181,6 +181,10 @@ class EncodedStream(IterableDataset[dict[str, Any]]):
         super().__init__()
         self.stream, self._encode = stream, encode
 
+    def seeded(self, seed: int) -> EncodedStream:
+        """Return the stream in the order of another seed."""
+        return EncodedStream(replace(self.stream, seed=seed), self._encode)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         stream = self.stream
         sources = [

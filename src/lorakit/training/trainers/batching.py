@@ -71,7 +71,7 @@ class BatchingMixin(_Base):
             )
         self.accelerator.dataloader_config.dispatch_batches = False  # one process needs no copies
         batches = DataLoader(
-            self.stream,
+            self.stream.seeded(seed(self.args)),
             batch_size=self.args.train_batch_size,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
