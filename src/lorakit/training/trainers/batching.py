@@ -70,8 +70,9 @@ class BatchingMixin(_Base):
                 "processes, expected one. Leave it out, or train in one process."
             )
         self.accelerator.dataloader_config.dispatch_batches = False  # one process needs no copies
+        self.stream = self.stream.seeded(seed(self.args))
         batches = DataLoader(
-            self.stream.seeded(seed(self.args)),
+            self.stream,
             batch_size=self.args.train_batch_size,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
