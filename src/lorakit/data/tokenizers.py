@@ -248,6 +248,21 @@ def with_ends(tokenizer: PreTrainedTokenizerBase, many: Sequence[list[int]]) -> 
     return [ids if end is None or (ids and ids[-1] == end) else [*ids, end] for ids in many]
 
 
+def end_columns(
+    tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[list[int]]], max_length: int
+) -> None:
+    """Append the end-of-text token to texts that do not end with it, in all their columns.
+
+    A text of `max_length` tokens has been truncated, and has no end.
+    """
+    end = end_id(tokenizer)
+    for row, ids in enumerate(columns["input_ids"]):
+        if end is None or not ids or ids[-1] == end or len(ids) >= max_length:
+            continue
+        for name, values in columns.items():
+            values[row] = [*values[row], end if name == "input_ids" else values[row][-1]]
+
+
 def _as_any(tokenizer: PreTrainedTokenizerBase) -> Any:
     # transformers declares special ids and outputs as unions of all types they may have.
     return tokenizer

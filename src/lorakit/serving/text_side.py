@@ -21,6 +21,7 @@ from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import (
     batch_columns,
     chat_columns,
+    end_columns,
     end_id,
     ids_to_continue,
     token_ids,
@@ -229,15 +230,20 @@ class TextSide:
                 param="input",
                 code="invalid_parameter",
             )
-        return self._columns(*([given] if isinstance(given, str) else given))
+        return self._columns(
+            *([given] if isinstance(given, str) else given),
+            is_answer=self.settings.scores_answers,
+        )
 
-    def _columns(self, *texts: str) -> Columns:
+    def _columns(self, *texts: str, is_answer: bool = False) -> Columns:
         made = batch_columns(
             self.tokenizer,
             *([text] for text in texts),
             truncation=True,
             max_length=self.max_length,
         )
+        if is_answer:
+            end_columns(self.tokenizer, made, self.max_length)
         columns = {name: values[0] for name, values in made.items()}
         _require_tokens(columns)
         return columns
