@@ -137,6 +137,8 @@ def _sampling(loaded: LoadedModel, options: Mapping[str, Any]) -> dict[str, Any]
     A sequence-to-sequence model keeps beams and the like, with which its training is evaluated.
     """
     plain: dict[str, Any] = {"do_sample": False}
+    if loaded.settings.num_beams is not None:
+        plain["num_beams"] = loaded.settings.num_beams
     if options.get("do_sample"):
         plain |= {"top_k": 0, "top_p": 1.0, "min_p": None, "num_beams": 1}
     if loaded.task_type is TaskType.CAUSAL_LM:

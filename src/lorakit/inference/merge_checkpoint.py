@@ -117,6 +117,8 @@ def merge_to_checkpoint(
     if model.can_generate() and model.generation_config is not None:
         # Where the training ended answers with a token that the base does not stop at.
         model.generation_config.eos_token_id = stop_ids(loaded) or None
+        if loaded.settings.num_beams is not None:
+            model.generation_config.num_beams = loaded.settings.num_beams
     with creating_directory(output) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

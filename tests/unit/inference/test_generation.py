@@ -168,6 +168,21 @@ def test_prompt_that_leaves_no_room(chat):
     )
 
 
+def test_summaries_are_searched_with_the_beams_of_the_evaluation(summary_run, monkeypatch):
+    loaded = load_for_inference(summary_run)
+    settings = loaded.settings.model_copy(update={"num_beams": 3})
+    seen, generate = [], loaded.model.generate
+
+    def watched(num_beams=None, **inputs):
+        seen.append(num_beams)
+        return generate(num_beams=num_beams, **inputs)
+
+    monkeypatch.setattr(loaded.model, "generate", watched)
+    for temperature in (0.0, 1.0):
+        generate_text(replace(loaded, settings=settings), ["the red cat"], temperature=temperature)
+    assert seen == [3, 1]
+
+
 def test_summaries_get_the_prefix_of_the_training(summary_run, monkeypatch):
     loaded = load_for_inference(summary_run)
     seen, generate = [], loaded.model.generate

@@ -80,7 +80,10 @@ def test_a_base_in_16_bits_is_merged_into_float32_without_rounding(saved, tiny_l
 
 def test_an_encoder_and_decoder_are_probed_together(saved, tiny_t5_dir, tmp_path):
     adapter = saved(tiny_t5_dir, targets=("q", "v"), kind=AutoModelForSeq2SeqLM)
+    InferenceSettings(task_type="SEQ_2_SEQ_LM", num_beams=2).save(adapter)
     report = merge_to_checkpoint(adapter, tmp_path / "merged")
+    plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")
+    assert plain.generation_config.num_beams == 2
     assert report.layers == 12 and report.relative_deviation <= 1e-3
 
 

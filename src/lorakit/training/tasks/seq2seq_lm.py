@@ -124,6 +124,7 @@ class Seq2SeqLM(Task):
             model,
             max_length=max_length,
             max_target_length=data.max_target_length,
+            num_beams=recipe.training.get("generation_num_beams"),
             source_prefix=data.source_prefix,
         )
         return Encoded(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from lorakit import set_adapter
@@ -37,8 +39,10 @@ def test_the_likeliest_answer_is_searched_with_the_beams_of_the_base():
     model = model_with_adapter()
     items = [item(ROWS[0], "a", max_tokens=8), item(ROWS[1], max_tokens=6)]
     greedy = run_written(model, items)
+    of_adapter = run_written(model, [replace(one, num_beams=3) for one in items])
     model.generation_config.num_beams = 3
     made = run_written(model, items)
+    assert of_adapter == made
     assert made != greedy
     for written, ids, adapter, tokens in zip(made, ROWS, ("a", None), (8, 6), strict=True):
         set_adapter(model, adapter)
