@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lorakit.adapters import merge_adapters, merge_and_unload
+from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
 from lorakit.files.atomic import creating_directory
 from lorakit.inference import load_for_inference
@@ -38,6 +39,7 @@ class MergeReport:
         was_quantized: Whether the base was quantised.
         requantized: Whether the merged weights were quantised again.
         note: That the base has other weights than that of the training.
+        not_written: Settings of the adapter that a checkpoint cannot have, in one sentence.
     """
 
     largest_deviation: float
@@ -49,6 +51,7 @@ class MergeReport:
     was_quantized: bool = False
     requantized: bool = False
     note: str | None = None
+    not_written: str | None = None
 
 
 def merge_to_checkpoint(
@@ -142,7 +145,23 @@ def merge_to_checkpoint(
         was_quantized=was_quantized,
         requantized=requantize,
         note=loaded.note,
+        not_written=_not_written(loaded.settings),
     )
+
+
+def _not_written(settings: InferenceSettings) -> str | None:
+    """Return what other programs must do themselves for the answers of the adapter."""
+    missing = {
+        "the system prompt of the training (data.system_prompt)": settings.system_prompt,
+        "the prefix of sources (data.source_prefix)": settings.source_prefix,
+        f"the thresholds of labels ({', '.join(f'{t:.3g}' for t in settings.thresholds)})": (
+            settings.thresholds
+        ),
+    }
+    named = [name for name, value in missing.items() if value]
+    if not named:
+        return None
+    return f"The checkpoint does not have {' and '.join(named)}: apply them where it is used."
 
 
 def _cast_(model: PreTrainedModel, dtype: torch.dtype) -> float:

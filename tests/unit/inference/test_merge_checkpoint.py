@@ -58,12 +58,22 @@ def test_a_merge_writes_the_adapted_model_and_its_tokenizer(saved, tiny_llama_di
 
 def test_a_checkpoint_stops_where_the_adapter_does(saved, tiny_llama_dir, tmp_path):
     adapter = saved(tiny_llama_dir)
-    settings = InferenceSettings(task_type="CAUSAL_LM", stop_token_ids=(5,))
+    settings = InferenceSettings(task_type="CAUSAL_LM", stop_token_ids=(5,), system_prompt="answer")
     settings.save(adapter)
     stops = stop_ids(load_for_inference(adapter))
-    merge_to_checkpoint(adapter, tmp_path / "merged")
+    report = merge_to_checkpoint(adapter, tmp_path / "merged")
+    assert "does not have the system prompt" in str(report.not_written)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert 5 in stops and plain.generation_config.eos_token_id == stops
+
+
+def test_what_a_checkpoint_cannot_have_is_said():
+    settings = InferenceSettings(thresholds=(0.25, 0.5), source_prefix="tell: ")
+    assert merge_checkpoint._not_written(settings) == (
+        "The checkpoint does not have the prefix of sources (data.source_prefix) and the "
+        "thresholds of labels (0.25, 0.5): apply them where it is used."
+    )
+    assert merge_checkpoint._not_written(InferenceSettings()) is None
 
 
 def test_a_base_in_16_bits_is_merged_into_float32_without_rounding(saved, tiny_llama_dir, tmp_path):
