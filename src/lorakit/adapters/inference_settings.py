@@ -68,11 +68,6 @@ class InferenceSettings(StrictConfig):
     lineage: Lineage | None = None
     """The base, the data and the adapters that the adapter comes from; None if it is not known."""
 
-    @property
-    def scores_answers(self) -> bool:
-        """Whether it is a reward model of texts, each a prompt and its answer with the end."""
-        return self.task_type is TaskType.SEQ_CLS and self.format == "prompt_completion"
-
     @classmethod
     def load(cls, adapter_dir: str | Path) -> InferenceSettings:
         """Read the settings beside an adapter; defaults for an adapter of another tool.

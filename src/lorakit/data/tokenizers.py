@@ -248,19 +248,16 @@ def with_ends(tokenizer: PreTrainedTokenizerBase, many: Sequence[list[int]]) -> 
     return [ids if end is None or (ids and ids[-1] == end) else [*ids, end] for ids in many]
 
 
-def end_columns(
-    tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[list[int]]], max_length: int
-) -> None:
-    """Append the end-of-text token to texts that do not end with it, in all their columns.
+def answer_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, has_end: bool) -> list[int]:
+    """Return the ids of a prompt with its answer, which a reward model scores, as in training.
 
-    A text of `max_length` tokens has been truncated, and has no end.
+    Args:
+        tokenizer: The adapter's tokenizer.
+        text: The prompt and its answer.
+        has_end: Whether the text has the end of an answer, as a rendered conversation has it.
     """
-    end = end_id(tokenizer)
-    for row, ids in enumerate(columns["input_ids"]):
-        if end is None or not ids or ids[-1] == end or len(ids) >= max_length:
-            continue
-        for name, values in columns.items():
-            values[row] = [*values[row], end if name == "input_ids" else values[row][-1]]
+    ids = token_ids(tokenizer, text)
+    return ids if has_end or not ids else with_end(tokenizer, ids)
 
 
 def _as_any(tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -15,10 +15,9 @@ from lorakit.data.chat import wants_content_parts, with_content_parts
 from lorakit.data.conversations import is_conversation, parse_messages
 from lorakit.data.tokenize_examples import tokenize_texts
 from lorakit.data.tokenizers import (
+    answer_ids,
     batch_columns,
     chat_columns,
-    end_columns,
-    token_ids,
     word_columns,
 )
 from lorakit.errors import DataError
@@ -116,27 +115,27 @@ def classify(
 
 def _class_columns(loaded: LoadedModel, pool: Sequence[Any]) -> dict[str, list[list[int]]]:
     """Return the tokenizer's columns of texts, pairs or conversations, as in training."""
-    length = loaded.max_length
-    if loaded.settings.format == "messages":
-        ids = [_conversation_ids(loaded, given)[:length] for given in pool]
+    if loaded.settings.format is not None:
+        ids = [_answer_ids(loaded, given)[: loaded.max_length] for given in pool]
         return {"input_ids": ids, "attention_mask": [[1] * len(one) for one in ids]}
     columns = [list(pool)]
     if loaded.settings.text_pair:
         columns = [[pair[0] for pair in pool], [pair[1] for pair in pool]]
-    tokens = batch_columns(loaded.tokenizer, *columns, truncation=True, max_length=length)
-    if loaded.settings.scores_answers:
-        end_columns(loaded.tokenizer, tokens, length)
-    return tokens
+    return batch_columns(loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length)
 
 
-def _conversation_ids(loaded: LoadedModel, given: Any) -> list[int]:
-    """Return the ids of a conversation with its answer; a text is one that is rendered already."""
+def _answer_ids(loaded: LoadedModel, given: Any) -> list[int]:
+    """Return the ids of a prompt with its answer, which a reward model scores, not truncated.
+
+    For a model trained on conversations, a text is one that is rendered already.
+    """
+    tokenizer = loaded.tokenizer
     if isinstance(given, str):
-        return token_ids(loaded.tokenizer, given)
+        return answer_ids(tokenizer, given, has_end=loaded.settings.format == "messages")
     messages = parse_messages(given)
-    if wants_content_parts(loaded.tokenizer):
+    if wants_content_parts(tokenizer):
         messages = with_content_parts(messages)
-    return list(chat_columns(loaded.tokenizer, messages)["input_ids"])
+    return list(chat_columns(tokenizer, messages)["input_ids"])
 
 
 def count_truncated(loaded: LoadedModel, inputs: Sequence[Any]) -> int:
@@ -150,8 +149,8 @@ def count_truncated(loaded: LoadedModel, inputs: Sequence[Any]) -> int:
     """
     if loaded.task_type not in (TaskType.SEQ_CLS, TaskType.SEQ_2_SEQ_LM) or not inputs:
         return 0
-    if loaded.task_type is TaskType.SEQ_CLS and loaded.settings.format == "messages":
-        return sum(len(_conversation_ids(loaded, one)) > loaded.max_length for one in inputs)
+    if loaded.task_type is TaskType.SEQ_CLS and loaded.settings.format is not None:
+        return sum(len(_answer_ids(loaded, one)) > loaded.max_length for one in inputs)
     if loaded.task_type is TaskType.SEQ_CLS and loaded.settings.text_pair:
         texts, pairs = [one[0] for one in inputs], [one[1] for one in inputs]
     else:

@@ -19,9 +19,9 @@ from lorakit.data.chat import (
 from lorakit.data.conversations import NOT_VARIABLES, with_default_system
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import (
+    answer_ids,
     batch_columns,
     chat_columns,
-    end_columns,
     end_id,
     ids_to_continue,
     token_ids,
@@ -230,20 +230,21 @@ class TextSide:
                 param="input",
                 code="invalid_parameter",
             )
-        return self._columns(
-            *([given] if isinstance(given, str) else given),
-            is_answer=self.settings.scores_answers,
-        )
+        form = self.settings.format
+        if form is None or not isinstance(given, str):
+            return self._columns(*([given] if isinstance(given, str) else given))
+        ids = answer_ids(self.tokenizer, given, has_end=form == "messages")[: self.max_length]
+        columns = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        _require_tokens(columns)
+        return columns
 
-    def _columns(self, *texts: str, is_answer: bool = False) -> Columns:
+    def _columns(self, *texts: str) -> Columns:
         made = batch_columns(
             self.tokenizer,
             *([text] for text in texts),
             truncation=True,
             max_length=self.max_length,
         )
-        if is_answer:
-            end_columns(self.tokenizer, made, self.max_length)
         columns = {name: values[0] for name, values in made.items()}
         _require_tokens(columns)
         return columns
