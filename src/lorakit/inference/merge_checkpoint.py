@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters import merge_adapters, merge_and_unload
 from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.config import TaskType
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
 from lorakit.files.atomic import creating_directory
 from lorakit.inference import load_for_inference
@@ -156,6 +157,9 @@ def _not_written(settings: InferenceSettings) -> str | None:
         "the prefix of sources (data.source_prefix)": settings.source_prefix,
         f"the thresholds of labels ({', '.join(f'{t:.3g}' for t in settings.thresholds)})": (
             settings.thresholds
+        ),
+        "the end token after a prompt and its answer": (
+            settings.task_type is TaskType.SEQ_CLS and settings.format == "prompt_completion"
         ),
     }
     named = [name for name, value in missing.items() if value]

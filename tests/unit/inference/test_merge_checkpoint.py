@@ -74,6 +74,8 @@ def test_what_a_checkpoint_cannot_have_is_said():
         "thresholds of labels (0.25, 0.5): apply them where it is used."
     )
     assert merge_checkpoint._not_written(InferenceSettings()) is None
+    scores = InferenceSettings(task_type="SEQ_CLS", format="prompt_completion")
+    assert "the end token after" in str(merge_checkpoint._not_written(scores))
 
 
 def test_a_base_in_16_bits_is_merged_into_float32_without_rounding(saved, tiny_llama_dir, tmp_path):
