@@ -52,7 +52,9 @@ def logits_in_batches(
     lengths = [pad_length(len(ids), multiple) for ids in columns["input_ids"]]
     most = _CPU_BATCH_TOKENS if on_cpu else None
     # T5 and BART classify at the end of a text, and want as many ends in each row of a batch.
-    end = getattr(model.config, "eos_token_id", None) if model.config.is_encoder_decoder else None
+    end: Any = None
+    if model.config.is_encoder_decoder:
+        end = getattr(model.config, "eos_token_id", None)
     ends = [ids.count(end) for ids in columns["input_ids"]]
     for count in sorted(set(ends)):
         alike = [number for number, found in enumerate(ends) if found == count]
