@@ -49,6 +49,9 @@ class InferenceSettings(StrictConfig):
     """Number of tokens to which inputs were truncated."""
 
     max_target_length: int | None = Field(None, ge=1)
+    num_beams: int | None = Field(None, ge=1)
+    """Beams with which a sequence-to-sequence model was evaluated; None takes the base's."""
+
     source_prefix: str = ""
     format: str | None = None
     """Layout of the training examples: text, prompt_completion, messages or alpaca."""

@@ -180,6 +180,20 @@ class EncodedStream(IterableDataset[dict[str, Any]]):
         """
         super().__init__()
         self.stream, self._encode = stream, encode
+        self._read = self._left_out = 0
+
+    def seeded(self, seed: int) -> EncodedStream:
+        """Return the stream in the order of another seed."""
+        return EncodedStream(replace(self.stream, seed=seed), self._encode)
+
+    def left_out_note(self) -> str | None:
+        """Return a note on the examples that were left out so far, if any."""
+        if not self._left_out:
+            return None
+        return (
+            f"{self._left_out:,} of the {self._read:,} streamed examples that were read were left "
+            "out: within data.max_length none of their tokens counts, or both answers are the same."
+        )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         stream = self.stream
@@ -200,7 +214,10 @@ class EncodedStream(IterableDataset[dict[str, Any]]):
         for number in count(1):
             buffer: list[dict[str, Any]] = []
             for part, place in source.parts():
-                for example in self._encode(part, place):
+                encoded = list(self._encode(part, place))
+                self._read += len(part)
+                self._left_out += len(part) - len(encoded)
+                for example in encoded:
                     if len(buffer) < self.stream.shuffle_buffer:
                         buffer.append(example)
                         continue

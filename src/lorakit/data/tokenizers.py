@@ -248,6 +248,18 @@ def with_ends(tokenizer: PreTrainedTokenizerBase, many: Sequence[list[int]]) -> 
     return [ids if end is None or (ids and ids[-1] == end) else [*ids, end] for ids in many]
 
 
+def answer_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, has_end: bool) -> list[int]:
+    """Return the ids of a prompt with its answer, which a reward model scores, as in training.
+
+    Args:
+        tokenizer: The adapter's tokenizer.
+        text: The prompt and its answer.
+        has_end: Whether the text has the end of an answer, as a rendered conversation has it.
+    """
+    ids = token_ids(tokenizer, text)
+    return ids if has_end or not ids else with_end(tokenizer, ids)
+
+
 def _as_any(tokenizer: PreTrainedTokenizerBase) -> Any:
     # transformers declares special ids and outputs as unions of all types they may have.
     return tokenizer

@@ -15,7 +15,6 @@ import filelock
 from datasets import Dataset
 
 from lorakit.adapters.inference_settings import SETTINGS_FILE
-from lorakit.config import REGRESSION
 from lorakit.data.reading.sources import read_source
 from lorakit.data.reading.table import FileExamples
 from lorakit.errors import ConfigError, DataError
@@ -23,7 +22,13 @@ from lorakit.files.atomic import leftovers
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.inference.input_columns import InputColumns, find_input_columns
 from lorakit.inference.loaded import LoadedModel
-from lorakit.inference.prediction import Classification, LabelSet, Numbers, count_truncated
+from lorakit.inference.prediction import (
+    Classification,
+    LabelSet,
+    Numbers,
+    count_truncated,
+    predicts_numbers,
+)
 from lorakit.inference.prediction_output import require_free, require_new, write_predictions
 from lorakit.inference.predictions import predict
 from lorakit.recipes.recipe import DataConfig
@@ -183,7 +188,7 @@ def _new_columns(
     loaded: LoadedModel, settings: PredictionSettings, columns: InputColumns
 ) -> list[str]:
     names = ["prediction"]
-    is_regression = loaded.settings.problem_type == REGRESSION
+    is_regression = predicts_numbers(loaded.labels or (), loaded.settings)
     if loaded.labels is not None and not is_regression:
         names.append("probability")
     if "data.text" in columns.names and loaded.task_type == "TOKEN_CLS":

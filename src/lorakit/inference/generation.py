@@ -122,7 +122,7 @@ def continue_tokens(
         made = model.generate(
             **encoded,
             max_new_tokens=new_tokens,
-            eos_token_id=_stop_ids(loaded),
+            eos_token_id=stop_ids(loaded),
             pad_token_id=pad_id(loaded.tokenizer),
             **_sampling(loaded, options),
         )
@@ -137,10 +137,12 @@ def _sampling(loaded: LoadedModel, options: Mapping[str, Any]) -> dict[str, Any]
     A sequence-to-sequence model keeps beams and the like, with which its training is evaluated.
     """
     plain: dict[str, Any] = {"do_sample": False}
+    if loaded.settings.num_beams is not None:
+        plain["num_beams"] = loaded.settings.num_beams
     if options.get("do_sample"):
-        plain |= {"top_k": 0, "top_p": 1.0, "min_p": None}
+        plain |= {"top_k": 0, "top_p": 1.0, "min_p": None, "num_beams": 1}
     if loaded.task_type is TaskType.CAUSAL_LM:
-        plain |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+        plain |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
     return {**plain, **options}
 
 
@@ -231,7 +233,8 @@ def _require_room(loaded: LoadedModel, prompt_tokens: int, new_tokens: int) -> N
         )
 
 
-def _stop_ids(loaded: LoadedModel) -> list[int]:
+def stop_ids(loaded: LoadedModel) -> list[int]:
+    """Return the tokens that end an answer: those of the base, its tokenizer and the training."""
     end: Any = getattr(loaded.model.generation_config, "eos_token_id", None)
     ids = [end] if isinstance(end, int) else list(end or [])
     ids += [end_id(loaded.tokenizer), *loaded.settings.stop_token_ids]

@@ -61,7 +61,8 @@ class InputColumns:
         if is_conversation(values[0]) and (
             isinstance(values[0], list) or self.format == "messages"
         ):
-            return _question(values[0], f"example {number} of {where}")
+            found = f"example {number} of {where}"
+            return _question(values[0], found, with_answer=self.task_type is TaskType.SEQ_CLS)
         for key, value in zip(self.names.items(), values, strict=True):
             if value is not None and not isinstance(value, str):
                 raise DataError(
@@ -75,13 +76,13 @@ class InputColumns:
         return values[0] if len(values) == 1 else tuple(values)
 
 
-def _question(given: Any, where: str) -> list[Any]:
-    """Return a conversation without the answers at its end, which the model is to give."""
+def _question(given: Any, where: str, *, with_answer: bool) -> list[Any]:
+    """Return a conversation, without the answers at its end unless the model scores these."""
     try:
         kept = parse_messages(given)
     except MalformedConversationError as problem:
         raise DataError(f"Cannot read {where}: got {problem}. Repair or remove it.") from problem
-    while len(kept) > 1 and kept[-1].get("role") == "assistant":
+    while not with_answer and len(kept) > 1 and kept[-1].get("role") == "assistant":
         kept.pop()
     return kept
 
@@ -112,6 +113,8 @@ def find_input_columns(loaded: LoadedModel, examples: Dataset, data: DataConfig)
 
 def _choose_columns(loaded: LoadedModel, examples: Dataset, data: DataConfig) -> dict[str, str]:
     if loaded.task_type is TaskType.SEQ_CLS:
+        if loaded.settings.format == "messages" and data.messages in examples.column_names:
+            return {"data.messages": data.messages}
         pair = {"data.text_pair": data.text_pair or "text_pair"}
         return {"data.text": data.text} | (pair if loaded.settings.text_pair else {})
     if loaded.task_type is TaskType.TOKEN_CLS:

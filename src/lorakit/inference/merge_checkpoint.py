@@ -8,9 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lorakit.adapters import merge_adapters, merge_and_unload
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.config import TaskType
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
 from lorakit.files.atomic import creating_directory
 from lorakit.inference import load_for_inference
+from lorakit.inference.generation import stop_ids
 from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
 from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.models.pretrained import model_limit
@@ -37,6 +40,7 @@ class MergeReport:
         was_quantized: Whether the base was quantized.
         requantized: Whether the merged weights were quantized again.
         note: That the base has other weights than that of the training.
+        not_written: Settings of the adapter that a checkpoint cannot have, in one sentence.
     """
 
     largest_deviation: float
@@ -48,6 +52,7 @@ class MergeReport:
     was_quantized: bool = False
     requantized: bool = False
     note: str | None = None
+    not_written: str | None = None
 
 
 def merge_to_checkpoint(
@@ -113,6 +118,11 @@ def merge_to_checkpoint(
     rounding = merge.largest_rounding
     if dtype is not None:
         rounding += _cast_(model, getattr(torch, dtype))
+    if model.can_generate() and model.generation_config is not None:
+        # Where the training ended answers with a token that the base does not stop at.
+        model.generation_config.eos_token_id = stop_ids(loaded) or None
+        if loaded.settings.num_beams is not None:
+            model.generation_config.num_beams = loaded.settings.num_beams
     with creating_directory(output) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -136,7 +146,26 @@ def merge_to_checkpoint(
         was_quantized=was_quantized,
         requantized=requantize,
         note=loaded.note,
+        not_written=_not_written(loaded.settings),
     )
+
+
+def _not_written(settings: InferenceSettings) -> str | None:
+    """Return what other programs must do themselves for the answers of the adapter."""
+    missing = {
+        "the system prompt of the training (data.system_prompt)": settings.system_prompt,
+        "the prefix of sources (data.source_prefix)": settings.source_prefix,
+        f"the thresholds of labels ({', '.join(f'{t:.3g}' for t in settings.thresholds)})": (
+            settings.thresholds
+        ),
+        "the end token after a prompt and its answer": (
+            settings.task_type is TaskType.SEQ_CLS and settings.format == "prompt_completion"
+        ),
+    }
+    named = [name for name, value in missing.items() if value]
+    if not named:
+        return None
+    return f"The checkpoint does not have {' and '.join(named)}: apply them where it is used."
 
 
 def _cast_(model: PreTrainedModel, dtype: torch.dtype) -> float:

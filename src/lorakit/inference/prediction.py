@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,15 @@ from torch import Tensor
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import MULTI_LABEL, REGRESSION, TaskType
+from lorakit.data.chat import wants_content_parts, with_content_parts
+from lorakit.data.conversations import is_conversation, parse_messages
 from lorakit.data.tokenize_examples import tokenize_texts
-from lorakit.data.tokenizers import batch_columns, word_columns
+from lorakit.data.tokenizers import (
+    answer_ids,
+    batch_columns,
+    chat_columns,
+    word_columns,
+)
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel
 from lorakit.inference.token_batches import POOL_TEXTS, logits_in_batches, require_tokens
@@ -68,7 +75,7 @@ class TaggedWord:
 
 def classify(
     loaded: LoadedModel,
-    texts: Sequence[str | tuple[str, str]],
+    texts: Sequence[str | tuple[str, str] | Sequence[Mapping[str, Any]]],
     use_base: bool = False,
     *,
     batch_rows: int = 16,
@@ -78,6 +85,8 @@ def classify(
     Args:
         loaded: An adapter for SEQ_CLS on its base.
         texts: Texts, or pairs of texts for an adapter trained on pairs; truncated as in training.
+            A reward model takes a prompt with its answer as one text, or a conversation that ends
+            with the answer if it was trained on such.
         use_base: Whether the base model answers without the adapter. A head that the base lacks is
             then the untrained one that the training started from.
         batch_rows: Largest number of texts in a batch; long ones are in smaller batches on a CPU.
@@ -95,18 +104,38 @@ def classify(
     with loaded.inference_context(use_base):
         for start in range(0, len(texts), POOL_TEXTS):
             pool = texts[start : start + POOL_TEXTS]
-            columns = [list(pool)]
-            if loaded.settings.text_pair:
-                columns = [[pair[0] for pair in pool], [pair[1] for pair in pool]]
-            tokens = batch_columns(
-                loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length
-            )
+            tokens = _class_columns(loaded, pool)
             require_tokens(tokens, pool)
             for numbers, logits in logits_in_batches(loaded, tokens, batch_rows):
                 outputs = text_outputs(logits, loaded.labels or (), loaded.settings)
                 for number, output in zip(numbers, outputs, strict=True):
                     made[start + number] = output
     return made
+
+
+def _class_columns(loaded: LoadedModel, pool: Sequence[Any]) -> dict[str, list[list[int]]]:
+    """Return the tokenizer's columns of texts, pairs or conversations, as in training."""
+    if loaded.settings.format is not None:
+        ids = [_answer_ids(loaded, given)[: loaded.max_length] for given in pool]
+        return {"input_ids": ids, "attention_mask": [[1] * len(one) for one in ids]}
+    columns = [list(pool)]
+    if loaded.settings.text_pair:
+        columns = [[pair[0] for pair in pool], [pair[1] for pair in pool]]
+    return batch_columns(loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length)
+
+
+def _answer_ids(loaded: LoadedModel, given: Any) -> list[int]:
+    """Return the ids of a prompt with its answer, which a reward model scores, not truncated.
+
+    For a model trained on conversations, a text is one that is rendered already.
+    """
+    tokenizer = loaded.tokenizer
+    if isinstance(given, str):
+        return answer_ids(tokenizer, given, has_end=loaded.settings.format == "messages")
+    messages = parse_messages(given)
+    if wants_content_parts(tokenizer):
+        messages = with_content_parts(messages)
+    return list(chat_columns(tokenizer, messages)["input_ids"])
 
 
 def count_truncated(loaded: LoadedModel, inputs: Sequence[Any]) -> int:
@@ -120,6 +149,8 @@ def count_truncated(loaded: LoadedModel, inputs: Sequence[Any]) -> int:
     """
     if loaded.task_type not in (TaskType.SEQ_CLS, TaskType.SEQ_2_SEQ_LM) or not inputs:
         return 0
+    if loaded.task_type is TaskType.SEQ_CLS and loaded.settings.format is not None:
+        return sum(len(_answer_ids(loaded, one)) > loaded.max_length for one in inputs)
     if loaded.task_type is TaskType.SEQ_CLS and loaded.settings.text_pair:
         texts, pairs = [one[0] for one in inputs], [one[1] for one in inputs]
     else:
@@ -129,6 +160,8 @@ def count_truncated(loaded: LoadedModel, inputs: Sequence[Any]) -> int:
 
 def _require_kind(loaded: LoadedModel, texts: Sequence[Any]) -> None:
     pairs = loaded.settings.text_pair
+    if loaded.settings.format == "messages":
+        texts = [one for one in texts if not is_conversation(one)]
     if any(isinstance(text, str) == pairs for text in texts):
         wanted, got = ("pairs of texts", "a single text") if pairs else ("texts", "a pair")
         raise DataError(
@@ -147,7 +180,7 @@ def text_outputs(
         labels: Names of the head's outputs.
         settings: Settings of the adapter, with its problem type and thresholds.
     """
-    if settings.problem_type == REGRESSION:
+    if predicts_numbers(labels, settings):
         return [Numbers(dict(zip(labels, row, strict=True))) for row in logits.tolist()]
     if settings.problem_type == MULTI_LABEL:
         # In float64, as when the thresholds were chosen.
@@ -155,6 +188,16 @@ def text_outputs(
         thresholds = settings.thresholds or (_HALF,) * len(labels)
         return [_label_set(dict(zip(labels, row, strict=True)), thresholds) for row in rows]
     return [_class_of(dict(zip(labels, row, strict=True))) for row in logits.softmax(-1).tolist()]
+
+
+def predicts_numbers(labels: Sequence[str], settings: InferenceSettings) -> bool:
+    """Return whether the outputs of a head are numbers.
+
+    A single output is one, as in transformers: as a class it would have the probability 1.
+    """
+    return settings.problem_type == REGRESSION or (
+        settings.problem_type is None and len(labels) == 1
+    )
 
 
 def _label_set(by_label: dict[str, float], thresholds: Sequence[float]) -> LabelSet:

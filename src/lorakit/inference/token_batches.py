@@ -50,10 +50,19 @@ def logits_in_batches(
     on_cpu = model.device.type == "cpu"
     multiple = length_multiple(model)
     lengths = [pad_length(len(ids), multiple) for ids in columns["input_ids"]]
-    for numbers in like_length_batches(lengths, batch_rows, _CPU_BATCH_TOKENS if on_cpu else None):
-        rows = {name: [values[number] for number in numbers] for name, values in columns.items()}
-        encoded = pad_batch(loaded.tokenizer, rows, multiple).to(model.device)
-        yield numbers, model(**encoded, **options).logits.float()
+    most = _CPU_BATCH_TOKENS if on_cpu else None
+    # T5 and BART classify at the end of a text, and want as many ends in each row of a batch.
+    end: Any = None
+    if model.config.is_encoder_decoder:
+        end = getattr(model.config, "eos_token_id", None)
+    ends = [ids.count(end) for ids in columns["input_ids"]]
+    for count in sorted(set(ends)):
+        alike = [number for number, found in enumerate(ends) if found == count]
+        for batch in like_length_batches([lengths[number] for number in alike], batch_rows, most):
+            numbers = [alike[at] for at in batch]
+            rows = {name: [values[one] for one in numbers] for name, values in columns.items()}
+            encoded = pad_batch(loaded.tokenizer, rows, multiple).to(model.device)
+            yield numbers, model(**encoded, **options).logits.float()
 
 
 def like_length_batches(

@@ -19,6 +19,7 @@ from lorakit.data.chat import (
 from lorakit.data.conversations import NOT_VARIABLES, with_default_system
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import (
+    answer_ids,
     batch_columns,
     chat_columns,
     end_id,
@@ -229,7 +230,13 @@ class TextSide:
                 param="input",
                 code="invalid_parameter",
             )
-        return self._columns(*([given] if isinstance(given, str) else given))
+        form = self.settings.format
+        if form is None or not isinstance(given, str):
+            return self._columns(*([given] if isinstance(given, str) else given))
+        ids = answer_ids(self.tokenizer, given, has_end=form == "messages")[: self.max_length]
+        columns = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        _require_tokens(columns)
+        return columns
 
     def _columns(self, *texts: str) -> Columns:
         made = batch_columns(

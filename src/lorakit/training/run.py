@@ -232,9 +232,10 @@ def _fit(
             output = trainer.train(
                 resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
             )
-            unreached_notes = tuple(filter(None, [unreached.note()]))
-            if unreached_notes:
-                emit("notes", {"notes": unreached_notes})
+            left_out = None if trainer.stream is None else trainer.stream.left_out_note()
+            late_notes = tuple(filter(None, [unreached.note(), left_out]))
+            if late_notes:
+                emit("notes", {"notes": late_notes})
             metrics = final_metrics(trainer)
             findings = find_at_end(setup, trainer, emit)
         answers = answers_without_predictions(setup, trainer, findings)
@@ -250,7 +251,7 @@ def _fit(
         parameter_count=count_parameters(setup.model),
         train_examples=None if setup.encoded.stream is not None else len(setup.splits.train),
         validation_examples=_length(setup.splits.validation),
-        notes=(*setup.splits.notes, *setup.encoded.notes, *trainer_notes, *unreached_notes),
+        notes=(*setup.splits.notes, *setup.encoded.notes, *trainer_notes, *late_notes),
         metrics=metrics,
         train_loss=output.training_loss,
         steps=output.global_step,

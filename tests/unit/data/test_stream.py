@@ -165,3 +165,13 @@ def test_splits_have_a_sample_and_the_stream(write):
     assert sorted(_numbers(made.stream, 34)) == list(range(6, 40))
     assert len(given.train) == 40 and given.validation["text"][0] == "t40"
     assert none.validation is None and len(none.train) == 40
+
+
+def test_examples_that_are_left_out_are_counted(write):
+    def encode(part, place):
+        return [{"n": 0} for text in part["text"] if int(text[1:]) < 30]
+
+    made = _encoded(_stream(write("some.jsonl", range(40)), shuffle_buffer=3), encode)
+    assert len(list(islice(made, 20))) == 20 and made.left_out_note() is None
+    list(islice(made, 30))
+    assert made.left_out_note().startswith("10 of the 68 streamed examples")

@@ -58,7 +58,7 @@ def test_what_the_files_of_the_base_prefer_does_not_change_an_answer(
 ):
     prompt = ["what colour is the grass and the snow and the sky?"]
     expected = generate_text(chat, prompt, temperature=temperature)
-    preferred = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1}
+    preferred = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "num_beams": 3}
     preferred |= {"top_k": 1, "top_p": 0.1, "min_p": 0.9} if temperature else {}
     for name, value in preferred.items():
         monkeypatch.setattr(chat.model.generation_config, name, value, raising=False)
@@ -166,6 +166,21 @@ def test_prompt_that_leaves_no_room(chat):
         "and 40 new ones, expected at most 128 together, the positions of this LlamaForCausalLM. "
         "Shorten the prompt or ask for fewer tokens."
     )
+
+
+def test_summaries_are_searched_with_the_beams_of_the_evaluation(summary_run, monkeypatch):
+    loaded = load_for_inference(summary_run)
+    settings = loaded.settings.model_copy(update={"num_beams": 3})
+    seen, generate = [], loaded.model.generate
+
+    def watched(num_beams=None, **inputs):
+        seen.append(num_beams)
+        return generate(num_beams=num_beams, **inputs)
+
+    monkeypatch.setattr(loaded.model, "generate", watched)
+    for temperature in (0.0, 1.0):
+        generate_text(replace(loaded, settings=settings), ["the red cat"], temperature=temperature)
+    assert seen == [3, 1]
 
 
 def test_summaries_get_the_prefix_of_the_training(summary_run, monkeypatch):

@@ -7,9 +7,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from lorakit.adapters.inference_settings import SETTINGS_FILE
+from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError, QuantizationError
 from lorakit.inference import load_for_inference, merge_checkpoint
+from lorakit.inference.generation import stop_ids
 from lorakit.inference.merge_checkpoint import merge_to_checkpoint
 from lorakit.layers.bitsandbytes_storage import bits_of
 from tiny_models import bert, logits
@@ -55,6 +56,28 @@ def test_a_merge_writes_the_adapted_model_and_its_tokenizer(saved, tiny_llama_di
     assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
 
 
+def test_a_checkpoint_stops_where_the_adapter_does(saved, tiny_llama_dir, tmp_path):
+    adapter = saved(tiny_llama_dir)
+    settings = InferenceSettings(task_type="CAUSAL_LM", stop_token_ids=(5,), system_prompt="answer")
+    settings.save(adapter)
+    stops = stop_ids(load_for_inference(adapter))
+    report = merge_to_checkpoint(adapter, tmp_path / "merged")
+    assert "does not have the system prompt" in str(report.not_written)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert 5 in stops and plain.generation_config.eos_token_id == stops
+
+
+def test_what_a_checkpoint_cannot_have_is_said():
+    settings = InferenceSettings(thresholds=(0.25, 0.5), source_prefix="tell: ")
+    assert merge_checkpoint._not_written(settings) == (
+        "The checkpoint does not have the prefix of sources (data.source_prefix) and the "
+        "thresholds of labels (0.25, 0.5): apply them where it is used."
+    )
+    assert merge_checkpoint._not_written(InferenceSettings()) is None
+    scores = InferenceSettings(task_type="SEQ_CLS", format="prompt_completion")
+    assert "the end token after" in str(merge_checkpoint._not_written(scores))
+
+
 def test_a_base_in_16_bits_is_merged_into_float32_without_rounding(saved, tiny_llama_dir, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.bfloat16)
     base.save_pretrained(tmp_path / "base")
@@ -69,7 +92,10 @@ def test_a_base_in_16_bits_is_merged_into_float32_without_rounding(saved, tiny_l
 
 def test_an_encoder_and_decoder_are_probed_together(saved, tiny_t5_dir, tmp_path):
     adapter = saved(tiny_t5_dir, targets=("q", "v"), kind=AutoModelForSeq2SeqLM)
+    InferenceSettings(task_type="SEQ_2_SEQ_LM", num_beams=2).save(adapter)
     report = merge_to_checkpoint(adapter, tmp_path / "merged")
+    plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")
+    assert plain.generation_config.num_beams == 2
     assert report.layers == 12 and report.relative_deviation <= 1e-3
 
 

@@ -147,3 +147,12 @@ def test_a_system_message_that_the_template_leaves_out_is_refused():
     with pytest.raises(RequestError, match="would have no effect") as caught:
         side.chat_ids([{"role": "system", "content": "sing"}, *HELLO])
     assert caught.value.param == "messages"
+
+
+def test_a_text_to_score_ends_as_in_training():
+    side = text_side(task_type="SEQ_CLS", format="prompt_completion", max_length=3)
+    end = side.tokenizer.eos_token_id
+    for text, is_ended in (("sky", True), ("sky<|end|>", True), ("sky sky sky sky sky", False)):
+        columns = side.class_columns(text)
+        assert [one == end for one in columns["input_ids"][-2:]] == [False, is_ended]
+        assert len(columns["attention_mask"]) == len(columns["input_ids"])

@@ -79,6 +79,8 @@ def merge(
             "largest rounding of a weight": f"{report.largest_rounding:.2e}",
         }
     )
+    if report.not_written is not None:
+        say(report.not_written)
     closing(report.files, {loading_line(output): "loads it in Python, without lorakit"})
 
 

@@ -211,7 +211,7 @@ async def stream_output(
             seed=options.seed,
             stop_token_ids=side.stop_token_ids,
         )
-        item = WrittenItem(columns, shared.carried_name, sampling)
+        item = WrittenItem(columns, shared.carried_name, sampling, side.settings.num_beams)
         try:
             (written,) = await model.forward([item], shared)
         finally:

@@ -70,13 +70,22 @@ class ModelRunner:
         return output.logits[:, -1].float()
 
     def one_token(self) -> list[KeysValues | None]:
-        """Return the keys and values of one token in each layer."""
+        """Return the keys and values of one token in each layer.
+
+        Raises:
+            ConfigError: The model keeps none.
+        """
         cache = DynamicCache()
         one = torch.ones(1, 1, dtype=torch.long, device=self.device)
         with torch.no_grad():
             self.forward(one, cache, [None], one, one - 1)
         self.close()
-        return keys_values(cache)
+        if not any(found := keys_values(cache)):
+            raise ConfigError(
+                f"Cannot decode {type(self._model).__name__} row by row: it keeps no keys and "
+                "values, expected those of each token. Use another base."
+            )
+        return found
 
     def close(self) -> None:
         """Let the model be changed: no row has an adapter any more."""

@@ -22,19 +22,23 @@ class WrittenItem:
         columns: The tokenizer's columns of the text.
         adapter: Name under which the model carries the adapter; None for the base alone.
         sampling: How tokens are chosen; penalties, biases and log-probabilities are not used.
+        num_beams: Beams to search the likeliest answer with; None takes the base's.
         is_cancelled: Set when nobody waits for the answer.
     """
 
     columns: Columns
     adapter: str | None
     sampling: Sampling
+    num_beams: int | None = None
     is_cancelled: Event = field(default_factory=Event)
 
     @property
     def batch_key(self) -> Hashable:
         """Likeliest tokens are found in one batch; an answer that is sampled is alone."""
         is_drawn = self.sampling.is_drawn
-        return ("sampled", id(self)) if is_drawn else ("likeliest", self.sampling.stop_token_ids)
+        if is_drawn:
+            return ("sampled", id(self))
+        return ("likeliest", self.num_beams, self.sampling.stop_token_ids)
 
     @property
     def tokens(self) -> int:
@@ -51,12 +55,18 @@ class Written:
 
 
 def run_written(model: PreTrainedModel, items: Sequence[WrittenItem]) -> list[Written]:
-    """Return the answer of each item."""
+    """Return the answer of each item.
+
+    The likeliest one is searched with beams as training and `generate` do.
+    """
     batch = pad_rows(model, [item.columns for item in items])
     sampling = items[0].sampling
-    options: dict[str, Any] = {"do_sample": sampling.is_drawn, "num_beams": 1}
+    options: dict[str, Any] = {"do_sample": sampling.is_drawn}
+    if items[0].num_beams is not None:
+        options["num_beams"] = items[0].num_beams
     if options["do_sample"]:
         options |= {
+            "num_beams": 1,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
@@ -96,4 +106,5 @@ class _Stops(StoppingCriteria):
             item.is_cancelled.is_set() or written >= item.sampling.max_tokens
             for item in self._items
         ]
-        return torch.tensor(ended, device=input_ids.device)
+        beams = len(input_ids) // len(ended)
+        return torch.tensor(ended, device=input_ids.device).repeat_interleave(beams)

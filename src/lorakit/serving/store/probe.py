@@ -15,7 +15,8 @@ from lorakit.errors import AdapterFileError, LorakitError, first_few, first_line
 from lorakit.injection import Injection, adapter_rows
 from lorakit.injection.state import adapted_layers
 
-_TOKENS = 2
+_TOKENS = 3
+"""More than the rows, so that a model which puts tokens first (XLNet) cannot be mistaken."""
 _CLEAR = 1e-3
 """Change of the outputs, relative to the largest, that is no rounding of one token in float32."""
 _NOISE = 4.0
@@ -130,7 +131,13 @@ class Probe:
     def _input_ids(self, adapter: Adapter) -> Tensor:
         """Return the same few tokens in two rows, (2, tokens)."""
         device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]  # models of texts have embeddings
-        return torch.tensor([self._tokens_for(adapter)] * 2, device=device)
+        tokens = self._tokens_for(adapter)
+        config: Any = getattr(self._model, "config", None)
+        end: Any = getattr(config, "eos_token_id", None)
+        if getattr(config, "is_encoder_decoder", False) and isinstance(end, int):
+            # BART and T5 classify at this token.
+            tokens = [*(token for token in tokens if token != end), end]
+        return torch.tensor([tokens] * 2, device=device)
 
     @torch.no_grad()
     def _outputs(self, names: list[str | None], ids: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Trial:
             return AdapterMismatchError(
                 f"Cannot serve adapter {name!r} on this base: it was trained with a vocabulary of "
                 f"{needed} tokens, expected at most the {there} of the base. More tokens would "
-                "change the answers of the base and of all other adapters; serve it alone, or "
-                "merge it."
+                "change the answers of the base and of all other adapters. Merge it, and serve "
+                "the merged model."
             )
         return AdapterMismatchError(f"Cannot serve adapter {name!r} on this base. {error}")

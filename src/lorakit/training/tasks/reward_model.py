@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from datasets import Dataset
 from transformers import (
     Trainer,
     TrainingArguments,
 )
 
 from lorakit.analysis.baselines import Guess, guess_answer
-from lorakit.config import TaskType
+from lorakit.config import REGRESSION, TaskType
 from lorakit.data.answers import AnswerCollator
 from lorakit.data.tokenizers import pad_id
 from lorakit.training.objectives.reward import REWARD_METRICS
@@ -44,6 +45,12 @@ class RewardModel(AnswersTask):
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
         """Return the name of the only output."""
         return LABELS
+
+    def answer_settings(
+        self, examples: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Return that the score is a number."""
+        return {"problem_type": REGRESSION}
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]

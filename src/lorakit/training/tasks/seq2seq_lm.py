@@ -111,6 +111,7 @@ class Seq2SeqLM(Task):
             loaded,
             max_length=max_length,
             max_target_length=data.max_target_length,
+            num_beams=recipe.training.get("generation_num_beams"),
             source_prefix=data.source_prefix,
         )
         return replace(encode_splits(splits, data, max_length, encode, notes), settings=settings)

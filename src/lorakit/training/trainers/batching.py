@@ -64,6 +64,7 @@ class BatchingMixin(_Base):
         if self.stream is None:
             return super().get_train_dataloader()
         self.accelerator.dataloader_config.dispatch_batches = False  # one process needs no copies
+        self.stream = self.stream.seeded(seed(self.args))
         batches = DataLoader(
             self.stream,
             batch_size=self.args.train_batch_size,

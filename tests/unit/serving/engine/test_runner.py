@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, XLNetConfig, XLNetLMHeadModel
 
 from fixtures.engines import tiny_llama, with_adapters
 from lorakit import add_adapter, set_adapter
@@ -51,6 +51,13 @@ def test_the_keys_and_values_of_one_token_show_the_layers():
 def test_a_model_without_positions_and_logits_of_the_last_alone():
     runner = ModelRunner(bloom())
     assert logits(runner, [None, None]).shape == (2, 32)
+
+
+def test_a_model_that_keeps_no_keys_is_refused():
+    sizes = {"vocab_size": 32, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16}
+    runner = ModelRunner(XLNetLMHeadModel(XLNetConfig(**sizes)).eval())
+    with pytest.raises(ConfigError, match="Cannot decode XLNetLMHeadModel row by row"):
+        runner.one_token()
 
 
 def test_a_cache_keeps_all_tokens():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from lorakit import set_adapter
@@ -31,6 +33,23 @@ def test_each_answer_is_that_of_its_text_and_adapter_alone():
         is_ended = 1 in expected
         assert list(written.token_ids) == (expected[: expected.index(1)] if is_ended else expected)
         assert written.reason == ("stop" if is_ended else "length")
+
+
+def test_the_likeliest_answer_is_searched_with_the_beams_of_the_base():
+    model = model_with_adapter()
+    items = [item(ROWS[0], "a", max_tokens=8), item(ROWS[1], max_tokens=6)]
+    greedy = run_written(model, items)
+    of_adapter = run_written(model, [replace(one, num_beams=3) for one in items])
+    model.generation_config.num_beams = 3
+    made = run_written(model, items)
+    assert of_adapter == made
+    assert made != greedy
+    for written, ids, adapter, tokens in zip(made, ROWS, ("a", None), (8, 6), strict=True):
+        set_adapter(model, adapter)
+        with torch.no_grad():
+            alone = model.generate(torch.tensor([ids]), max_new_tokens=tokens, eos_token_id=1)
+        expected = [*alone[0, 1:].tolist(), 1]
+        assert list(written.token_ids) == expected[: expected.index(1)]
 
 
 def test_at_a_tiny_temperature_the_likeliest_tokens_are_written():

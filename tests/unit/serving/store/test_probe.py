@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import XLNetConfig, XLNetForSequenceClassification
 
 from lorakit import Adapter, LoraConfig, add_adapter, set_adapter
 from lorakit.errors import AdapterFileError
@@ -38,6 +39,18 @@ def with_factors(adapter, function):
 def test_adapters_of_every_kind_act(case):
     build, config = case
     checked(*added(build, **config))
+
+
+def test_classifiers_that_read_the_end_of_a_text_are_probed_with_one():
+    checked(*added(lambda: t5("T5ForSequenceClassification"), target_modules=["q", "v"]))
+
+
+def test_a_model_that_puts_tokens_first_is_refused():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16}
+    build = XLNetForSequenceClassification(XLNetConfig(**sizes)).eval
+    with pytest.raises(AdapterFileError, match="Cannot serve adapter 'mine' beside others"):
+        checked(*added(build, target_modules=["layer_1"]))
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)

@@ -1,11 +1,19 @@
 """Reward models are trained on pairs, and evaluated."""
 
-import pytest
+import json
 
-from fixtures.preferences import PAIRS, preference_recipe
-from lorakit import train
+import pytest
+import torch
+
+from fixtures.data import write_jsonl
+from fixtures.preferences import CHATS, PAIRS, preference_recipe
+from lorakit import load_run, train
+from lorakit.data import load_splits
 from lorakit.errors import DataError
+from lorakit.inference.file_predictions import predict_file
 from lorakit.training.evaluation import evaluate
+from lorakit.training.tasks import task_of
+from lorakit.training.tasks.reward_model import LABELS
 
 TRAINING = {
     "use_cpu": True,
@@ -26,6 +34,32 @@ def test_a_reward_model_scores_the_chosen_answer_higher(tmp_path, request, base)
     assert result.metrics.keys() == {f"eval_{name}" for name in names}
     assert result.metrics["eval_accuracy"] == 1
     assert evaluate(tmp_path / "run") == pytest.approx(result.metrics, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "is_chat"), [(PAIRS, False), (CHATS, True)])
+def test_a_reward_model_is_used_as_it_was_trained(tmp_path, tiny_llama_dir, rows, is_chat):
+    one_step = {**TRAINING, "max_steps": 1, "num_train_epochs": 1}
+    recipe = preference_recipe(
+        tmp_path, tiny_llama_dir, rows, {"type": "reward"}, training=one_step
+    )
+    result = train(recipe.model_copy(update={"output": str(tmp_path / "run")}))
+    run = load_run(tmp_path / "run")
+    row = json.loads((tmp_path / "preferences.jsonl").read_text().splitlines()[0])
+    given = row["prompt"] + row["chosen"]
+    file = write_jsonl(tmp_path / "answers.jsonl", [{"messages" if is_chat else "text": given}])
+    (score,) = run.predict([given])
+    predict_file(run.loaded, file, tmp_path / "scores.jsonl")
+    task = task_of(recipe)
+    encoded = task.encode(
+        *(load_splits(recipe.data, 42), recipe, run.loaded.tokenizer, run.loaded.model, LABELS)
+    )
+    prompt, chosen, _ = encoded.train[0]["parts"]
+    ids = torch.tensor([encoded.train[0]["input_ids"][: prompt + chosen]])
+    with torch.no_grad():
+        expected = run.loaded.model(ids).logits.item()
+    assert result.steps == 1 and score.values == {"reward": pytest.approx(expected, abs=1e-5)}
+    written = json.loads((tmp_path / "scores.jsonl").read_text())
+    assert written["prediction"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_classifier_without_an_objective_says_which_line_to_add(

@@ -8,7 +8,8 @@ TASK = "SEQ_2_SEQ_LM"
 
 
 def test_source_has_its_prefix_and_target_its_end(prepare, tiny_t5_dir, summary_parquet):
-    made = prepare(TASK, tiny_t5_dir, summary_parquet, source_prefix="tell me ")
+    beams = {"generation_num_beams": 2}
+    made = prepare(TASK, tiny_t5_dir, summary_parquet, source_prefix="tell me ", training=beams)
 
     row, text = made.encoded.train[0], made.splits.train[0]
     decode = made.tokenizer.decode
@@ -16,7 +17,8 @@ def test_source_has_its_prefix_and_target_its_end(prepare, tiny_t5_dir, summary_
     assert decode(row["labels"]) == f"{text['target']}</s>"
     assert row["labels"][-1] == made.tokenizer.eos_token_id
     settings = made.encoded.settings
-    assert (settings["source_prefix"], settings["max_target_length"]) == ("tell me ", 128)
+    names = ("source_prefix", "max_target_length", "num_beams")
+    assert [settings[name] for name in names] == ["tell me ", 128, 2]
 
 
 def test_end_is_added_where_the_tokenizer_does_not(prepare, tiny_t5_dir, summary_parquet):

@@ -1,6 +1,9 @@
 """Batches of like length in a trainer: their order, the padding that is left, and the note."""
 
+import json
 from collections import Counter
+from itertools import chain, islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +18,15 @@ from transformers import (
 )
 
 from lorakit.config import LoraConfig
+from lorakit.data.stream import EncodedStream, ExampleStream
 from lorakit.injection import add_adapter
+from lorakit.recipes.data_section import DataConfig
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
-from lorakit.training.trainers.batching import padding_notes, padding_to_multiples
+from lorakit.training.trainers.batching import (
+    BatchingMixin,
+    padding_notes,
+    padding_to_multiples,
+)
 
 EXAMPLES = 93
 
@@ -207,3 +216,23 @@ def test_data_without_a_length_keeps_its_order(build, data):
     assert trainer._get_train_sampler() is None
     trainer.train()
     assert flat(trainer.seen) == [len(ids) for ids in data["input_ids"][:12]]
+
+
+def test_a_stream_has_the_order_of_the_datas_seed(tmp_path):
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(json.dumps({"text": str(n)}) + "\n" for n in range(40)))
+    examples = ExampleStream.of(DataConfig(train=str(path), streaming=True), seed=1)
+
+    def order(data_seed):
+        trainer = SimpleNamespace(
+            stream=EncodedStream(examples, lambda part, place: part.to_list()),
+            args=SimpleNamespace(
+                train_batch_size=4, dataloader_pin_memory=False, seed=1, data_seed=data_seed
+            ),
+            accelerator=SimpleNamespace(dataloader_config=SimpleNamespace(), prepare=lambda b: b),
+            data_collator=lambda rows: [row["text"] for row in rows],
+        )
+        return list(chain(*islice(BatchingMixin.get_train_dataloader(trainer), 10)))
+
+    assert sorted(order(2), key=int) == [str(n) for n in range(40)]
+    assert order(None) == order(1) != order(2)

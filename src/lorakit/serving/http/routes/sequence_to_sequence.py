@@ -52,7 +52,8 @@ async def write_completions(
             call.input_tokens += len(columns["input_ids"])
             most = most_new_tokens(body.max_tokens, default, 0, model, call.context.limits)
             samplings = choice_samplings(body, text, most, None, len(items))
-            items += [WrittenItem(columns, shared.carried_name, each) for each in samplings]
+            beams = text.settings.num_beams
+            items += [WrittenItem(columns, shared.carried_name, each, beams) for each in samplings]
         for item in items:
             call.at_end.callback(item.is_cancelled.set)
         written: list[Written] = await model.forward(items, shared)

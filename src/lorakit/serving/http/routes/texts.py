@@ -160,11 +160,12 @@ async def score(call: Call) -> dict[str, Any]:
     call.note_prompt([body.text_1, body.text_2])
     async with model.using(found.adapter) as (shared, text):
         labels = len(text.labels)
-        if not text.settings.text_pair or labels > 2:
+        is_class = text.settings.problem_type is None
+        if not text.settings.text_pair or labels > (2 if is_class else 1):
             got = f"{labels} labels" if text.settings.text_pair else "single texts"
             raise RequestError(
                 f"The model '{body.model}' cannot score pairs: it was trained on {got}, expected "
-                "pairs of texts with one or two labels. Use POST /v1/classify.",
+                "pairs of texts with one label, or one of two. Use POST /v1/classify.",
                 param="model",
                 code="wrong_task",
             )

@@ -1,6 +1,7 @@
 """Embeddings, classes, tags and scores equal those of each adapter alone."""
 
 import asyncio
+import json
 
 import httpx2
 import pytest
@@ -56,6 +57,15 @@ def test_pairs_are_classified_and_scored(served):
     )["data"]
     for each, score in zip(classes, scores, strict=True):
         assert score["score"] == pytest.approx(each["probabilities"]["same"], abs=1e-5)
+
+
+def test_two_labels_that_may_both_apply_are_no_score(served_with):
+    served = served_with()
+    path = served.folder / "pairs" / "lorakit.json"
+    settings = json.loads(path.read_text()) | {"problem_type": "multi_label_classification"}
+    path.write_text(json.dumps(settings))
+    body = {"model": "pairs", "text_1": "a", "text_2": "b"}
+    assert "cannot score pairs" in served.post("/v1/score", body, 400)["message"]
 
 
 @pytest.mark.parametrize(
