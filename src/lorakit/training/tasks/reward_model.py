@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Dataset
-from transformers import (
-    Trainer,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainingArguments
 
 from lorakit.analysis.baselines import Guess, guess_answer
 from lorakit.config import REGRESSION, TaskType
@@ -46,9 +43,7 @@ class RewardModel(AnswersTask):
         """Return the name of the only output."""
         return LABELS
 
-    def answer_settings(
-        self, examples: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, Any]:
+    def answer_settings(self, examples: Dataset, loaded: Loaded) -> dict[str, Any]:
         """Return that the score is a number."""
         return {"problem_type": REGRESSION}
 
