@@ -12,7 +12,7 @@ from lorakit.data import load_splits
 from lorakit.errors import DataError
 from lorakit.inference.file_predictions import predict_file
 from lorakit.training.evaluation import evaluate
-from lorakit.training.tasks import task_of
+from lorakit.training.tasks import Loaded, task_of
 from lorakit.training.tasks.reward_model import LABELS
 
 TRAINING = {
@@ -50,9 +50,8 @@ def test_a_reward_model_is_used_as_it_was_trained(tmp_path, tiny_llama_dir, rows
     (score,) = run.predict([given])
     predict_file(run.loaded, file, tmp_path / "scores.jsonl")
     task = task_of(recipe)
-    encoded = task.encode(
-        *(load_splits(recipe.data, 42), recipe, run.loaded.tokenizer, run.loaded.model, LABELS)
-    )
+    loaded = Loaded(recipe, run.loaded.tokenizer, LABELS, run.loaded.model)
+    encoded = task.encode(load_splits(recipe.data, 42), loaded)
     prompt, chosen, _ = encoded.train[0]["parts"]
     ids = torch.tensor([encoded.train[0]["input_ids"][: prompt + chosen]])
     with torch.no_grad():
