@@ -136,10 +136,11 @@ def load_for_inference(
         require_weights_of_training(settings, name, options["revision"], config_file)
     elif _recorded_digest(settings) is not None:
         note = note_on_weights(settings, name, base_digest(name))
-    if (companions / TOKENIZER_FILE).is_file():
+    saved = saved_tokenizer(directory)
+    if saved is not None:
         tokenizer = load_tokenizer(
-            str(companions),
-            key=str(companions),
+            str(saved),
+            key=str(saved),
             is_adapter=True,
             trust_remote_code=options["trust_remote_code"],
         )
@@ -253,6 +254,12 @@ def companions_of(directory: Path) -> Path:
         return directory
     run = RunDirectory(directory.parent)
     return next((place for place in (run.adapter, run.start_from) if place.is_dir()), directory)
+
+
+def saved_tokenizer(directory: Path) -> Path | None:
+    """Return the directory of the tokenizer that was saved with an adapter, or None."""
+    companions = companions_of(directory)
+    return companions if (companions / TOKENIZER_FILE).is_file() else None
 
 
 def _label_options(

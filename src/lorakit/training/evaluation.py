@@ -22,6 +22,7 @@ from lorakit.inference.loaded import (
     TASKS_WITH_LABELS,
     locate_adapter,
     require_weights_of_training,
+    saved_tokenizer,
 )
 from lorakit.injection import Injection, add_adapter, disable_adapters, set_adapter
 from lorakit.recipes.recipe import Recipe
@@ -190,6 +191,7 @@ def _evaluating(
         attach=partial(_attach, path=adapter, reference=reference),
         labels=settings.labels,
         load=load_splits if reads_training else load_validation,
+        tokenizer_of=saved_tokenizer(adapter),
     )
     if setup.encoded.validation is None:
         raise ConfigError(

@@ -80,6 +80,7 @@ def prepare(
     load: Callable[..., Splits] = load_splits,
     measures_dtype: bool = True,
     kept_start: Path | None = None,
+    tokenizer_of: Path | None = None,
 ) -> Setup:
     """Load the data and the base, add the adapter and encode the examples, after cheap checks.
 
@@ -97,6 +98,8 @@ def prepare(
             the recipe starts from, or of the examples.
         load: Reads the examples.
         kept_start: A run's copy of the adapter that it started from.
+        tokenizer_of: Directory of the tokenizer to load; None loads that of the adapter that the
+            recipe starts from, or the base's.
         measures_dtype: Whether to time steps where `dtype: auto` needs it; else it is float32.
 
     Raises:
@@ -127,7 +130,7 @@ def prepare(
     labels = found if labels is None else labels
     require_metric(training, task.metric_names(labels, training))
     tokenizer = local_rank_zero_first(
-        lambda: task.load_tokenizer(recipe, None if start is None else start.tokenizer)
+        lambda: task.load_tokenizer(recipe, tokenizer_of or (start and start.tokenizer))
     )
     if start is not None:
         start.check_new_tokens(recipe, tokenizer)

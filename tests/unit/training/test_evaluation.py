@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import AutoTokenizer
 
 from lorakit import load_adapter
 from lorakit.errors import AdapterMismatchError, MissingFileError
@@ -42,6 +43,24 @@ def test_evaluate_on_other_rows_and_without_the_adapter(done, text_jsonl):
     other = result.run_dir.parent / "other.jsonl"
     other.write_text('{"prompt": "what colour is the sky?", "completion": " blue"}\n' * 3)
     assert evaluate(result.run_dir, data=str(other))["eval_loss"] != result.metrics["eval_loss"]
+
+
+def test_evaluate_takes_the_tokenizer_that_was_saved_with_the_adapter(done, tmp_path, monkeypatch):
+    result, _ = done
+    run = shutil.copytree(result.run_dir, tmp_path / "run")
+    asked = []
+    whole = AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        AutoTokenizer,
+        "from_pretrained",
+        lambda name, **options: asked.append(name) or whole(name, **options),
+    )
+    assert evaluate(run) == pytest.approx(result.metrics, rel=1e-6)
+    assert asked == [str(run / "adapter")]
+    (run / "adapter" / "tokenizer_config.json").unlink()
+    asked.clear()
+    evaluate(run)
+    assert asked == [Recipe.load(run / "recipe.yaml").model]
 
 
 def test_evaluate_needs_an_adapter_and_a_recipe(done, tmp_path):

@@ -27,11 +27,7 @@ from lorakit.errors import (
     MissingFileError,
     first_few,
 )
-from lorakit.inference.loaded import (
-    TOKENIZER_FILE,
-    companions_of,
-    locate_adapter,
-)
+from lorakit.inference.loaded import companions_of, locate_adapter, saved_tokenizer
 from lorakit.injection import Injection, add_adapter
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
@@ -109,7 +105,7 @@ class StartingPoint:
             config=config,
             selection=selection,
             settings=settings,
-            tokenizer=companions if (companions / TOKENIZER_FILE).is_file() else None,
+            tokenizer=saved_tokenizer(directory),
             sha256=adapter_sha256(directory),
             about=(
                 *quantization_notes(recipe, settings, was_loftq),

@@ -115,8 +115,8 @@ class Task(ABC):
 
         Args:
             recipe: The recipe.
-            saved: Directory of a tokenizer to load instead, that of the adapter that the run
-                starts from; it has that adapter's new tokens already.
+            saved: Directory of a tokenizer to load instead, that of an adapter, which has the
+                adapter's new tokens already.
 
         Raises:
             MissingFileError: The model does not exist or has no tokenizer.
@@ -300,8 +300,10 @@ def load_run_tokenizer(
         loaded = load_tokenizer(recipe.model, **loading_options(recipe), **options)
     else:
         options["trust_remote_code"] = recipe.trust_remote_code
-        loaded = load_tokenizer(str(saved), key="start_from", is_adapter=True, **options)
-    return loaded if recipe.start_from is not None else add_new_tokens(loaded, recipe)
+        key = "start_from" if recipe.start_from is not None else str(saved)
+        loaded = load_tokenizer(str(saved), key=key, is_adapter=True, **options)
+    has_new_tokens = saved is not None or recipe.start_from is not None
+    return loaded if has_new_tokens else add_new_tokens(loaded, recipe)
 
 
 def learnt_labels(recipe: Recipe, labels: tuple[str, ...] | None, found: Iterable[str]) -> set[str]:
