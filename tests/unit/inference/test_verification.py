@@ -1,4 +1,4 @@
-"""Adapters that are intact, and adapters that are not in one way each."""
+"""Adapters that pass every check, and adapters that fail one each."""
 
 import json
 import shutil

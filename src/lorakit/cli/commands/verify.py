@@ -20,7 +20,7 @@ def verify(
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Check that an adapter is intact, fits its base and predicts as in training.
+    """Check that an adapter is complete, fits its base and predicts as in training.
 
     The files have to be from one save, all numbers finite, the weights of the base those of the
     training, and the outputs others than those of the base. Where a run has recorded predictions of
