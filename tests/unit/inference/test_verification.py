@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.errors import MissingFileError
@@ -17,6 +17,7 @@ from lorakit.inference import (
     Numbers,
     TaggedWord,
     classify,
+    verification,
     verify_adapter,
 )
 from lorakit.inference.verification import _difference
@@ -76,11 +77,31 @@ def test_predictions_that_do_not_come_out_again_are_found(recorded):
     assert name == "predictions" and finding.startswith(
         "row 2 of predictions.jsonl differs by 0.01"
     )
-    for others in ([{"text": "a"}], [{"other": "a", "prediction": "b"}, {"more": 1}], []):
+    of_another_task = {"text": "a", "prediction": ["b"], "probability": {"b": 0.5}}
+    for others in (
+        [{"text": "a"}],
+        [{"other": "a", "prediction": "b"}, {"more": 1}],
+        [of_another_task],
+        [{"text": "a", "prediction": "positive"}],
+        [],
+    ):
         write_rows(recorded, others)
         assert outcomes(recorded)["predictions"] == "not checked"
     (recorded / "predictions.jsonl").write_text('{"text": ')
     assert outcomes(recorded)["predictions"] == "not checked"
+
+
+def test_a_prediction_that_is_no_number_is_a_difference(recorded, monkeypatch):
+    monkeypatch.setattr(verification, "_difference", lambda output, row: float("nan"))
+    name, finding = failure(recorded)
+    assert name == "predictions" and finding.startswith("row 1 of predictions.jsonl differs by nan")
+
+
+def test_a_classifier_that_reads_the_end_of_a_text(tmp_path, tiny_t5_dir):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_t5_dir, num_labels=2)
+    directory = save_adapter_of(tmp_path, model, task_type="SEQ_CLS")
+    InferenceSettings(task_type="SEQ_CLS", max_length=4).save(directory)
+    assert outcomes(directory)["effect"] == "passed"
 
 
 def test_other_weights_of_the_base_are_found(recorded):
