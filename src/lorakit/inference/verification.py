@@ -36,7 +36,7 @@ Outcome = Literal["passed", "failed", "not checked"]
 
 _TEXT = "Two people walk slowly along the river and talk about 7 books."
 _MOST_TRAINED_TOKENS = 4
-"""Trained tokens that the text has instead of some of its own."""
+"""Trained tokens that replace tokens of the text."""
 _ROUNDING = 1e-6
 """Change of the outputs, relative to the largest, that shows no effect."""
 _ROWS = 8
