@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _LOG_TAIL_BYTES = 16_384
 _SIGNALLED = (130, 143, 129)
 """Exit codes after Ctrl-C, SIGTERM and a closed terminal."""
 _NUMBER = re.compile(r"\d{6,}")
+_TRASHED = ".trashed"
+"""Ending of the folder of a job whose run is in the trash; nobody lists it."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +148,8 @@ class JobFolder:
     ) -> Job:
         """Write a job that waits; the caller holds the queue's lock. See `RunQueue.add`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        numbers = [
-            int(entry.name) for entry in self.path.iterdir() if _NUMBER.fullmatch(entry.name)
-        ]
+        names = [entry.name.removesuffix(_TRASHED) for entry in self.path.iterdir()]
+        numbers = [int(name) for name in names if _NUMBER.fullmatch(name)]
         folder = self.path / f"{max(numbers, default=0) + 1:06d}"
         folder.mkdir()
         for name, text in files.items():
@@ -159,6 +161,24 @@ class JobFolder:
         facts = {"words": command, "output": output, "cwd": str(cwd), "about": dict(about)}
         write_text(folder / "job.json", json.dumps(facts | {"created_s": created_s}) + "\n")
         return self.get(int(folder.name))
+
+    def hide(self, output: str) -> None:
+        """List the jobs of a run no longer, which goes into the trash."""
+        for job in self.all():
+            if job.output == output:
+                job.folder.rename(job.folder.with_suffix(_TRASHED))
+
+    def show(self, output: str) -> None:
+        """List the jobs of a run again, which has come back."""
+        for folder in self.path.glob(f"*{_TRASHED}"):
+            job = self._read(folder)
+            if job is not None and job.output == output:
+                folder.rename(folder.with_suffix(""))
+
+    def delete_hidden(self) -> None:
+        """Delete the jobs of all runs in the trash."""
+        for folder in self.path.glob(f"*{_TRASHED}"):
+            shutil.rmtree(folder)
 
     def _read(self, folder: Path) -> Job | None:
         known = self._ended.get(folder)
