@@ -112,7 +112,7 @@ class TextTask(Task):
         return []
 
     def class_weights(
-        self, targets: Sequence[Any], labels: Sequence[str], data: DataConfig
+        self, targets: Sequence[Any], labels: Sequence[str], splits: Splits, data: DataConfig
     ) -> tuple[float, ...] | None:
         """Return the weights of the classes in the training loss, if the recipe has any."""
         if data.class_weights is not None:
@@ -162,7 +162,7 @@ class TextTask(Task):
         return replace(
             encode_splits(splits, data, max_length, encode, notes),
             settings=settings,
-            class_weights=self.class_weights(targets["training"], names, data),
+            class_weights=self.class_weights(targets["training"], names, splits, data),
         )
 
     def _check_targets(self, examples: Dataset, data: DataConfig, where: Place) -> list[Any]:
