@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.metric_requirements import check_requirements, parse_requirements
-from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
+from lorakit.cli.paths import RECIPE_NAME, adapter_location, require_place_of_file, run_of
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.shared_arguments import RunOrAdapter
 from lorakit.cli.views.console import (
@@ -138,18 +138,11 @@ def _require_place(output: Path, data: str | None) -> None:
     Raises:
         ConfigError: It is a folder, below a file, or the data.
     """
-    above = next(folder for folder in output.absolute().parents if folder.exists())
-    problem = None
-    if output.is_dir():
-        problem = "it is a folder"
-    elif not above.is_dir():
-        problem = f"'{above}' is a file"
-    elif data is not None and output.exists() and Path(data).exists() and output.samefile(data):
-        problem = "it holds the data to measure on"
-    if problem is not None:
+    require_place_of_file(output, "predictions")
+    if data is not None and output.exists() and Path(data).exists() and output.samefile(data):
         raise ConfigError(
-            f"Cannot write predictions to '{output}': {problem}, expected a new file, or one to "
-            "replace. Name another --output."
+            f"Cannot write predictions to '{output}': it holds the data to measure on, expected a "
+            "new file, or one to replace. Name another --output."
         )
 
 
