@@ -8,7 +8,7 @@ from fixtures.data import write_jsonl
 from lorakit import load_run
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.errors import LorakitError
-from lorakit.inference import LabelSet, Numbers, predict_file
+from lorakit.inference import LabelSet, Numbers, PredictionSettings, predict_file
 from lorakit.recipes.recipe import Recipe
 from lorakit.training import dry_run, evaluate, train
 
@@ -76,7 +76,7 @@ def test_several_labels_are_learned_and_thresholds_saved(tmp_path, tiny_distilbe
 
 
 def test_a_file_is_predicted_with_labels(tmp_path, tiny_distilbert_dir):
-    rows = rows_of(48, lambda words: [w for w in words if w in ("good", "film")])
+    rows = rows_of(48, lambda words: [f"a {w}" for w in words if w in ("good", "film")])
     result = train(recipe_of(tmp_path, tiny_distilbert_dir, rows, epochs=1))
     loaded = load_run(result.run_dir).loaded
 
@@ -85,6 +85,15 @@ def test_a_file_is_predicted_with_labels(tmp_path, tiny_distilbert_dir):
     assert made.columns == ("prediction", "probability")
     first = json.loads((tmp_path / "made.jsonl").read_text().splitlines()[0])
     assert isinstance(first["prediction"], list)
+    notes, table, none = [], tmp_path / "made.csv", tmp_path / "none.jsonl"
+    settings = PredictionSettings(prefix="its_")
+    predict_file(loaded, tmp_path / "made.jsonl", table, settings, on_note=notes.append)
+    assert notes[-1] == "Labels in a cell are separated by '|' (data.label_separator)."
+    changes = {"data.label": "its_prediction", "data.label_separator": "|"}
+    read = Recipe.load(result.run_dir / "recipe.yaml").with_changes(changes, "the test")
+    assert evaluate(result.run_dir, read, data=str(table))["eval_micro_f1"] == 1
+    none.write_text('{"text": "cat", "label": []}\n' * 2)
+    assert evaluate(result.run_dir, data=str(none))["eval_macro_f1"] == 0
 
 
 def test_numbers_are_learned(tmp_path, tiny_distilbert_dir):

@@ -18,8 +18,7 @@ from lorakit.analysis.plots.similarity import (
 )
 from lorakit.analysis.plots.spectra import plot_energy, plot_layers, plot_spectra
 from lorakit.analysis.report_text import adapter_sections, comparison_sections, recommendation
-from lorakit.errors import OutputExistsError
-from lorakit.files.atomic import creating_directory, write_text
+from lorakit.files.atomic import creating_directory, require_new_directory, write_text
 
 REPORT_NAME = "report.md"
 LAYERS_NAME = "layers.csv"
@@ -85,13 +84,8 @@ def refuse_occupied(output: str | Path) -> None:
     Raises:
         OutputExistsError: The output is occupied.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        what = "it is a file" if output.is_file() else "it holds files already"
-        raise OutputExistsError(
-            f"Cannot write the analysis to {output}: {what}, expected a new or empty directory. "
-            "Name another one (--output on the command line), or remove it."
-        )
+    step = "Name another one (--output on the command line), or remove it."
+    require_new_directory(Path(output), "the analysis", step)
 
 
 def layer_rows(analysis: AdapterAnalysis) -> list[dict[str, Any]]:

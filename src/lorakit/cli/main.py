@@ -3,6 +3,7 @@
 Each command imports heavy libraries only when it runs.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -57,6 +58,9 @@ class CommandLine(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run one command and raise `SystemExit` with its exit code."""
+        if not _has_working_directory():
+            complain("Error: The current directory has been deleted. Change to another one.")
+            sys.exit(2)
         words = list(sys.argv[1:] if args is None else args)
         debug, words = take_debug(words)
         try:
@@ -83,6 +87,15 @@ class CommandLine(TyperGroup):
         except KeyboardInterrupt:
             complain(ending.reason())
             raise typer.Exit(ending.exit_code()) from None
+
+
+def _has_working_directory() -> bool:
+    """Return whether the current directory exists, without which torch cannot be loaded."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def take_debug(words: list[str]) -> tuple[bool, list[str]]:
@@ -171,8 +184,20 @@ for command in COMMANDS:
     app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)
 
 
+def open_closed_streams() -> None:
+    """Open the null device for stdin, stdout or stderr that a parent process has closed.
+
+    A file that is opened later would otherwise take the number of the closed one, and what
+    libraries print there would be written into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def main() -> None:
     """Run the command line."""
+    open_closed_streams()
     limit_spinning()
     ending.install()
     app()

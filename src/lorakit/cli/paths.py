@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lorakit.errors import MissingFileError
+from lorakit.errors import ConfigError, MissingFileError
 
 CONFIG_NAME = "adapter_config.json"
 RECIPE_NAME = "recipe.yaml"
@@ -49,6 +49,25 @@ def path_beside(directory: str | Path, suffix: str) -> Path:
     path = Path(directory)
     path = path.resolve() if path.name in ("", "..") else path
     return path.with_name(f"{path.name}{suffix}")
+
+
+def require_place_of_file(path: Path, what: str) -> None:
+    """Refuse a path at which no file can be written, before there is something to write.
+
+    Args:
+        path: The file; missing directories above it are created later.
+        what: What will be written there, for the message.
+
+    Raises:
+        ConfigError: The path is a folder, or below a file.
+    """
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not above.is_dir():
+        problem = "it is a folder" if path.is_dir() else f"'{above}' is a file"
+        raise ConfigError(
+            f"Cannot write {what} to '{path}': {problem}, expected a new file, or one to replace. "
+            "Choose another name."
+        )
 
 
 def run_of(location: str | Path) -> Path | None:

@@ -19,6 +19,13 @@ _MEMBER = re.compile(
     r"lax|chain|is-instance|union|json-or-python|enum)\b.*|\[key\]"
 )
 """Pydantic's names for the member of a union that did not match."""
+_MESSAGES = {
+    "model_type": "input should be a section of keys and values",
+    "dict_type": "input should be a section of keys and values",
+    "tuple_type": "input should be a list",
+    "too_short": "input should not be empty",
+}
+"""Instead of pydantic's messages, which name Python's types."""
 _ALIASES = {
     "rank": "r",
     "lora_r": "r",
@@ -109,7 +116,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     if problem["type"] == "missing":
         return key, f"missing key '{key}'. Add it", ""
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
-    message = message[:1].lower() + message[1:]
+    message = _MESSAGES.get(problem["type"], message[:1].lower() + message[1:])
     message = cut_short(message, _CHARACTERS_OF_A_PROBLEM)
     # A check of several keys has no key, and its message names them.
     subject = f"{short_repr(key)[1:-1]}: " if key else ""

@@ -33,6 +33,11 @@ class Mixture:
             for weight, size in zip(self.weights, sizes, strict=True)
         )
 
+    def mean_draws(self) -> np.ndarray:
+        """Return how often an epoch has each training example on average, float64."""
+        sizes = np.bincount(self.source_of, minlength=len(self.weights))
+        return (np.array(self.counts()) / np.maximum(sizes, 1))[self.source_of]
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """Return the numbers of the examples of an epoch, in the order of the sources.
 

@@ -211,6 +211,7 @@ def class_weights_of(
     given: str | Mapping[str, float] | None,
     names: Sequence[str],
     labels: Sequence[str],
+    draws: Sequence[float] | None = None,
 ) -> tuple[float, ...] | None:
     """Return the weight of each class in the training loss.
 
@@ -218,6 +219,7 @@ def class_weights_of(
         given: The recipe's `data.class_weights`.
         names: The class of each training example.
         labels: Class names by id.
+        draws: How often an epoch has each training example on average; None is once.
 
     Raises:
         ConfigError: It names a class that no example has.
@@ -225,12 +227,14 @@ def class_weights_of(
     if given is None:
         return None
     if isinstance(given, str):
-        counts = {label: 0 for label in labels}
-        for name in names:
-            counts[name] += 1
+        counts = {label: 0.0 for label in labels}
+        once = [1.0] * len(names)
+        for name, draw in zip(names, once if draws is None else draws, strict=True):
+            counts[name] += draw
         present = sum(count > 0 for count in counts.values())
+        drawn = sum(counts.values())
         return tuple(
-            len(names) / (present * counts[label]) if counts[label] else 1.0 for label in labels
+            drawn / (present * counts[label]) if counts[label] else 1.0 for label in labels
         )
     unknown = [label for label in given if label not in labels]
     if unknown:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from lorakit.errors import OutputExistsError
 from lorakit.files.disks import reporting_disk_errors
 
 _NAME_SHOWN = 40
@@ -85,11 +86,12 @@ def creating_directory(path: Path) -> Iterator[Path]:
     All files in it get the permissions of ordinary files.
 
     Args:
-        path: The directory to create; it must not exist or be empty.
+        path: The directory to create; it must not exist or be empty. A link is followed.
 
     Raises:
         DiskError: The disk is full or not writable.
     """
+    path = _without_link(path)
     with _filling_directory(path) as temporary:
         yield temporary
         _flush_tree(temporary)
@@ -105,12 +107,13 @@ def replacing_directory(path: Path, last: Sequence[str] = ()) -> Iterator[Path]:
     directories, the new files replace the old ones one by one.
 
     Args:
-        path: The directory to create, or to replace with all its contents.
+        path: The directory to create, or to replace with all its contents. A link is followed.
         last: Names of the files to replace last, in this order, if files are replaced one by one.
 
     Raises:
         DiskError: The disk is full or not writable.
     """
+    path = _without_link(path)
     with _filling_directory(path) as temporary:
         yield temporary
         _flush_tree(temporary)
@@ -119,6 +122,29 @@ def replacing_directory(path: Path, last: Sequence[str] = ()) -> Iterator[Path]:
         elif not _exchange(temporary, path):
             _replace_one_by_one(temporary, path, last)
         _flush(path.parent)
+
+
+def require_new_directory(path: Path, what: str, step: str = "Name another one.") -> None:
+    """Raise unless a directory may be created at a path.
+
+    Args:
+        path: The new directory; an empty one may exist there.
+        what: What will be written there, for the message.
+        step: What to do if it is occupied, for the message.
+
+    Raises:
+        OutputExistsError: The path is a file or below one, or a directory that holds files.
+    """
+    nearest = next((place for place in (path, *path.parents) if place.exists()), path)
+    if nearest.exists() and not nearest.is_dir():
+        problem = f"{'it' if nearest == path else nearest} is a file"
+    elif nearest == path and path.exists() and any(path.iterdir()):
+        problem = "it holds files already"
+    else:
+        return
+    raise OutputExistsError(
+        f"Cannot write {what} to {path}: {problem}, expected a new or empty directory. {step}"
+    )
 
 
 @contextmanager
@@ -169,6 +195,11 @@ def leftovers(directory: Path, names: Iterable[str]) -> list[Path]:
     known = "|".join(re.escape(name[:_NAME_SHOWN]) for name in names)
     left = re.compile(rf"\.(?:{known})\.[0-9a-f]{{8}}")
     return sorted(path for path in directory.glob(".*") if left.fullmatch(path.name))
+
+
+def _without_link(path: Path) -> Path:
+    """Return where a link leads, as a directory cannot be moved to the place of a link."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def _temporary_path(path: Path) -> Path:

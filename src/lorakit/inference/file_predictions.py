@@ -15,6 +15,7 @@ import filelock
 from datasets import Dataset
 
 from lorakit.adapters.inference_settings import SETTINGS_FILE
+from lorakit.config import MULTI_LABEL
 from lorakit.data.reading.sources import read_source
 from lorakit.data.reading.table import FileExamples
 from lorakit.errors import ConfigError, DataError
@@ -29,8 +30,14 @@ from lorakit.inference.prediction import (
     count_truncated,
     predicts_numbers,
 )
-from lorakit.inference.prediction_output import require_free, require_new, write_predictions
+from lorakit.inference.prediction_output import (
+    label_separator,
+    require_free,
+    require_new,
+    write_predictions,
+)
 from lorakit.inference.predictions import predict
+from lorakit.recipes.data_names import TEXT_TABLES
 from lorakit.recipes.recipe import DataConfig
 
 _BATCHES_AT_ONCE = {True: 32, False: 4}
@@ -140,6 +147,11 @@ def predict_file(
             partial.append(_predictions(loaded, inputs, settings))
             on_progress(end, len(examples))
         made = partial.read()
+        if names.label_separator is None and loaded.settings.problem_type == MULTI_LABEL:
+            separator = label_separator(loaded.labels or ())
+            names = names.model_copy(update={"label_separator": separator})
+            if output.suffix.lower() in TEXT_TABLES:
+                on_note(f"Labels in a cell are separated by '{separator}' (data.label_separator).")
         write_predictions(output, examples, new_columns, made, names)
         partial.remove()
     if truncated:

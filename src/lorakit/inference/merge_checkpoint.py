@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from lorakit.adapters import merge_adapters, merge_and_unload
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import TaskType
-from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
-from lorakit.files.atomic import creating_directory
+from lorakit.errors import AdapterStateError, ConfigError
+from lorakit.files.atomic import creating_directory, require_new_directory
 from lorakit.inference import load_for_inference
 from lorakit.inference.generation import stop_ids
 from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
@@ -97,11 +97,7 @@ def merge_to_checkpoint(
             "weights, the second makes them dense. Choose one."
         )
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputExistsError(
-            f"Cannot write the merged model to {output}: it exists, expected a new or empty "
-            "directory. Name another one."
-        )
+    require_new_directory(output, "the merged model")
     loaded = load_for_inference(
         adapter_path, base, unquantized=unquantized, trust_remote_code=trust_remote_code
     )

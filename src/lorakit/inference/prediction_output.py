@@ -56,6 +56,15 @@ def require_free(new_columns: Sequence[str], examples: Dataset, source: Path) ->
         )
 
 
+def label_separator(labels: Sequence[str]) -> str:
+    """Return what separates several labels in a cell; a space unless a label has one.
+
+    >>> label_separator(("red", "blue")), label_separator(("dark red", "blue"))
+    (' ', '|')
+    """
+    return next((mark for mark in " |;," if not any(mark in label for label in labels)), " ")
+
+
 def write_predictions(
     output: Path,
     examples: Dataset,

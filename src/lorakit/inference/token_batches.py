@@ -34,6 +34,15 @@ def require_tokens(columns: dict[str, list[list[int]]], texts: Sequence[Any]) ->
             )
 
 
+def classifying_token(model: Any) -> int | None:
+    """Return the end token at which T5 and BART classify a text; None for other models.
+
+    They want as many of it in each row of a batch.
+    """
+    config = model.config
+    return getattr(config, "eos_token_id", None) if config.is_encoder_decoder else None
+
+
 def logits_in_batches(
     loaded: LoadedModel, columns: dict[str, list[list[int]]], batch_rows: int
 ) -> Iterator[tuple[list[int], Tensor]]:
@@ -51,10 +60,7 @@ def logits_in_batches(
     multiple = length_multiple(model)
     lengths = [pad_length(len(ids), multiple) for ids in columns["input_ids"]]
     most = _CPU_BATCH_TOKENS if on_cpu else None
-    # T5 and BART classify at the end of a text, and want as many ends in each row of a batch.
-    end: Any = None
-    if model.config.is_encoder_decoder:
-        end = getattr(model.config, "eos_token_id", None)
+    end = classifying_token(model)
     ends = [ids.count(end) for ids in columns["input_ids"]]
     for count in sorted(set(ends)):
         alike = [number for number, found in enumerate(ends) if found == count]

@@ -73,8 +73,8 @@ def verify_adapter(
     - predictions: the first rows of the run's predictions.jsonl come out again, where classes,
       labels, tags or numbers are predicted.
 
-    A check that cannot be made is "not checked", as for a base that is not on this machine; after
-    one that fails, those that need what it checks are left out.
+    A check that cannot be made is "not checked", as where the base that the adapter names is not on
+    this machine; after one that fails, those that need what it checks are left out.
 
     Args:
         path: A run, an adapter or checkpoint directory, or the hub id of an adapter.
@@ -83,7 +83,7 @@ def verify_adapter(
         trust_remote_code: As for `load_for_inference`.
 
     Raises:
-        MissingFileError: There is no adapter at `path`.
+        MissingFileError: There is no adapter at `path`, or no model at `base`.
     """
     directory, recipe = locate_adapter(path)
     try:
@@ -102,6 +102,8 @@ def verify_adapter(
     try:
         loaded = load_for_inference(path, base, device=device, trust_remote_code=trust_remote_code)
     except MissingFileError as error:
+        if base is not None:
+            raise
         yield Check("fit", "not checked", _sentence(error))
         return
     except LorakitError as error:

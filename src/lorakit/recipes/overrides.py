@@ -10,6 +10,9 @@ from lorakit.recipes import yaml_text
 _DEEPEST_KEY = 8
 """Largest number of dotted names in the key of an override."""
 _PROBLEMS_SHOWN = 20
+_MARKS = "|>,:-#&*!%@?`"
+"""Characters that mean something else in YAML, and alone are a value such as a delimiter: the shell
+takes the quotes of `data.delimiter="|"`."""
 
 
 def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
@@ -30,6 +33,10 @@ def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
         if blocked is not None:
             where = short_repr(blocked)[1:-1]
             problems.append(f"got {short_repr(override)}, but {where} is a value, not a section.")
+            continue
+        mark = text.strip()
+        if len(mark) == 1 and mark in _MARKS:
+            section[parts[-1]] = mark
             continue
         try:
             section[parts[-1]] = yaml_text.parse(text, f"the override {short_repr(override)}")

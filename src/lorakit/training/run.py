@@ -331,6 +331,7 @@ def _result(run: RunDirectory, facts: RunFacts) -> TrainResult:
         files=(
             run.adapter,
             run.report_file,
+            *([run.verdict_file] if run.verdict_file.exists() else []),
             run.loss_plot,
             *prediction_files(run, facts.predictions),
             run.metrics_file,

@@ -24,7 +24,7 @@ from lorakit.tuning.driver import (
 from lorakit.tuning.records import TrialRecord, warning_text, write_hparams
 from lorakit.tuning.space import Space, default_space, label_of
 from lorakit.tuning.target_sets import model_target_sets
-from lorakit.tuning.trial import epochs_of, schedule_of
+from lorakit.tuning.trial import chosen_recipe, epochs_of
 
 DEFAULT_TRIALS = 8
 
@@ -167,9 +167,7 @@ def _write_best_recipe(
     recipe: Recipe, best: TrialRecord, settings: TrialsConfig, path: Path, warning: str | None
 ) -> None:
     """Write the recipe with the best values, for all examples and with a separate output."""
-    training = {"training": schedule_of(recipe, settings)}
-    changes = {**training, **best.values, "output": str(Path(recipe.output) / "best")}
-    found = recipe.with_changes({**changes, "search": None, "study": None}, "the best trial")
+    found = chosen_recipe(recipe, settings, best.values, "best")
     row = best.best(settings) or {}
     comment = (
         f"# {best.name}: {settings.metric} {row[settings.metric]:.6g} after epoch "

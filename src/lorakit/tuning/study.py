@@ -33,7 +33,7 @@ from lorakit.tuning.target_sets import (
     model_target_sets,
     sets_at_depths,
 )
-from lorakit.tuning.trial import schedule_of
+from lorakit.tuning.trial import chosen_recipe
 
 
 @dataclass(frozen=True)
@@ -213,15 +213,11 @@ def _write_results(
     page = directory.path / "study.md"
     write_study(page, recipe, settings, cells, best, recommended, metric, warning)
     changes = {
-        "training": schedule_of(recipe, settings),
         "lora.r": recommended.rank,
         "lora.lora_alpha": scaling * recommended.rank,
         **recommended.changes,
-        "output": str(Path(recipe.output) / "recommended"),
-        "search": None,
-        "study": None,
     }
-    found = recipe.with_changes(changes, "the recommended cell")
+    found = chosen_recipe(recipe, settings, changes, "recommended")
     recipe_file = directory.path / "recommended.yaml"
     comment = f"# The smallest sufficient cell of {page.name}.\n"
     comment += f"# {warning}\n" if warning else ""

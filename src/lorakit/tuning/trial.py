@@ -125,6 +125,23 @@ def schedule_of(recipe: Recipe, settings: TrialsConfig) -> dict[str, Any]:
     }
 
 
+def chosen_recipe(
+    recipe: Recipe, settings: TrialsConfig, changes: dict[str, Any], name: str
+) -> Recipe:
+    """Return the recipe that trains chosen values on all examples, from any working directory.
+
+    Args:
+        recipe: Recipe that was searched.
+        settings: Settings of the search or study.
+        changes: The chosen values by dotted key.
+        name: Name of the run directory below that of the search.
+    """
+    output = str(Path(recipe.output).absolute() / name)
+    fixed = {"training": schedule_of(recipe, settings), **changes}
+    fixed |= {"output": output, "search": None, "study": None}
+    return recipe.with_absolute_paths().with_changes(fixed, f"the {name} values")
+
+
 def epochs_of(recipe: Recipe, settings: TrialsConfig) -> int:
     """Return the number of epochs of a trial that is not stopped."""
     return settings.max_epochs or max(1, round(recipe.training.get("num_train_epochs", 3)))

@@ -1,11 +1,13 @@
 """Exit codes and the form of errors, for every command alike."""
 
+import sys
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from lorakit.cli import main as main_module
-from lorakit.cli.main import app, take_debug
+from lorakit.cli.main import app, open_closed_streams, take_debug
 from lorakit.errors import AdapterStateError, ConfigError
 
 runner = CliRunner()
@@ -119,6 +121,21 @@ def test_markup_in_a_message_is_not_eaten():
 def test_interrupt_exits_130_with_a_word():
     result = runner.invoke(failing(KeyboardInterrupt()), ["fail"])
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+def test_a_deleted_directory_and_closed_streams(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        app(["--version"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: The current directory has been deleted.")
+    monkeypatch.setattr(sys, "stdin", None)
+    open_closed_streams()
+    with sys.stdin:
+        assert not sys.stdin.isatty() and sys.stdin.read() == ""
 
 
 def test_debug_is_taken_from_anywhere_before_a_bare_double_dash():

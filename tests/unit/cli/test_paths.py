@@ -2,8 +2,8 @@
 
 import pytest
 
-from lorakit.cli.paths import adapter_location, path_beside, run_of
-from lorakit.errors import MissingFileError
+from lorakit.cli.paths import adapter_location, path_beside, require_place_of_file, run_of
+from lorakit.errors import ConfigError, MissingFileError
 
 
 @pytest.fixture
@@ -30,6 +30,14 @@ def test_a_recipe_beside_an_adapter_of_another_name_is_not_its_own(run):
     assert run_of(adapter_location(str(run / "of-peft"))) is None
     (run / "of-peft").rename(run / "checkpoint-4")
     assert run_of(run / "checkpoint-4") == run
+
+
+def test_a_file_has_a_place_of_its_own(run, tmp_path):
+    for free in (tmp_path / "new" / "plot.png", run / "recipe.yaml"):
+        require_place_of_file(free, "the plot")
+    for taken, why in ((run, "it is a folder"), (run / "recipe.yaml" / "p.png", "is a file")):
+        with pytest.raises(ConfigError, match=f"Cannot write the plot to '{taken}': .*{why}"):
+            require_place_of_file(taken, "the plot")
 
 
 def test_what_is_no_directory_may_be_a_hub_id():

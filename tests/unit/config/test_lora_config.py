@@ -53,7 +53,7 @@ def test_it_is_frozen_comparable_and_copies():
         (
             {"target_modules": 5},
             "In LoraConfig: target_modules: got 5; input should be a valid string or input should "
-            "be a valid tuple.",
+            "be a list.",
         ),
         ({"rank_pattern": {"q": 0}}, "rank_pattern.q: got 0;"),
         ({"alpha_pattern": {"q": -1}}, "alpha_pattern.q: got -1;"),

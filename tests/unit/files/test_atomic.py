@@ -2,15 +2,18 @@ import os
 import stat
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from lorakit.errors import OutputExistsError
 from lorakit.files import atomic
 from lorakit.files.atomic import (
     creating_directory,
     replacing_directory,
     replacing_file,
     replacing_files,
+    require_new_directory,
     write_text,
 )
 
@@ -94,6 +97,30 @@ def test_an_empty_directory_is_filled(tmp_path):
     with creating_directory(target) as temporary:
         (temporary / "one").write_text("1")
     assert names(target) == ["one"]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for number, place in enumerate(("empty", "new")):
+        link = tmp_path / f"link-{number}"
+        link.symlink_to(tmp_path / place)
+        with creating_directory(link) as temporary:
+            (temporary / "one").write_text("1")
+        with replacing_directory(link) as temporary:
+            (temporary / "two").write_text("2")
+        assert names(link) == ["two"] and link.is_symlink()
+
+
+def test_a_place_for_a_new_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    Path("full/one").mkdir(parents=True)
+    Path("empty").mkdir()
+    for free in ("new", "empty", "full/two", "empty/a/b", str(tmp_path / "new")):
+        require_new_directory(Path(free), "it")
+    for taken, why in (("file", "it is"), ("file/a/b", "file is"), ("full", "it holds files")):
+        with pytest.raises(OutputExistsError, match=f"^Cannot write it to {taken}: {why}"):
+            require_new_directory(Path(taken), "it")
 
 
 def test_a_failing_block_leaves_no_directory(tmp_path):

@@ -133,7 +133,11 @@ def test_an_adapter_of_another_tool_and_one_that_does_nothing(tmp_path, tiny_gpt
     assert effect.outcome == "passed" and "updates are zero: " in effect.finding
     change_tensors(directory, lambda name, tensor: 0 * tensor)
     assert outcomes(directory)["effect"] == "failed"
-    assert outcomes(directory, str(tmp_path / "gone"))["fit"] == "not checked"
+    with pytest.raises(MissingFileError, match="gone"):
+        outcomes(directory, str(tmp_path / "gone"))
+    file = directory / "adapter_config.json"
+    file.write_text(file.read_text().replace(tiny_gpt2_dir, str(tmp_path / "gone")))
+    assert outcomes(directory)["fit"] == "not checked"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,12 @@ def test_values_are_yaml_and_sections_are_made_where_there_are_none():
     }
 
 
+def test_a_mark_alone_is_a_text():
+    values = {}
+    apply_overrides(["a=|", "b= : ", "c=,", "d=-", "e=#", "f=~", "g=;"], values)
+    assert values == {"a": "|", "b": ":", "c": ",", "d": "-", "e": "#", "f": None, "g": ";"}
+
+
 def test_overrides_that_cannot_be_applied_are_reported_together():
     with pytest.raises(ConfigError) as caught:
         apply_overrides(["lora.r", "model.name=x", "lora.r=[", ".=1"], {"model": "m"})

@@ -123,7 +123,7 @@ def test_all_problems_are_reported_together(write):
         ("quantisation: null", "unknown key 'quantisation'. Did you mean 'quantization'?"),
         ("quantization: {bits: 3}", "quantization.bits: got 3; input should be 4 or 8"),
         ("quantization: {bit: 4}", "unknown key 'quantization.bit'. Did you mean 'bits'?"),
-        ("quantization: 4", "quantization: got 4; input should be a valid dictionary"),
+        ("quantization: 4", "quantization: got 4; input should be a section of keys and values."),
     ],
 )
 def test_wrong_values_are_reported(write, line, message):

@@ -43,7 +43,7 @@ def test_a_key_that_lorakit_sets_is_refused_with_the_reason(task):
     [
         ({"max_steps": 1.5}, "training.max_steps: got 1.5; input should be a valid int"),
         ({"learning_rate": -1}, "learning_rate: got -1; input should be greater than 0"),
-        (["learning_rate"], "training: got ['learning_rate']; input should be a valid d"),
+        (["learning_rate"], "training: got ['learning_rate']; input should be a section"),
         ({"lora_plus_ratio": 0}, "lora_plus_ratio: got 0; input should be greater than 0"),
         ({"early_stopping_patience": 0}, "input should be greater than or equal to 1"),
         ({"optim": "adamv"}, "training.optim: got 'adamv'; input should be "),

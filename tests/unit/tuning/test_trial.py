@@ -59,6 +59,18 @@ def test_the_schedule_of_a_trial_is_its_own_whatever_that_of_the_recipe_is():
     }
 
 
+def test_the_chosen_recipe_trains_the_same_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "x.csv").touch()
+    searched = recipe_of(max_steps=9)
+    made = trial.chosen_recipe(searched, SearchConfig(max_epochs=2), {"lora.r": 2}, "best")
+    assert made.lora.r == 2 and made.search is None
+    assert made.training["num_train_epochs"] == 2 and "max_steps" not in made.training
+    paths = (made.model, made.data.train, made.output)
+    assert paths == (f"{tmp_path}/m", f"{tmp_path}/x.csv", f"{tmp_path}/o/best")
+
+
 @pytest.mark.parametrize("task", list(TaskType))
 def test_only_a_loss_that_cannot_be_guessed_is_measured_before_training(task):
     made = trial.trial_recipe(recipe_of(task), SearchConfig(), train_examples=10)

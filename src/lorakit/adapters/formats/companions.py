@@ -6,8 +6,7 @@ from pathlib import Path
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.adapters.lineage import Lineage
-from lorakit.errors import OutputExistsError
-from lorakit.files.atomic import creating_directory
+from lorakit.files.atomic import creating_directory, require_new_directory
 
 COMPANION_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
@@ -24,12 +23,7 @@ def refuse_occupied(output: Path) -> None:
     Raises:
         OutputExistsError: The path is a file, or a directory that holds files.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        what = "it is a file" if output.is_file() else "it holds files already"
-        raise OutputExistsError(
-            f"Cannot write an adapter to {output}: {what}, expected a new or empty directory. "
-            "Name another one."
-        )
+    require_new_directory(output, "an adapter")
 
 
 def copy_companions(source: Path, target: Path) -> None:

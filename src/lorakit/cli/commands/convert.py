@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lorakit.cli.paths import adapter_location
+from lorakit.cli.paths import adapter_location, require_place_of_file
 from lorakit.cli.views.console import closing, number_text, pairs, say, shell_quote
 from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
 
@@ -210,12 +210,14 @@ def refuse_output(output: Path, to: str) -> None:
         from lorakit.adapters.formats.companions import refuse_occupied
 
         refuse_occupied(output)
-    elif output.exists():
+        return
+    if output.exists():
         raise OutputExistsError(
             f"Cannot write {output}: it already exists, expected the name of a new file. Choose "
             "another name."
         )
-    elif to == "loralib" and output.suffix not in _STATE_DICTS:
+    require_place_of_file(output, "the adapter")
+    if to == "loralib" and output.suffix not in _STATE_DICTS:
         raise ConfigError(
             f"Unknown kind of state dict: got {output.name!r}, expected a name ending in "
             f"{', '.join(_STATE_DICTS)}. .safetensors is safe to read; loralib's examples read .pt."

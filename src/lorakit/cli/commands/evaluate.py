@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.metric_requirements import check_requirements, parse_requirements
-from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
+from lorakit.cli.paths import RECIPE_NAME, adapter_location, require_place_of_file, run_of
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.shared_arguments import RunOrAdapter
 from lorakit.cli.views.console import (
@@ -21,10 +21,13 @@ from lorakit.cli.views.console import (
     table,
 )
 from lorakit.cli.views.progress import showing_data_progress
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, escaped, first_few
 
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
+
+_OF_TRAINING = ("lora", "start_from", "frozen_part", "evaluation", "search", "study", "output")
+"""Keys that a trained adapter does not depend on any more."""
 
 
 def evaluate(
@@ -70,6 +73,10 @@ def evaluate(
     The training data are not read if --data or the recipe names validation data.
     """
     requirements = parse_requirements(require or [])
+    refuse_ignored(
+        [word for word in overrides or [] if key_of(word).partition(".")[0] in _OF_TRAINING],
+        "a change to the data, the base or the evaluation, as the adapter stays as it is",
+    )
     location = adapter_location(adapter)
     from lorakit.analysis.metric_text import metric_text
     from lorakit.recipes.run_directory import find_adapter
@@ -131,18 +138,11 @@ def _require_place(output: Path, data: str | None) -> None:
     Raises:
         ConfigError: It is a folder, below a file, or the data.
     """
-    above = next(folder for folder in output.absolute().parents if folder.exists())
-    problem = None
-    if output.is_dir():
-        problem = "it is a folder"
-    elif not above.is_dir():
-        problem = f"'{above}' is a file"
-    elif data is not None and output.exists() and Path(data).exists() and output.samefile(data):
-        problem = "it holds the data to measure on"
-    if problem is not None:
+    require_place_of_file(output, "predictions")
+    if data is not None and output.exists() and Path(data).exists() and output.samefile(data):
         raise ConfigError(
-            f"Cannot write predictions to '{output}': {problem}, expected a new file, or one to "
-            "replace. Name another --output."
+            f"Cannot write predictions to '{output}': it holds the data to measure on, expected a "
+            "new file, or one to replace. Name another --output."
         )
 
 
@@ -152,6 +152,28 @@ def _place_in_run(location: str | Path) -> Path | None:
 
     run = run_of(location)
     return None if run is None else RunDirectory(run).evaluated_file
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override such as "data.text=review"."""
+    return override.partition("=")[0].strip()
+
+
+def refuse_ignored(overrides: list[str], expected: str) -> None:
+    """Refuse changes to the recipe that would have no effect.
+
+    Args:
+        overrides: The changes without effect.
+        expected: What is expected instead, for the message.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    if overrides:
+        got = first_few([escaped(word) for word in overrides])
+        raise ConfigError(
+            f"Cannot apply the overrides: got {got}, expected {expected}. Leave it out."
+        )
 
 
 def recipe_of(location: str | Path, given: Path | None, overrides: list[str]) -> Recipe | None:

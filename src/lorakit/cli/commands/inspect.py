@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.commands.inspect_quantization import inspect_quantization
-from lorakit.cli.paths import adapter_location
+from lorakit.cli.paths import adapter_location, require_place_of_file
 from lorakit.cli.shared_arguments import TrustRemoteCode
 from lorakit.cli.views.console import (
     closing,
@@ -91,6 +91,8 @@ def inspect(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what an adapter contains, or how well its base quantizes."""
+    if plot is not None:
+        require_place_of_file(plot, "the plot")
     if quantization:
         inspect_quantization(adapter, modules, plot, trust_remote_code)
         return

@@ -46,6 +46,7 @@ def inspect_quantization(
     if plot is not None:
         from lorakit.analysis.plots.quantization import plot_quantization_errors
 
+        plot.parent.mkdir(parents=True, exist_ok=True)
         plot_quantization_errors(errors, plot, Path(base).name)
         files.append(plot)
     command = f"lorakit train RECIPE model={shell_quote(base)} 'quantization={{bits: 4}}'"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorakit.cli.paths import require_place_of_file
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.shared_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import closing, say, shell_quote
@@ -57,6 +58,8 @@ def plan(
     The exit code is 1 if the run does not fit.
     """
     changes = overrides or []
+    if plot is not None:
+        require_place_of_file(plot, "the plot")
     if not as_json:
         say(f"Reading {recipe} ...")
     from lorakit.recipes.recipe import Recipe

@@ -7,13 +7,19 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.commands.evaluate import recipe_of
+from lorakit.cli.commands.evaluate import key_of, recipe_of, refuse_ignored
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.shared_arguments import BaseModel, RunOrAdapter, TrustRemoteCode, Unquantized
 from lorakit.cli.views.console import closing, remark, shell_quote
 from lorakit.cli.views.progress import counting
 from lorakit.errors import MissingFileError, did_you_mean
+
+_READ_KEYS = (
+    *("data.text", "data.text_pair", "data.tokens", "data.messages", "data.prompt", "data.source"),
+    *("data.delimiter", "data.label_separator"),
+)
+"""Keys of a recipe that say how a file of inputs is read and written."""
 
 
 def predict(
@@ -24,7 +30,7 @@ def predict(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE", help="Changes to the recipe, such as data.text=review."
+            metavar="KEY=VALUE", help="Columns and delimiter of the file, such as data.text=review."
         ),
     ] = None,
     output: Annotated[
@@ -71,6 +77,10 @@ def predict(
             f"No file to predict: got {found} at '{file}', expected a csv, tsv, json, jsonl or "
             f"parquet file.{did_you_mean(file.name, near)} Check the path."
         )
+    refuse_ignored(
+        [word for word in overrides or [] if key_of(word) not in _READ_KEYS],
+        f"one of {', '.join(_READ_KEYS)}, as the adapter and its base stay as they are",
+    )
     location = adapter_location(adapter)
     target = output or default_output(file)
     given = recipe_of(location, recipe, overrides or [])

@@ -35,7 +35,7 @@ def verify(
     from lorakit.inference import verify_adapter
 
     hide_loading_bars()
-    checks = list(verify_adapter(adapter, base_model, trust_remote_code=trust_remote_code))
+    checks = list(verify_adapter(location, base_model, trust_remote_code=trust_remote_code))
     rows = [(check.name, check.outcome, check.finding) for check in checks]
     table(("check", "outcome", "finding"), rows)
     failed = [check.name for check in checks if check.outcome == "failed"]

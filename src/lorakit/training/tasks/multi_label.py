@@ -58,7 +58,7 @@ class MultiLabelClassification(TextTask):
         column, where = recipe.data.label, splits.training_place(recipe.data)
         sets = label_sets(splits.train, column, where)
         names = known_labels(splits.train, column) or sort_labels(n for one in sets for n in one)
-        if not names:
+        if not names and not splits.only_validation:
             raise DataError(
                 f"Nothing to learn from {where}, column '{column}': got no label in any example, "
                 "expected at least 1. Name the right column in data.label."

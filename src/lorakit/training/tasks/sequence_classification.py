@@ -91,10 +91,11 @@ class SequenceClassification(TextTask):
         return label_notes(labels, column)
 
     def class_weights(
-        self, targets: Sequence[Any], labels: Sequence[str], data: DataConfig
+        self, targets: Sequence[Any], labels: Sequence[str], splits: Splits, data: DataConfig
     ) -> tuple[float, ...] | None:
         """Return the weights of the classes in the training loss, if the recipe has any."""
-        return class_weights_of(data.class_weights, targets, labels)
+        draws = None if splits.mixture is None else splits.mixture.mean_draws().tolist()
+        return class_weights_of(data.class_weights, targets, labels, draws)
 
     def build_trainer(
         self,

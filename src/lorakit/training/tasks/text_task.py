@@ -24,6 +24,7 @@ from lorakit.analysis.metrics import first_output
 from lorakit.config import REGRESSION, SINGLE_LABEL, TaskType
 from lorakit.data import Place, require_columns, unused_note
 from lorakit.data.chunks import Batch
+from lorakit.data.reading.positions import describe_examples
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
@@ -34,7 +35,8 @@ from lorakit.data.tokenize_examples import (
     tokenize_texts,
 )
 from lorakit.data.tokenizers import tokenizer_digest
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, DataError
+from lorakit.inference.token_batches import classifying_token
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.predicted import Predicted, prediction_table
@@ -112,7 +114,7 @@ class TextTask(Task):
         return []
 
     def class_weights(
-        self, targets: Sequence[Any], labels: Sequence[str], data: DataConfig
+        self, targets: Sequence[Any], labels: Sequence[str], splits: Splits, data: DataConfig
     ) -> tuple[float, ...] | None:
         """Return the weights of the classes in the training loss, if the recipe has any."""
         if data.class_weights is not None:
@@ -137,6 +139,7 @@ class TextTask(Task):
         recipe, tokenizer, names = loaded.recipe, loaded.tokenizer, loaded.labels or ()
         data = recipe.data
         max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
+        end = classifying_token(loaded.model)
         targets = {
             kind: self._check_targets(examples, data, where)
             for examples, kind, where in splits.with_places(data)
@@ -146,7 +149,9 @@ class TextTask(Task):
         def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             self.check_targets(targets[kind], targets["training"], learnt, data.label, where)
             numbers, feature = self.encode_targets(targets[kind], names), self.target_feature(names)
-            return _encode(examples, numbers, feature, data, tokenizer, max_length, cache, where)
+            return _encode(
+                examples, numbers, feature, data, tokenizer, max_length, end, cache, where
+            )
 
         notes = [
             *self.fresh_notes(loaded),
@@ -162,7 +167,7 @@ class TextTask(Task):
         return replace(
             encode_splits(splits, data, max_length, encode, notes),
             settings=settings,
-            class_weights=self.class_weights(targets["training"], names, data),
+            class_weights=self.class_weights(targets["training"], names, splits, data),
         )
 
     def _check_targets(self, examples: Dataset, data: DataConfig, where: Place) -> list[Any]:
@@ -230,16 +235,26 @@ def _encode(
     data: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    end: int | None,
     cache: TableCache,
     where: Place,
 ) -> EncodedSplit:
-    """Tokenize texts beside their encoded targets."""
+    """Tokenize texts beside their encoded targets; `end` is the token that they may not contain."""
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
+    ends = list(first["input_ids"]).count(end)
     features = {column: IDS for column in first} | {"labels": feature}
 
     def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
         pairs = batch[data.text_pair] if data.text_pair else None
         columns, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
+        counts = [ids.count(end) for ids in columns["input_ids"]]
+        wrong = [number for number, count in zip(numbers, counts, strict=True) if count != ends]
+        if wrong:
+            raise DataError(
+                f"Texts contain the token at which the base classifies in {where}: got "
+                f"{tokenizer.decode(end)!r} in {describe_examples(wrong, where)}, expected it at "
+                "the end alone. Remove it from these texts, or leave them out."
+            )
         return columns | {"labels": [targets[number] for number in numbers]}, (cut,)
 
     columns = _columns(data)
@@ -249,7 +264,7 @@ def _encode(
     def identity() -> str:
         numbers = np.array(targets)
         digest = hashlib.sha256(numbers.tobytes()).hexdigest()
-        kind = (feature, numbers.dtype, numbers.shape)
+        kind = (feature, numbers.dtype, numbers.shape, end)
         return repr((names, max_length, kind, digest, tokenizer_digest(tokenizer)))
 
     texts = examples.select_columns(list(dict.fromkeys(names)))

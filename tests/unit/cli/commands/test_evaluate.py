@@ -47,6 +47,12 @@ def test_an_adapter_alone_needs_a_recipe(cli, cls_run, tmp_path):
     assert result.exit_code == 0, result.stderr
 
 
+def test_changes_without_effect_are_refused(cli, cls_run):
+    result = cli("evaluate", cls_run, "lora.r=2", "data.max_length=16", "output=elsewhere")
+    assert result.exit_code == 2
+    assert "Cannot apply the overrides: got lora.r=2, output=elsewhere, expected" in result.stderr
+
+
 def test_missing_data_are_named(cli, cls_run):
     result = cli("evaluate", cls_run, "--data", "no-such.csv")
     assert result.exit_code == 2

@@ -109,6 +109,8 @@ def test_effective_ranks_and_the_largest_updates(adapter_dir):
 
 
 def test_the_layers_are_plotted_on_request(adapter_dir, tmp_path):
+    (tmp_path / "file").touch()
+    assert inspect(adapter_dir, "--plot", tmp_path / "file" / "layers.png").exit_code == 2
     result = inspect(adapter_dir, "--plot", tmp_path / "new" / "layers.png")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "new/layers.png").read_bytes().startswith(b"\x89PNG")

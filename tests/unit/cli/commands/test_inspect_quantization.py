@@ -9,14 +9,15 @@ from lorakit.quantization.error import LayerError
 
 
 def test_quantization_shows_every_scheme_and_draws_it(cli, tiny_llama_dir, tmp_path):
-    result = cli("inspect", tiny_llama_dir, "--quantization", "--plot", tmp_path / "error.png")
+    plot = tmp_path / "new" / "error.png"
+    result = cli("inspect", tiny_llama_dir, "--quantization", "--plot", plot)
     assert result.exit_code == 0, result.stderr
     words = flat(result.stdout)
     assert "14 linear layers" in words and "bits per parameter" in words
     for scheme in ("nf4, double", "nf4", "fp4, double", "fp4", "int8"):
         assert f"{scheme} " in words
-    assert (tmp_path / "error.png").read_bytes().startswith(b"\x89PNG")
-    assert f"{tmp_path / 'error.png'} (" in words
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert f"{plot} (" in words
 
 
 def test_quantization_of_an_adapter_is_that_of_its_base(cli, lm_run, tiny_llama_dir):

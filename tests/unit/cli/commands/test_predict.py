@@ -2,6 +2,8 @@
 
 import csv
 
+import pytest
+
 
 def rows_of(path):
     with path.open(encoding="utf-8", newline="") as file:
@@ -36,6 +38,13 @@ def test_columns_are_named_as_in_the_recipe(cli, cls_run, tmp_path):
     result = cli("predict", cls_run, file, "data.text=review", "--output", tmp_path / "out.csv")
     assert result.exit_code == 0, result.stderr
     assert rows_of(tmp_path / "out.csv")[0]["review"] == "the film was good"
+
+
+@pytest.mark.parametrize("change", ["lora.r=2", "model=other", "data.max_length=4", "data.txt=a"])
+def test_changes_without_effect_are_refused(cli, cls_run, cls_csv, change):
+    result = cli("predict", cls_run, cls_csv, change)
+    assert result.exit_code == 2
+    assert f"Cannot apply the overrides: got {change}, expected one of data.text," in result.stderr
 
 
 def test_a_missing_file(cli, cls_run, tmp_path):

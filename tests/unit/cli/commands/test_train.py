@@ -25,7 +25,7 @@ def test_it_says_what_it_trains_shows_progress_and_ends_with_the_files(cls_train
     written = result.stdout.partition("\nWrote\n")[2].partition("\n\n")[0]
     paths = [line.split("  (")[0].strip() for line in written.splitlines()]
     assert f"{run}/adapter/" in paths
-    assert f"{run}/report.md" in paths
+    assert f"{run}/report.md" in paths and f"{run}/verdict.json" in paths
     for path in paths:
         assert (run / path).exists()
 

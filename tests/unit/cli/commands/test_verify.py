@@ -15,6 +15,9 @@ def test_a_run_passes(cli, cls_run):
 
 def test_what_differs_from_the_training_ends_the_command(cli, cls_run, tmp_path):
     copy = shutil.copytree(cls_run, tmp_path / "copy")
+    (copy / "recipe.yaml").unlink()
+    assert cli("verify", copy).exit_code == 0, "the recipe is needed for the predictions alone"
+    shutil.copy(cls_run / "recipe.yaml", copy)
     path = copy / "predictions.jsonl"
     rows = [json.loads(line) | {"probability": 0.0} for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -187,6 +187,27 @@ def test_weights_of_classes_are_in_the_loss(prepare, tiny_distilbert_dir, cls_cs
     assert parts[0].loss.item() == pytest.approx(parts[1].loss.item(), rel=1e-5)
 
 
+def test_balanced_classes_count_what_an_epoch_draws(prepare, tiny_distilbert_dir, jsonl):
+    rows = [{"text": "good", "label": "a"}] * 4, [{"text": "bad", "label": "b"}] * 4
+    train = [{"path": jsonl(rows[0], "a.jsonl"), "weight": 3}, {"path": jsonl(rows[1], "b.jsonl")}]
+    options = {"class_weights": "balanced", "validation_fraction": 0}
+    made = prepare(TASK, tiny_distilbert_dir, train, **options)  # 12 of a, 4 of b
+    assert made.encoded.class_weights == pytest.approx((2 / 3, 2))
+
+
+def test_t5_classifies_at_the_end_token_so_texts_have_none(prepare, tiny_t5_dir, jsonl):
+    texts = ["the film was good", "the cat </s> was bad", "the dog was bad </s>"]
+    path = jsonl([{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(texts)])
+
+    said = message(prepare, tiny_t5_dir, path, validation_fraction=0)
+
+    assert said == (
+        f"Texts contain the token at which the base classifies in the training examples of "
+        f"'{path}': got '</s>' in example 2 (line 2), expected it at the end alone. Remove it from "
+        "these texts, or leave them out."
+    )
+
+
 def test_texts_that_are_numbers(prepare, tiny_distilbert_dir, jsonl):
     path = jsonl([{"text": i, "label": "ab"[i % 2]} for i in range(4)])
 
