@@ -105,5 +105,5 @@ def facts_of_base(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> d
     }
     if recipe.quantization is not None:
         how["quantization"] = recipe.quantization.model_dump(mode="json")
-        how["not_quantized"] = recipe.lora.modules_to_save
+        how["lora.modules_to_save"] = recipe.lora.modules_to_save
     return how

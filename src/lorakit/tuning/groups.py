@@ -112,7 +112,7 @@ def open_groups(
 
 def _problems(plan: TrialPlan) -> list[str]:
     """Return what in their recipe and values keeps trials from training together."""
-    varied = find_fixed_keys(plan.space.keys)
+    varied = find_fixed_keys(plan.recipe, plan.space.keys)
     problems = [f"the recipe has {reason}" for reason in find_unshared_settings(plan.recipe)]
     if varied:
         keys = ", ".join(varied)

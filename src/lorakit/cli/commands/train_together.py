@@ -92,7 +92,7 @@ def _train_group(loaded: Sequence[Recipe], command: str, *, resume: bool, force:
             say(f"{view.names[number]}: {result}")
         elif isinstance(result, LorakitError):
             complain(f"{view.names[number]}: {result}")
-            exit_code = max(exit_code, 1)
+            exit_code = max(exit_code, result.exit_code)
         else:
             raise result
     if any(isinstance(result, StoppedError) for result in results):

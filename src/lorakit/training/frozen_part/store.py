@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,8 @@ class HiddenStates:
         self._touched: set[bytes] = set()
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._other_files = {
-                path: path.stat() for path in directory.glob(f"*{_SUFFIX}") if path != self.path
-            }
+            others = [path for path in directory.glob(f"*{_SUFFIX}") if path != self.path]
+            self._other_files = sorted(others, key=lambda path: path.stat().st_mtime)
         except OSError as error:
             self.problem = str(error)
         else:
@@ -88,7 +88,7 @@ class HiddenStates:
         rows = self._rows(f"SELECT {columns} FROM kept WHERE key IN ({marks})", keys)
         found: dict[bytes, Tensor] = {}
         for key, dtype, tokens, checksum, states in rows:
-            if dtype in _DTYPES and checksum == self._checksum(key, states):
+            if checksum == self._checksum(key, dtype, tokens, states):
                 flat = torch.frombuffer(bytearray(states), dtype=_DTYPES[dtype])
                 found[key] = flat.view(tokens, -1)
         self._touch([key for key in found if key not in self._touched])
@@ -101,22 +101,25 @@ class HiddenStates:
             if not self._make_room(tensor.nbytes):
                 return
             flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
-            row = (key, str(tensor.dtype), len(tensor), self._checksum(key, flat), flat)
+            form = (str(tensor.dtype), len(tensor))
+            row = (key, *form, self._checksum(key, *form, flat), flat)
             self._change_each(insert, [row])
             self._touch([key])
 
     # ---- room ----
 
     def _make_room(self, needed_bytes: int) -> bool:
-        """Delete files of other bases, then entries of earlier runs; return whether it suffices."""
+        """Delete files that nobody uses, then entries of earlier runs; return whether it suffices.
+
+        What others that train at the same time keep counts, and stays.
+        """
         while self._connection is not None:
-            others = sorted(self._other_files.items(), key=lambda item: item[1].st_mtime)
-            total = self.size_bytes + sum(found.st_size for _, found in others)
-            if total + needed_bytes <= self.budget_bytes:
+            if self.size_bytes + self._others_bytes() + needed_bytes <= self.budget_bytes:
                 return True
-            if others:
-                _remove(others[0][0])
-                del self._other_files[others[0][0]]
+            if self._other_files:
+                oldest_file = self._other_files.pop(0)
+                if not _is_in_use(oldest_file):
+                    _remove(oldest_file)
                 continue
             oldest = self._rows(
                 "SELECT key FROM last_reads WHERE run < ? ORDER BY run LIMIT ?",
@@ -127,6 +130,15 @@ class HiddenStates:
             for name in ("kept", "last_reads"):
                 self._change_each(f"DELETE FROM {name} WHERE key = ?", oldest)
         return False
+
+    def _others_bytes(self) -> int:
+        """Return the bytes of all other files, with what is not yet written into them."""
+        total = 0
+        for path in self.path.parent.glob(f"*{_SUFFIX}*"):
+            if not path.name.startswith(self.path.name):
+                with suppress(OSError):  # another process has deleted it
+                    total += path.stat().st_size
+        return total
 
     def _touch(self, keys: Sequence[bytes]) -> None:
         """Write down, once in this run, that it reads some entries."""
@@ -175,9 +187,10 @@ class HiddenStates:
         except sqlite3.DatabaseError as error:
             self._recover(error)
 
-    def _checksum(self, key: bytes, states: bytes) -> int:
-        """Return a number that differs for other bytes, another key or another base."""
-        return zlib.crc32(states, zlib.crc32(key, self._name_checksum))
+    def _checksum(self, key: bytes, dtype: str, tokens: int, states: bytes) -> int:
+        """Return a number that differs for other bytes, another form, key or base."""
+        form = f"{dtype} {tokens}".encode()
+        return zlib.crc32(states, zlib.crc32(form, zlib.crc32(key, self._name_checksum)))
 
     def _recover(self, error: sqlite3.DatabaseError) -> None:
         """Replace a damaged file by an empty one; stop writing if the disk is full or similar."""
@@ -190,8 +203,22 @@ class HiddenStates:
 
 
 def _is_of_the_system(error: sqlite3.DatabaseError) -> bool:
-    """Whether the disk, its rights or another process cause an error, not damage."""
-    return isinstance(error, sqlite3.OperationalError)
+    """Whether the disk, its rights or another process cause an error, not damage.
+
+    SQLITE_ERROR says that a table is missing or another one than expected.
+    """
+    is_operational = isinstance(error, sqlite3.OperationalError)
+    return is_operational and error.sqlite_errorcode != sqlite3.SQLITE_ERROR
+
+
+def _is_in_use(path: Path) -> bool:
+    """Whether a file is open elsewhere: then it cannot leave the mode of a shared file."""
+    with closing(sqlite3.connect(path, timeout=0)) as connection:
+        try:
+            connection.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.DatabaseError as error:
+            return _is_of_the_system(error)
+    return False
 
 
 def _remove(path: Path) -> None:

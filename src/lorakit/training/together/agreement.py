@@ -23,12 +23,15 @@ _TRAINING = (
     "activation_checkpointing",
     "activation_checkpointing_kwargs",
 )
+_NOT_QUANTIZED = "lora.modules_to_save"
+"""Key of the modules that a quantized base keeps as they are; runs on a dense one may differ."""
 _ALIKE: Mapping[str, Callable[[Recipe], Any]] = {
     "model": lambda recipe: recipe.model,
     "revision": lambda recipe: recipe.revision,
     "task": lambda recipe: recipe.task,
     "dtype": lambda recipe: recipe.dtype,
     "quantization": lambda recipe: _plain(recipe.quantization),
+    _NOT_QUANTIZED: lambda recipe: recipe.lora.modules_to_save if recipe.quantization else None,
     "float32_small_parameters": lambda recipe: recipe.float32_small_parameters,
     "trust_remote_code": lambda recipe: recipe.trust_remote_code,
     "data.new_tokens": lambda recipe: _plain(recipe.data.new_tokens),
@@ -68,7 +71,7 @@ def require_agreement(recipes: Sequence[Recipe], advice: str = ADVICE) -> None:
                 )
     for recipe in recipes:
         problems += [f"{_name(recipe)} has {reason}" for reason in find_unshared_settings(recipe)]
-    outputs = [str(Path(recipe.output).absolute()) for recipe in recipes]
+    outputs = [str(Path(recipe.output).resolve()) for recipe in recipes]
     twice = sorted({output for output in outputs if outputs.count(output) > 1})
     if twice:
         raise ConfigError(
@@ -91,9 +94,9 @@ def find_unshared_settings(recipe: Recipe) -> list[str]:
     return reasons
 
 
-def find_fixed_keys(keys: Iterable[str]) -> list[str]:
-    """Return those of some recipe keys that may not vary between runs that train together."""
-    fixed = (*_ALIKE, *_ALONE)
+def find_fixed_keys(recipe: Recipe, keys: Iterable[str]) -> list[str]:
+    """Return those of some keys of a recipe that may not vary between runs that train together."""
+    fixed = {*_ALIKE, *_ALONE} - (set() if recipe.quantization else {_NOT_QUANTIZED})
     return [key for key in keys if any(f"{key}.".startswith(f"{one}.") for one in fixed)]
 
 

@@ -85,6 +85,16 @@ def test_an_entry_with_other_bytes_is_unknown(opened):
     assert store.get([b"one", b"other"]).keys() == {b"other"}
 
 
+@pytest.mark.parametrize("change", ["tokens = 5", "tokens = 0", "dtype = 'torch.bfloat16'"])
+def test_an_entry_with_another_shape_or_dtype_is_unknown(opened, change):
+    store = opened()
+    store.put({b"one": states()})
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(f"UPDATE kept SET {change}")
+    connection.close()
+    assert store.get([b"one"]) == {}
+
+
 def test_an_entry_under_the_key_of_another_is_unknown(opened):
     store = opened()
     store.put({b"one": states()})
@@ -123,6 +133,29 @@ def test_a_file_that_is_damaged_while_it_is_open_is_begun_anew(opened, monkeypat
     assert store.problem is None and store.get([b"one"]) == {}
     store.put({b"one": states()})
     assert store.get([b"one"]).keys() == {b"one"}
+
+
+def test_a_file_with_other_tables_is_begun_anew(opened):
+    store = opened()
+    store.close()
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("DROP TABLE kept")
+        connection.execute("CREATE TABLE kept (other TEXT)")
+    connection.close()
+    again = opened()
+    again.put({b"one": states()})
+    assert again.problem is None
+    again.put({b"one": states()})
+    assert again.get([b"one"]).keys() == {b"one"}
+
+
+def test_stores_that_are_open_at_once_share_the_budget(opened):
+    both = [opened(name, budget_bytes=10**6) for name in ("half", "quarter")]
+    for k in range(40):
+        for store in both:
+            store.put({bytes([k]): states(k, 1000)})
+    assert sum(store.size_bytes for store in both) <= 10**6
+    assert all(store.get([bytes([0])]) for store in both)
 
 
 def test_a_full_disk_ends_the_keeping(opened):

@@ -3,7 +3,7 @@
 import pytest
 
 from lorakit.errors import ConfigError
-from lorakit.training.together.agreement import differences, require_agreement
+from lorakit.training.together.agreement import differences, find_fixed_keys, require_agreement
 
 ADVICE = "Train them one after another: leave --together out."
 
@@ -53,6 +53,25 @@ def test_what_one_run_alone_can_have_is_refused(recipe, key):
 def test_the_same_output_twice_is_refused(recipe):
     text = refusal(recipe("a"), recipe("b"), recipe("a"))
     assert f"got output {recipe('a').output} twice, expected a directory for each run" in text
+
+
+def test_the_same_output_by_another_path_is_refused(recipe, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    text = refusal(recipe("a"), recipe("link/a"))
+    assert f"got output {recipe('a').output} twice" in text
+
+
+def test_runs_on_a_quantized_base_leave_the_same_modules_dense(recipe):
+    def made(name, modules, **values):
+        return recipe(name, lora={"r": 2, "modules_to_save": modules}, **values)
+
+    quantized = {"quantization": {"bits": 4}}
+    text = refusal(made("a", ["lm_head"], **quantized), made("b", [], **quantized))
+    assert 'lora.modules_to_save is ["lm_head"] in the run of' in text
+    require_agreement([made("a", ["lm_head"]), made("b", [])])
+    keys = ("lora.r", "lora.modules_to_save")
+    assert find_fixed_keys(made("a", [], **quantized), keys) == ["lora.modules_to_save"]
+    assert find_fixed_keys(recipe("a"), keys) == []
 
 
 def test_batches_rates_and_adapters_may_differ(recipe):
