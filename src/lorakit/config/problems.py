@@ -116,7 +116,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     if problem["type"] == "missing":
         return key, f"missing key '{key}'. Add it", ""
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
-    message = _MESSAGES.get(problem["type"], message[:1].lower() + message[1:])
+    message = _MESSAGES.get(str(problem["type"])) or message[:1].lower() + message[1:]
     message = cut_short(message, _CHARACTERS_OF_A_PROBLEM)
     # A check of several keys has no key, and its message names them.
     subject = f"{short_repr(key)[1:-1]}: " if key else ""

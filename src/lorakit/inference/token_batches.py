@@ -60,7 +60,7 @@ def logits_in_batches(
     multiple = length_multiple(model)
     lengths = [pad_length(len(ids), multiple) for ids in columns["input_ids"]]
     most = _CPU_BATCH_TOKENS if on_cpu else None
-    end = classifying_token(model)
+    end: Any = classifying_token(model)
     ends = [ids.count(end) for ids in columns["input_ids"]]
     for count in sorted(set(ends)):
         alike = [number for number, found in enumerate(ends) if found == count]

@@ -126,7 +126,7 @@ def schedule_of(recipe: Recipe, settings: TrialsConfig) -> dict[str, Any]:
 
 
 def chosen_recipe(
-    recipe: Recipe, settings: TrialsConfig, changes: dict[str, Any], name: str
+    recipe: Recipe, settings: TrialsConfig, changes: Mapping[str, Any], name: str
 ) -> Recipe:
     """Return the recipe that trains chosen values on all examples, from any working directory.
 

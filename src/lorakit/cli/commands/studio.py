@@ -17,7 +17,7 @@ def studio(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="[DIR]",
+            metavar="DIR",
             help="Folder with runs; new ones are created in it.",
             show_default=False,
         ),

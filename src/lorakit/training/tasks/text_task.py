@@ -139,7 +139,7 @@ class TextTask(Task):
         recipe, tokenizer, names = loaded.recipe, loaded.tokenizer, loaded.labels or ()
         data = recipe.data
         max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
-        end = classifying_token(loaded.model)
+        end: Any = classifying_token(loaded.model)
         targets = {
             kind: self._check_targets(examples, data, where)
             for examples, kind, where in splits.with_places(data)
@@ -235,11 +235,11 @@ def _encode(
     data: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    end: int | None,
+    end: Any,
     cache: TableCache,
     where: Place,
 ) -> EncodedSplit:
-    """Tokenize texts beside their encoded targets; `end` is the token that they may not contain."""
+    """Tokenize texts beside their encoded targets; they may not contain the token `end`."""
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
     ends = list(first["input_ids"]).count(end)
     features = {column: IDS for column in first} | {"labels": feature}
