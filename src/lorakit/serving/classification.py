@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lorakit.serving.answers import SharedLease
 from lorakit.serving.pooled.batch_rows import Columns
 from lorakit.serving.pooled.forward_items import ForwardItem
 from lorakit.serving.pooled.labels import LabelledWord, TextLabel, label_words, text_label
 from lorakit.serving.served_model import ServedModel
+from lorakit.serving.store import Lease
 from lorakit.serving.text_side import TextSide
 
 Count = Callable[[Sequence[Columns]], Any]
@@ -22,7 +22,7 @@ def _no_count(_: Sequence[Columns]) -> None:
 
 async def text_labels(
     model: ServedModel,
-    shared: SharedLease,
+    lease: Lease,
     text: TextSide,
     inputs: Sequence[str | tuple[str, str]],
     count: Count = _no_count,
@@ -31,7 +31,7 @@ async def text_labels(
 
     Args:
         model: A model for SEQ_CLS.
-        shared: The adapter.
+        lease: The adapter.
         text: Its tokenizer and labels.
         inputs: The texts or pairs.
         count: Is told the columns.
@@ -41,15 +41,15 @@ async def text_labels(
     """
     columns = [await model.in_text_thread(text.class_columns, each) for each in inputs]
     count(columns)
-    items = [ForwardItem(each, shared.carried_name, "logits") for each in columns]
+    items = [ForwardItem(each, lease.carried_name, "logits") for each in columns]
     return [
-        text_label(row, text.labels, text.settings) for row in await model.forward(items, shared)
+        text_label(row, text.labels, text.settings) for row in await model.forward(items, lease)
     ]
 
 
 async def word_labels(
     model: ServedModel,
-    shared: SharedLease,
+    lease: Lease,
     text: TextSide,
     inputs: Sequence[str | Sequence[str]],
     count: Count = _no_count,
@@ -58,7 +58,7 @@ async def word_labels(
 
     Args:
         model: A model for TOKEN_CLS.
-        shared: The adapter.
+        lease: The adapter.
         text: Its tokenizer and labels.
         inputs: Texts, or lists of words.
         count: Is told the columns.
@@ -68,8 +68,8 @@ async def word_labels(
     """
     made = [await model.in_text_thread(text.word_columns, each) for each in inputs]
     count([each.columns for each in made])
-    items = [ForwardItem(each.columns, shared.carried_name, "logits") for each in made]
-    logits = await model.forward(items, shared)
+    items = [ForwardItem(each.columns, lease.carried_name, "logits") for each in made]
+    logits = await model.forward(items, lease)
     return [
         label_words(row, each.word_of, each.words, text.labels)
         for row, each in zip(logits, made, strict=True)

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import TaskType
 from lorakit.models.pretrained import model_limit
-from lorakit.serving.answers import Answers, SharedLease
+from lorakit.serving.answers import Answers
 from lorakit.serving.base_models import LoadedBase, ModelKind
 from lorakit.serving.engine import Engine, EngineHooks, EngineSettings
 from lorakit.serving.pooled.forward_items import ForwardItem, run_forward
@@ -138,7 +137,7 @@ class ServedModel:
     @asynccontextmanager
     async def using(
         self, adapter: str | None, *, to_generate: bool = False
-    ) -> AsyncIterator[tuple[SharedLease, TextSide]]:
+    ) -> AsyncIterator[tuple[Lease, TextSide]]:
         """Hold an adapter, or the base alone, inside the block; answers may outlive it.
 
         Args:
@@ -151,20 +150,16 @@ class ServedModel:
         """
         if to_generate and self.engine is not None:
             self.engine.require_place()
-        lease = None if adapter is None else await self.store.wait_for_lease(adapter)
-        shared = SharedLease(lease)
-        try:
-            yield shared, await self.in_text_thread(self._text_side, lease)
-        finally:
-            shared.drop()
+        with Lease() if adapter is None else await self.store.wait_for_lease(adapter) as lease:
+            yield lease, await self.in_text_thread(self._text_side, lease)
 
     async def in_text_thread(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """Run what tokenizes, which may take long, outside the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._texts, lambda: function(*args, **options))
 
-    def _text_side(self, lease: Lease | None) -> TextSide:
-        key = None if lease is None else (lease.companions, lease.files_key)
+    def _text_side(self, lease: Lease) -> TextSide:
+        key = (lease.companions, lease.files_key)
         found = self._text_sides.get(key)
         if found is None:
             if len(self._text_sides) >= _KEPT_TEXT_SIDES:
@@ -172,9 +167,9 @@ class ServedModel:
             found = self._text_sides[key] = self._make_text_side(lease)
         return found
 
-    def _make_text_side(self, lease: Lease | None) -> TextSide:
-        settings = InferenceSettings() if lease is None else lease.settings
-        tokenizer = self.base.tokenizer if lease is None else self._tokenizers.get(lease.companions)
+    def _make_text_side(self, lease: Lease) -> TextSide:
+        settings = lease.settings
+        tokenizer = self._tokenizers.get(lease.companions)
         labels = settings.labels or self.base.labels
         limit = min(self.limit or _DEFAULT_MAX_LENGTH, _DEFAULT_MAX_LENGTH)
         return TextSide(self.base.model, tokenizer, settings, labels, settings.max_length or limit)
@@ -197,7 +192,7 @@ class ServedModel:
 
     # ---- answers ----
 
-    def answers(self, shared: SharedLease) -> Answers:
+    def answers(self, lease: Lease) -> Answers:
         """Return the answers of the engine to one request, none asked for yet.
 
         Raises:
@@ -205,10 +200,10 @@ class ServedModel:
         """
         if self.engine is None:
             raise RequestError(f"A model for {self.kind} does not continue prompts.", param="model")
-        return Answers(self.engine, shared)
+        return Answers(self.engine, lease)
 
     async def forward(
-        self, items: Sequence[ForwardItem] | Sequence[WrittenItem], shared: SharedLease
+        self, items: Sequence[ForwardItem] | Sequence[WrittenItem], lease: Lease
     ) -> list[Any]:
         """Return the results of items for whole texts.
 
@@ -217,8 +212,8 @@ class ServedModel:
         """
         futures = self.batches.submit(items)
         for future in futures:
-            shared.hold()
-            future.add_done_callback(shared.drop)
+            lease.hold()
+            future.add_done_callback(lease.release)
         try:
             return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
         finally:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.inference_settings import InferenceSettings
-from lorakit.adapters.peft_files.files import CONFIG_FILE, read_adapter_header
-from lorakit.adapters.peft_files.format import config_from_peft
+from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.config import QuantizationConfig
 from lorakit.errors import ConfigError, LorakitError, MissingFileError, first_few
-from lorakit.inference.loaded import companions_of, require_weights_of_training
+from lorakit.inference.loaded import require_weights_of_training
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import find_adapter
 from lorakit.serving.base_models import (
-    TASKS_WITH_LABELS,
     BaseSource,
     ModelKind,
     kind_of_base,
@@ -27,28 +23,9 @@ from lorakit.serving.base_models import (
     same_place,
 )
 from lorakit.serving.served_model import AdapterPlaces
+from lorakit.serving.store.adapter_directory import AdapterFacts, read_facts
 
-_HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier|out_proj|output)(\.modules_to_save)?\.weight$")
 _HUB_FILES = ("*.json", "adapter_model.safetensors", "*.jinja", "*.model", "*.txt")
-
-
-@dataclass(frozen=True)
-class AdapterNeeds:
-    """What an adapter needs of the base.
-
-    Attributes:
-        kind: Its task and labels; None if the files do not say.
-        labels: Names of its labels, if they are known.
-        base: The base that it names.
-        settings: The settings of its training.
-        trained_in_full: Modules that it replaces.
-    """
-
-    kind: ModelKind | None
-    labels: tuple[str, ...] | None
-    base: str | None
-    settings: InferenceSettings
-    trained_in_full: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,29 +53,9 @@ class ServingSource:
     kinds: Mapping[ModelKind, KindNeeds] = field(default_factory=dict[ModelKind, KindNeeds])
 
 
-def read_needs(directory: Path) -> AdapterNeeds:
-    """Return what the adapter in a directory needs; no tensor is read.
-
-    Raises:
-        MissingFileError, AdapterFileError, ConfigError: Its files are missing or damaged.
-    """
-    values, entries = read_adapter_header(directory)
-    config = config_from_peft(values, str(directory))
-    settings = InferenceSettings.load(companions_of(directory))
-    task = config.task_type or settings.task_type
-    number = None
-    if task in TASKS_WITH_LABELS:
-        heads = [one.shape[0] for key, one in entries.items() if _HEAD_WEIGHT.search(key)]
-        number = heads[-1] if heads else None
-        number = number if settings.labels is None else len(settings.labels)
-    base = values.get("base_model_name_or_path")
-    return AdapterNeeds(
-        None if task is None else ModelKind(task, number),
-        settings.labels,
-        base if isinstance(base, str) and base else None,
-        settings,
-        tuple(config.modules_to_save or ()),
-    )
+def needs_of(adapter: AdapterFacts) -> KindNeeds:
+    """Return what an adapter needs of the base of its kind."""
+    return KindNeeds(adapter.settings.labels, adapter.trained_in_full)
 
 
 def find_source(
@@ -142,7 +99,7 @@ def find_source(
         raise MissingFileError(
             f"No folder of adapters at {place}: expected a directory. Create it, or check the path."
         )
-    needs = {name: read_needs(path) for name, path in named.items()}
+    needs = {name: read_facts(path) for name, path in named.items()}
     of_named = dict(needs)
     needs |= {name: found for name, found in _in_folder(place).items() if name not in needs}
     source = _base_source(base, needs, recipes, dtype, unquantized)
@@ -158,7 +115,7 @@ def find_source(
         if each.kind is not None:
             known = kinds.get(each.kind, KindNeeds())
             replaced = dict.fromkeys((*known.trained_in_full, *each.trained_in_full))
-            kinds[each.kind] = KindNeeds(known.labels or each.labels, tuple(replaced))
+            kinds[each.kind] = KindNeeds(known.labels or each.settings.labels, tuple(replaced))
     if not kinds or (base is not None and not needs_adapter(source)):
         kinds.setdefault(kind_of_base(source), KindNeeds())
     return ServingSource(
@@ -244,13 +201,13 @@ def _short_name(base: str) -> str:
     return Path(base).absolute().name if os.path.isdir(base) else base
 
 
-def _in_folder(folder: Path | None) -> dict[str, AdapterNeeds]:
+def _in_folder(folder: Path | None) -> dict[str, AdapterFacts]:
     """Return the needs of the adapters in a folder that can be read; the store tells of others."""
-    found: dict[str, AdapterNeeds] = {}
+    found: dict[str, AdapterFacts] = {}
     for path in sorted(folder.iterdir()) if folder is not None else ():
         if _is_adapter(path):
             try:
-                found[path.name] = read_needs(_locate(path)[0])
+                found[path.name] = read_facts(_locate(path)[0])
             except LorakitError:
                 continue
     return found
@@ -258,7 +215,7 @@ def _in_folder(folder: Path | None) -> dict[str, AdapterNeeds]:
 
 def _base_source(
     base: str | None,
-    needs: Mapping[str, AdapterNeeds],
+    needs: Mapping[str, AdapterFacts],
     recipes: Sequence[Recipe],
     dtype: str | None,
     unquantized: bool,

@@ -36,13 +36,13 @@ class TokenizerCache:
     def __len__(self) -> int:
         return len(self._tokenizers)
 
-    def get(self, directory: Path) -> PreTrainedTokenizerBase:
+    def get(self, directory: Path | None) -> PreTrainedTokenizerBase:
         """Return the tokenizer in an adapter's directory, or the base's if there is none.
 
         Raises:
             MissingFileError, ConfigError: See `load_tokenizer`.
         """
-        if not (directory / TOKENIZER_FILE).is_file():
+        if directory is None or not (directory / TOKENIZER_FILE).is_file():
             return self._base
         digest = _digest(directory)
         with self._lock:

@@ -132,15 +132,15 @@ async def answer_from(
     model = found.model
     async with (
         model.using(like.adapter) as (_, text),
-        model.using(found.adapter) as (shared, _),
+        model.using(found.adapter) as (lease, _),
     ):
         ids = await model.in_text_thread(_prompt_ids, text, messages)
-        answers = model.answers(shared)
+        answers = model.answers(lease)
         answers.ask(
             GenerationRequest(
                 prompt=tuple(ids),
-                adapter=shared.carried_name,
-                cache_key=shared.content_hash,
+                adapter=lease.carried_name,
+                cache_key=lease.content_hash,
                 sampling=Sampling(
                     max_tokens=_new_tokens(len(ids), options.max_new_tokens, model.most_tokens),
                     temperature=options.temperature,
@@ -201,7 +201,7 @@ async def stream_output(
     """
     found = await service.find(name, [TaskType.SEQ_2_SEQ_LM], "write")
     model = found.model
-    async with model.using(found.adapter) as (shared, side):
+    async with model.using(found.adapter) as (lease, side):
         columns = await model.in_text_thread(side.source_columns, text)
         most = options.max_new_tokens or side.settings.max_target_length or _DEFAULT_NEW_TOKENS
         sampling = Sampling(
@@ -211,9 +211,9 @@ async def stream_output(
             seed=options.seed,
             stop_token_ids=side.stop_token_ids,
         )
-        item = WrittenItem(columns, shared.carried_name, sampling, side.settings.num_beams)
+        item = WrittenItem(columns, lease.carried_name, sampling, side.settings.num_beams)
         try:
-            (written,) = await model.forward([item], shared)
+            (written,) = await model.forward([item], lease)
         finally:
             item.is_cancelled.set()
         yield decode(side.tokenizer, written.token_ids, skip_special_tokens=True)

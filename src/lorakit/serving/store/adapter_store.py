@@ -124,15 +124,14 @@ class AdapterStore:
 
     def _describe(self, entry: Entry) -> KnownAdapter:
         version = self._memory.get(entry.content_hash)
-        facts = entry.facts
         return KnownAdapter(
             name=entry.name,
             path=entry.path,
             problem=None if entry.failure is None else str(entry.failure),
             content_hash=entry.content_hash,
-            rank=None if facts is None else facts.rank,
-            task=None if facts is None else facts.task,
-            bytes=0 if facts is None else self._placing.bytes_of(facts.elements),
+            rank=entry.facts.rank,
+            kind=entry.facts.kind,
+            bytes=self._placing.bytes_of(entry.facts.elements),
             in_memory=version is not None,
             pinned=entry.name in self._settings.pinned,
             leases=0 if version is None else version.leases,
@@ -212,9 +211,8 @@ class AdapterStore:
             name=entry.name,
             carried_name=version.carried_name,
             content_hash=version.content_hash,
-            path=entry.path,
             companions=entry.companions,
-            settings=entry.settings,
+            settings=entry.facts.settings,
             files_key=entry.files_key,
             give_back=lambda: self._give_back(version),
         )

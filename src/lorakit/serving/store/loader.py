@@ -143,17 +143,16 @@ class Loader:
             self._finish(entry, None)
 
     def _require_possible(self, entry: Entry) -> None:
-        if entry.facts is not None:
-            needed_bytes = self._placing.bytes_of(entry.facts.elements)
-            with self._lock:
-                self._memory.require_possible(entry.name, needed_bytes, self.pinned_hashes())
+        needed_bytes = self._placing.bytes_of(entry.facts.elements)
+        with self._lock:
+            self._memory.require_possible(entry.name, needed_bytes, self.pinned_hashes())
 
     def _require_weights(self, entry: Entry, adapter: Adapter) -> None:
         """Refuse an adapter that was trained on other weights of the base."""
         if self._require_base is None:
             return
         try:
-            self._require_base(entry.name, adapter, entry.settings, entry.path)
+            self._require_base(entry.name, adapter, entry.facts.settings, entry.path)
         except LorakitError as error:
             self._remember(entry, error)
             raise
@@ -260,7 +259,7 @@ class Loader:
             self._run_between_steps(partial(self._placing.remove, [version.carried_name]))
 
     def _key_and_bytes(self, entry: Entry) -> tuple[str, int]:
-        if entry.content_hash is None or entry.facts is None:
+        if entry.content_hash is None:
             raise AdapterStateError(
                 f"Cannot load adapter {entry.name!r}: got no content, expected it to be read "
                 "first. Report this as a defect of lorakit."

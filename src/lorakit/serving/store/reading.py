@@ -6,7 +6,6 @@ import time
 from threading import Condition
 
 from lorakit.adapters import Adapter
-from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.errors import AdapterFileError, ConfigError, MissingFileError
 from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.content_hash import content_hash
@@ -41,11 +40,10 @@ class Reader:
                 updates are zero; the entry keeps the failure.
         """
         while True:
-            adapter, found, settings = None, "", entry.settings
+            adapter, found = None, ""
             try:
                 if entry.failure is not None:
                     raise entry.failure
-                settings = InferenceSettings.load(entry.companions)
                 adapter = Adapter.load(entry.path)
                 if not self._allow_noop:
                     require_update(entry.name, adapter)
@@ -60,6 +58,5 @@ class Reader:
                 if self._catalogue.look_up(entry.name) is not entry:
                     return None
                 if adapter is not None:
-                    entry.settings = settings
                     self._catalogue.set_content(entry, found)
                     return adapter

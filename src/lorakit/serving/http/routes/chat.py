@@ -27,7 +27,7 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     if body.metadata:
         call.noted["metadata"] = body.metadata
     model = found.model
-    async with model.using(found.adapter, to_generate=True) as (shared, text):
+    async with model.using(found.adapter, to_generate=True) as (lease, text):
         messages = [message.render() for message in body.messages]
         ids = await model.in_text_thread(text.chat_ids, messages, body.chat_template_kwargs)
         call.note_prompt(messages)
@@ -38,7 +38,7 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
         grammars = None
         if schema is not None:
             grammars = await model.in_text_thread(json_grammars, text, schema, len(samplings))
-        asked = ask(call, model, shared, text, [Prompt(ids, samplings)], grammars)
+        asked = ask(call, model, lease, text, [Prompt(ids, samplings)], grammars)
     head = {
         "id": f"chatcmpl-{call.id}",
         "created": int(time.time()),

@@ -32,7 +32,7 @@ async def completions(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     head |= {"object": "text_completion"}
     if model.kind.task is TaskType.SEQ_2_SEQ_LM:
         return await write_completions(call, body, found, head)
-    async with model.using(found.adapter, to_generate=True) as (shared, text):
+    async with model.using(found.adapter, to_generate=True) as (lease, text):
         prompts = []
         model.check_ids([int(key) for key in body.logit_bias or {}], "logit_bias")
         for given in body.prompts:
@@ -45,7 +45,7 @@ async def completions(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
             first = sum(len(prompt.samplings) for prompt in prompts)
             samplings = choice_samplings(body, text, most, body.logprobs, first)
             prompts.append(Prompt(ids, samplings))
-        asked = ask(call, model, shared, text, prompts)
+        asked = ask(call, model, lease, text, prompts)
     if body.stream:
         return _stream(asked, await after_first(asked.events()), body, head)
     choices = await asked.collect()

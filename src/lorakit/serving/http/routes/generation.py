@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorakit.serving.answers import Answers, SharedLease
+from lorakit.serving.answers import Answers
 from lorakit.serving.http.call import Call
 from lorakit.serving.requests import Finished, GenerationRequest, NewText, Sampling, TokenLogprob
 from lorakit.serving.served_model import ServedModel
+from lorakit.serving.store import Lease
 from lorakit.serving.text_side import TextSide
 
 
@@ -104,7 +105,7 @@ class Asked:
 def ask(
     call: Call,
     model: ServedModel,
-    shared: SharedLease,
+    lease: Lease,
     text: TextSide,
     prompts: Sequence[Prompt],
     grammars: Sequence[Any] | None = None,
@@ -114,7 +115,7 @@ def ask(
     Args:
         call: The call.
         model: The model.
-        shared: The adapter.
+        lease: The adapter.
         text: Its tokenizer.
         prompts: The prompts.
         grammars: What each answer must keep to.
@@ -122,15 +123,15 @@ def ask(
     Raises:
         LorakitError: The engine's queue is full, or a request can never fit.
     """
-    answers = model.answers(shared)
+    answers = model.answers(lease)
     call.at_end.callback(answers.cancel)
     pairs = [(prompt.ids, sampling) for prompt in prompts for sampling in prompt.samplings]
     for number, (ids, sampling) in enumerate(pairs):
         answers.ask(
             GenerationRequest(
                 prompt=tuple(ids),
-                adapter=shared.carried_name,
-                cache_key=shared.content_hash,
+                adapter=lease.carried_name,
+                cache_key=lease.content_hash,
                 sampling=sampling,
                 grammar=None if grammars is None else grammars[number],
                 tokenizer=text.tokenizer,

@@ -38,7 +38,7 @@ async def write_completions(
     _refuse_unsupported(body)
     model = found.model
     items: list[WrittenItem] = []
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter) as (lease, text):
         default = text.settings.max_target_length or _DEFAULT_TOKENS
         for given in body.prompts:
             if not isinstance(given, str):
@@ -53,10 +53,10 @@ async def write_completions(
             most = most_new_tokens(body.max_tokens, default, 0, model, call.context.limits)
             samplings = choice_samplings(body, text, most, None, len(items))
             beams = text.settings.num_beams
-            items += [WrittenItem(columns, shared.carried_name, each, beams) for each in samplings]
+            items += [WrittenItem(columns, lease.carried_name, each, beams) for each in samplings]
         for item in items:
             call.at_end.callback(item.is_cancelled.set)
-        written: list[Written] = await model.forward(items, shared)
+        written: list[Written] = await model.forward(items, lease)
     call.output_tokens = sum(len(each.token_ids) for each in written)
     call.note_first_token()
     choices = [_choice(index, each, body, text) for index, each in enumerate(written)]

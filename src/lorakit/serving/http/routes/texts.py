@@ -28,7 +28,7 @@ async def embeddings(call: Call) -> dict[str, Any]:
     found = await call.context.service.find(body.model, list(TaskType), "embed")
     call.model, model = body.model, found.model
     call.note_prompt(body.input)
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter) as (lease, text):
         columns: list[Columns] = []
         for given in inputs:
             if not isinstance(given, str):
@@ -36,8 +36,8 @@ async def embeddings(call: Call) -> dict[str, Any]:
             made = await model.in_text_thread(text.columns_to_embed, given, model.limit)
             columns.append(made)
         tokens = _count(call, columns)
-        items = [ForwardItem(each, shared.carried_name, "vector") for each in columns]
-        vectors = await model.forward(items, shared)
+        items = [ForwardItem(each, lease.carried_name, "vector") for each in columns]
+        vectors = await model.forward(items, lease)
     as_text = body.encoding_format == "base64"
     return {
         "object": "list",
@@ -68,13 +68,13 @@ async def classify(call: Call) -> dict[str, Any]:
     call.model, model = body.model, found.model
     call.note_prompt(body.input)
     count = partial(_count, call)
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter) as (lease, text):
         if model.kind.task is TaskType.TOKEN_CLS:
-            words = await word_labels(model, shared, text, inputs, count)
+            words = await word_labels(model, lease, text, inputs, count)
             data = [_label_words(each) for each in words]
         else:
             pairs = [_text_or_pair(given) for given in inputs]
-            data = [format_classes(e) for e in await text_labels(model, shared, text, pairs, count)]
+            data = [format_classes(e) for e in await text_labels(model, lease, text, pairs, count)]
     return {
         "id": f"classify-{call.id}",
         "object": "list",
@@ -158,7 +158,7 @@ async def score(call: Call) -> dict[str, Any]:
     found = await call.context.service.find(body.model, [TaskType.SEQ_CLS], "score pairs")
     call.model, model = body.model, found.model
     call.note_prompt([body.text_1, body.text_2])
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter) as (lease, text):
         labels = len(text.labels)
         is_class = text.settings.problem_type is None
         if not text.settings.text_pair or labels > (2 if is_class else 1):
@@ -171,8 +171,8 @@ async def score(call: Call) -> dict[str, Any]:
             )
         columns = [await model.in_text_thread(text.class_columns, pair) for pair in pairs]
         tokens = _count(call, columns)
-        items = [ForwardItem(each, shared.carried_name, "logits") for each in columns]
-        logits = await model.forward(items, shared)
+        items = [ForwardItem(each, lease.carried_name, "logits") for each in columns]
+        logits = await model.forward(items, lease)
     scores = [
         float(row[0].sigmoid()) if labels == 1 else float(row.softmax(-1)[1]) for row in logits
     ]
