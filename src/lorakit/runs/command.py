@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from lorakit.errors import LorakitError
 
@@ -38,6 +38,7 @@ class Command:
         words: The command and its arguments, without "lorakit".
         output: What it has printed to stdout.
         messages: What it has printed to stderr.
+        is_cancelled: Whether it was cancelled.
         seconds: Seconds that it has run so far, or ran.
     """
 
@@ -57,7 +58,7 @@ class Command:
         self.output = self.messages = ""
         self._started_s = time.monotonic()
         self._ended_s: float | None = None
-        self._is_cancelled = False
+        self.is_cancelled = False
         self._code: int | None = None
         try:
             self._process = subprocess.Popen(
@@ -95,11 +96,6 @@ class Command:
         return self._code == 0
 
     @property
-    def is_cancelled(self) -> bool:
-        """Whether it was cancelled."""
-        return self._is_cancelled
-
-    @property
     def seconds(self) -> float:
         """Seconds that it has run so far, or ran."""
         return (self._ended_s or time.monotonic()) - self._started_s
@@ -109,7 +105,7 @@ class Command:
         """The sentence of its error; None if there was none, or it goes on."""
         if self._code in (None, 0):
             return None
-        if self._is_cancelled:
+        if self.is_cancelled:
             return f"{self.title}: cancelled; nothing was written."
         _, is_there, sentence = self.messages.rpartition(f"\n{_ERROR}")
         if is_there:
@@ -138,9 +134,9 @@ class Command:
 
     def cancel(self) -> None:
         """End it; what it was writing is removed."""
-        if self.is_over or self._is_cancelled:
+        if self.is_over or self.is_cancelled:
             return
-        self._is_cancelled = True
+        self.is_cancelled = True
         threading.Thread(target=self._end, name=f"cancel-{self.title}", daemon=True).start()
 
     def wait(self, timeout_s: float | None = None) -> None:
@@ -155,16 +151,14 @@ class Command:
             self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError):  # it has just ended
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:  # it has just ended
-            return
 
     def _follow(self) -> None:
         with self._process:
             reading = threading.Thread(target=self._read_messages, daemon=True)
             reading.start()
-            for line in _lines(self._process.stdout):
+            for line in self._process.stdout or ():
                 self.output = (self.output + line)[-_KEPT_CHARACTERS:]
             reading.join()
             code = self._process.wait()
@@ -172,12 +166,8 @@ class Command:
         self._code = code
 
     def _read_messages(self) -> None:
-        for line in _lines(self._process.stderr):
+        for line in self._process.stderr or ():
             self.messages = (self.messages + line)[-_KEPT_CHARACTERS:]
-
-
-def _lines(stream: IO[str] | None) -> IO[str] | Sequence[str]:
-    return () if stream is None else stream
 
 
 def train_command(

@@ -77,7 +77,9 @@ class RunIndex:
                 if path not in there and job.state != "finished"  # it was moved or deleted
             ]
             rows += [RunSummary(path, "damaged", problem=why) for path, why in unreadable.items()]
-        waiting = sorted((row for row in rows if row.state == "queued"), key=_queue_order)
+        waiting = sorted(
+            (row for row in rows if row.state == "queued"), key=lambda row: row.job or 0
+        )
         others = [row for row in rows if row.state != "queued"]
         return waiting + sorted(others, key=lambda row: (-row.started_s, row.path))
 
@@ -134,7 +136,6 @@ class RunIndex:
         facts = known[1] if known is not None and known[0] == now else read_facts(directory)
         self._facts[directory] = (now, facts)
         state, problem = state_of(directory, facts)
-        progress = facts.progress
         row = RunSummary(
             path=self._relative(directory),
             state=state,
@@ -143,22 +144,14 @@ class RunIndex:
             started_s=facts.started_s,
             task=facts.task,
             base=facts.base,
-            metric=progress.get("metric"),
-            value=progress.get("value"),
-            step=progress.get("step"),
-            wall_s=progress.get("wall_s"),
-            tokens_per_s=progress.get("train_tokens_per_s"),
             notes=facts.notes,
+            **facts.progress,
         )
         job = jobs.get(row.path)
         return row if job is None else _with_job(row, job, facts.changed_s)
 
     def _relative(self, directory: Path) -> str:
         return directory.relative_to(self.root).as_posix()
-
-
-def _queue_order(row: RunSummary) -> int:
-    return row.job or 0
 
 
 def _with_job(row: RunSummary, job: Job, changed_s: float) -> RunSummary:

@@ -104,12 +104,7 @@ class JobFolder:
 
     def all(self) -> list[Job]:
         """Return all jobs by number; one that is damaged is left out."""
-        try:
-            names = [entry.name for entry in self.path.iterdir()]
-        except OSError:
-            return []
-        folders = [self.path / name for name in names if _NUMBER.fullmatch(name)]
-        found = [self._read(folder) for folder in sorted(folders, key=lambda path: int(path.name))]
+        found = [self._read(self._folder(number)) for number in self._numbers()]
         self._ended = {job.folder: job for job in found if job is not None and _is_over(job)}
         return [job for job in found if job is not None]
 
@@ -127,7 +122,7 @@ class JobFolder:
         Raises:
             MissingFileError: There is none with this number.
         """
-        job = self._read(self.path / f"{number:06d}")
+        job = self._read(self._folder(number))
         if job is None:
             raise MissingFileError(
                 f"No job {number} in {self.path}: it has been deleted. Reload the list of runs."
@@ -145,10 +140,7 @@ class JobFolder:
     ) -> Job:
         """Write a job that waits; the caller holds the queue's lock. See `RunQueue.add`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        numbers = [
-            int(entry.name) for entry in self.path.iterdir() if _NUMBER.fullmatch(entry.name)
-        ]
-        folder = self.path / f"{max(numbers, default=0) + 1:06d}"
+        folder = self._folder(max(self._numbers(), default=0) + 1)
         folder.mkdir()
         for name, text in files.items():
             write_text(folder / name, text)
@@ -159,6 +151,16 @@ class JobFolder:
         facts = {"words": command, "output": output, "cwd": str(cwd), "about": dict(about)}
         write_text(folder / "job.json", json.dumps(facts | {"created_s": created_s}) + "\n")
         return self.get(int(folder.name))
+
+    def _numbers(self) -> list[int]:
+        try:
+            names = [entry.name for entry in self.path.iterdir()]
+        except OSError:
+            return []
+        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+
+    def _folder(self, number: int) -> Path:
+        return self.path / f"{number:06d}"
 
     def _read(self, folder: Path) -> Job | None:
         known = self._ended.get(folder)

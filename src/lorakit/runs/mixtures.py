@@ -130,10 +130,9 @@ def _stamp(adapter: Path) -> list[int]:
 
 
 def _remove_old(folder: Path) -> None:
-    made = sorted((each for each in folder.iterdir() if each.is_dir()), key=_time_written)
+    made = sorted(
+        (each for each in folder.iterdir() if each.is_dir()),
+        key=lambda place: place.stat().st_mtime,
+    )
     for old in made[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _time_written(place: Path) -> float:
-    return place.stat().st_mtime

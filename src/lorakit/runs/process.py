@@ -61,8 +61,9 @@ def record_process(folder: Path, pid: int) -> None:
 
 def send_signal_to(job: Job, number: int) -> bool:
     """Send a signal to the process of a job; return whether it was there."""
-    is_known = job.pid is not None and job.identity is not None
-    return is_known and send_signal(job.pid or 0, job.identity or "", number)
+    if job.pid is None or job.identity is None:
+        return False
+    return send_signal(job.pid, job.identity, number)
 
 
 def stop_run(root: Path, relative: str, *, at_once: bool = False) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lorakit.errors import ConfigError, LorakitError, OutputExistsError
-from lorakit.files.atomic import write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.files.json_files import read_json_object
 from lorakit.recipes.run_directory import RunDirectory
@@ -45,21 +44,6 @@ class RunQueue:
         except ValueError:
             return 1
         return number if isinstance(number, int) and 1 <= number <= MOST_AT_ONCE else 1
-
-    def set_at_once(self, number: int) -> None:
-        """Change the number of jobs that may run at the same time.
-
-        Raises:
-            ConfigError: It is not from 1 to MOST_AT_ONCE.
-        """
-        if not 1 <= number <= MOST_AT_ONCE:
-            raise ConfigError(
-                f"Runs at a time: got {number}, expected 1 to {MOST_AT_ONCE}. Choose another "
-                "number."
-            )
-        with self._lock_queue():
-            write_text(self._settings, json.dumps({"at_once": number}) + "\n")
-        self.start_waiting()
 
     def add_training(
         self,

@@ -29,7 +29,8 @@ _TAIL_BYTES = 65_536
 _MOST_TAIL_BYTES = 4_194_304
 _METRICS = ("eval_accuracy", "eval_f1", "eval_perplexity", "eval_loss")
 """Metric to show of an evaluation, if the recipe names none: the first that it has."""
-_SPEED = "train_tokens_per_s"
+_PLACES = {"step": "step", "wall_s": "wall_s", "train_tokens_per_s": "tokens_per_s"}
+"""Fields of a summary by the keys of the log."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class RunFacts:
     started_s: float
     changed_s: float
     progress: Mapping[str, Any]
+    """Fields of `RunSummary` that say how far it has got."""
     notes: Notes
 
 
@@ -134,7 +136,7 @@ def signature(directory: Path) -> tuple[Any, ...]:
     read = (run.recipe_file, run.environment_file, run.metrics_file, run.report_file, run.adapter)
     names = ("notes.json", "search.yaml", "study.yaml", *BEST_FILES.values())
     read += (run.failure_file, *(directory / name for name in names))
-    return tuple(_stat(path) for path in read)
+    return tuple(file_stamp(path) for path in read)
 
 
 def state_of(directory: Path, facts: RunFacts) -> tuple[State, str | None]:
@@ -207,7 +209,7 @@ def _progress(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         tail_bytes *= 4
     found: dict[str, Any] = {}
     for row in rows:
-        found |= {key: row[key] for key in ("step", "wall_s", _SPEED) if is_number(row.get(key))}
+        found |= {name: row[key] for key, name in _PLACES.items() if is_number(row.get(key))}
     if evaluations:
         names = (f"eval_{str(wanted).removeprefix('eval_')}",) if wanted else ()
         last = evaluations[-1]
@@ -257,7 +259,8 @@ def _time_of(*paths: Path) -> float:
     return 0.0
 
 
-def _stat(path: Path) -> tuple[int, int, int] | None:
+def file_stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what differs when a file has changed; None if it is not there."""
     try:
         found = path.stat()
     except OSError:

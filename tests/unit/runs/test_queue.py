@@ -44,10 +44,11 @@ def test_one_job_runs_at_a_time(queue):
 def test_more_may_run_at_a_time(queue):
     for name in "abc":
         queue.add_training("task: x\n", name)
-    queue.set_at_once(2)
-    assert queue.started == [1, 2] and RunQueue(queue.root).at_once == 2
-    with pytest.raises(ConfigError, match="got 0, expected 1 to 64"):
-        queue.set_at_once(0)
+    settings = queue.root / ".lorakit" / "queue.json"
+    settings.write_text('{"at_once": 0}')
+    assert queue.at_once == 1 and queue.start_waiting() == []
+    settings.write_text('{"at_once": 2}')
+    assert queue.at_once == 2 and [job.number for job in queue.start_waiting()] == [2]
 
 
 def test_a_job_has_its_recipe_and_command(queue):

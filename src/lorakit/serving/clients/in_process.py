@@ -135,19 +135,14 @@ async def answer_from(
         model.using(found.adapter) as (lease, _),
     ):
         ids = await model.in_text_thread(_prompt_ids, text, messages)
+        most = _new_tokens(len(ids), options.max_new_tokens, model.most_tokens)
         answers = model.answers(lease)
         answers.ask(
             GenerationRequest(
                 prompt=tuple(ids),
                 adapter=lease.carried_name,
                 cache_key=lease.content_hash,
-                sampling=Sampling(
-                    max_tokens=_new_tokens(len(ids), options.max_new_tokens, model.most_tokens),
-                    temperature=options.temperature,
-                    top_p=options.top_p,
-                    seed=options.seed,
-                    stop_token_ids=text.stop_token_ids,
-                ),
+                sampling=_sampling(options, most, text),
                 tokenizer=text.tokenizer,
             )
         )
@@ -172,6 +167,16 @@ def _prompt_ids(text: TextSide, messages: Sequence[Message]) -> list[int]:
         return text.chat_ids(messages)
     question = last_question(messages)
     return text.prompt_ids(alpaca_prompt(question) if form == "instruction" else question)
+
+
+def _sampling(options: AnswerOptions, most_tokens: int, text: TextSide) -> Sampling:
+    return Sampling(
+        max_tokens=most_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop_token_ids=text.stop_token_ids,
+    )
 
 
 def _new_tokens(prompt_tokens: int, wanted: int | None, limit: int | None) -> int:
@@ -204,13 +209,7 @@ async def stream_output(
     async with model.using(found.adapter) as (lease, side):
         columns = await model.in_text_thread(side.source_columns, text)
         most = options.max_new_tokens or side.settings.max_target_length or _DEFAULT_NEW_TOKENS
-        sampling = Sampling(
-            max_tokens=most,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed,
-            stop_token_ids=side.stop_token_ids,
-        )
+        sampling = _sampling(options, most, side)
         item = WrittenItem(columns, lease.carried_name, sampling, side.settings.num_beams)
         try:
             (written,) = await model.forward([item], lease)

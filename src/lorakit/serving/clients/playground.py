@@ -7,7 +7,6 @@ imports no torch; that happens in a thread when the first base is loaded.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError
-from lorakit.runs.device_room import DeviceRoom, device_room, room_without_torch
+from lorakit.runs.base_memory import DeviceRoom, device_room, room_without_torch
 from lorakit.runs.mixtures import labelling_adapter
 from lorakit.runs.votes import (
     Added,
@@ -48,25 +47,21 @@ class Loading:
     Attributes:
         stage: What is done now.
         started_s: When it began, on the monotonic clock.
+        is_cancelled: Whether it was cancelled; it ends at its next stage.
     """
 
     stage: str = "Starting"
     started_s: float = field(default_factory=time.monotonic)
-    _is_cancelled: threading.Event = field(default_factory=threading.Event)
+    is_cancelled: bool = False
 
     @property
     def seconds(self) -> float:
         """Seconds since it began."""
         return time.monotonic() - self.started_s
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether it was cancelled; it ends at its next stage."""
-        return self._is_cancelled.is_set()
-
     def cancel(self) -> None:
         """Give it up."""
-        self._is_cancelled.set()
+        self.is_cancelled = True
 
     def note(self, stage: str) -> None:
         """Say what is done now."""
