@@ -20,8 +20,6 @@ from lorakit.serving.store.allowed_paths import AllowedPaths
 from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.loader import Answer, Loader, RequireBase, stopping
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
-from lorakit.serving.store.placing import Placing
-from lorakit.serving.store.probe import Probe
 from lorakit.serving.store.trial import Trial
 from lorakit.serving.store.values import AdapterCounts, KnownAdapter, Lease, StoreSettings
 from lorakit.serving.store.watcher import Watcher
@@ -73,23 +71,14 @@ class AdapterStore:
         self._lock = threading.Condition()
         self._catalogue = Catalogue(base, folder, named or {}, self._paths)
         self._memory = AdapterMemory(self._settings.memory_bytes)
-        dtype = self._settings.factor_dtype
-        self._placing = Placing(model, dtype)
+        self._admission = Admission(model, self._settings, run_between_steps, visit)
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._run_between_steps = run_between_steps
         self._loader = Loader(
             self._lock,
             self._catalogue,
             self._memory,
-            Trial(model, dtype),
-            Admission(
-                self._placing,
-                Probe(model, allow_noop=self._settings.allow_noop),
-                run_between_steps,
-                visit,
-            ),
-            self._placing,
-            run_between_steps,
+            Trial(model, self._settings.factor_dtype),
+            self._admission,
             self._settings,
             self._count,
             self._end_load,
@@ -98,7 +87,7 @@ class AdapterStore:
         self._waiting: dict[Entry, list[Future[Lease]]] = {}
         self._is_watching = False
         self._watcher = Watcher(self.scan, self._settings.scan_every_s)
-        run_between_steps(self._placing.keep_base_alike)
+        run_between_steps(self._admission.keep_base_alike)
         self.scan()
 
     # ---- what is known ----
@@ -131,7 +120,7 @@ class AdapterStore:
             content_hash=entry.content_hash,
             rank=entry.facts.rank,
             kind=entry.facts.kind,
-            bytes=self._placing.bytes_of(entry.facts.elements),
+            bytes=self._admission.bytes_of(entry.facts.elements),
             in_memory=version is not None,
             pinned=entry.name in self._settings.pinned,
             leases=0 if version is None else version.leases,
@@ -229,9 +218,8 @@ class AdapterStore:
         """Take unused versions out of the model that no adapter has any more."""
         gone = self._memory.take_unknown(self._catalogue.hashes)
         if gone:
-            names = [version.carried_name for version in gone]
             with suppress(RuntimeError):  # an engine that has stopped serves nobody
-                self._run_between_steps(lambda: self._placing.remove(names))
+                self._admission.remove([version.carried_name for version in gone])
 
     # ---- loads ----
 

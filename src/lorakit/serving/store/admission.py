@@ -1,22 +1,29 @@
-"""Letting an adapter into the model: it stays only if it acts and gives finite numbers."""
+"""Adapters enter the model, stay only if they act and give finite numbers, and leave it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from lorakit.serving.store.placing import Placing
+import torch
+from torch import nn
+
+from lorakit.injection.activation import remove_adapters
+from lorakit.injection.detached import attach_adapter
+from lorakit.injection.new_parts import trained_dtype
+from lorakit.injection.state import take_over_quantized
 from lorakit.serving.store.probe import Outputs, Probe
 from lorakit.serving.store.trial import Candidate
+from lorakit.serving.store.values import StoreSettings
 
 Visit = Callable[[str, int, Callable[[], None]], Future[Any]]
 """Lets an adapter take part in one step of a running engine, as `Engine.visit` does."""
 
 
 class Admission:
-    """Attaches adapters and probes them, in the thread that owns the model.
+    """Attaches adapters, probes them and takes them out, in the thread that owns the model.
 
     Beside running answers, the probe is a few rows of their next step. What this leaves in doubt,
     and whatever enters a model without an engine, gets a forward pass between two steps. Nobody can
@@ -25,23 +32,30 @@ class Admission:
 
     def __init__(
         self,
-        placing: Placing,
-        probe: Probe,
+        model: nn.Module,
+        settings: StoreSettings,
         run_between_steps: Callable[[Callable[[], Any]], Future[Any]],
         visit: Visit | None = None,
     ):
-        """Share the parts of a store.
-
-        Args:
-            placing: Exchanges adapters of the model.
-            probe: Probes them.
-            run_between_steps: As in `AdapterStore`.
-            visit: As in `AdapterStore`.
-        """
-        self._placing = placing
-        self._probe = probe
+        """Take the arguments of `AdapterStore`."""
+        base = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self._model = model
+        self._element_bytes = (settings.factor_dtype or trained_dtype(base)).itemsize
+        self._probe = Probe(model, allow_noop=settings.allow_noop)
         self._run_between_steps = run_between_steps
         self._visit = visit
+
+    def bytes_of(self, elements: int) -> int:
+        """Return the memory that an adapter with so many elements takes in the model."""
+        return elements * self._element_bytes
+
+    def remove(self, names: Sequence[str]) -> Future[None]:
+        """Take adapters out of the model.
+
+        Raises:
+            RuntimeError: The thread that owns it has ended.
+        """
+        return self._run_between_steps(lambda: self._remove(names))
 
     def admit(self, candidate: Candidate) -> Future[None]:
         """Let an adapter in. If the future has an error, the model does not carry it.
@@ -62,7 +76,7 @@ class Admission:
         has_entered = threading.Event()
 
         def enter() -> None:
-            self._placing.enter(candidate.entering)
+            attach_adapter(self._model, candidate.entering)
             has_entered.set()
 
         def end_visit(visit: Future[Outputs]) -> None:
@@ -93,7 +107,7 @@ class Admission:
     # ---- in the thread that owns the model ----
 
     def _enter_and_check(self, candidate: Candidate) -> None:
-        self._placing.enter(candidate.entering)
+        attach_adapter(self._model, candidate.entering)
         self._check(candidate)
 
     def _check(self, candidate: Candidate) -> None:
@@ -101,8 +115,19 @@ class Admission:
         try:
             self._probe.check(candidate.name, name, candidate.adapter, candidate.injection)
         except BaseException:
-            self._placing.remove([name])
+            self._remove([name])
             raise
+
+    def _remove(self, names: Sequence[str]) -> None:
+        remove_adapters(self._model, names)
+        self.keep_base_alike()
+
+    def keep_base_alike(self) -> None:
+        """Let the base compute alike with adapters and without any.
+
+        The outputs of a quantized base would otherwise change when the first adapter enters.
+        """
+        take_over_quantized(self._model)
 
 
 def _error_of(done: Future[Any]) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""Adapters stay in the model only if they act and give finite numbers."""
+"""Adapters enter the model, stay only if they act and give finite numbers, and leave it."""
 
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from fixtures.engines import TIMEOUT_S, Heard, request_of, running, tiny_gpt2, tiny_llama
-from lorakit import Adapter
+from lorakit import Adapter, active_adapters
 from lorakit.errors import AdapterFileError, AdapterNameError, EngineStoppedError
 from lorakit.injection import adapter_names
 from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.serving.store.admission import Admission
-from lorakit.serving.store.placing import Placing
 from lorakit.serving.store.probe import Probe
 from lorakit.serving.store.trial import Trial
+from lorakit.serving.store.values import StoreSettings
 from tiny_models import assert_untouched, distilbert, llama, snapshot
 from tiny_models.adapted import with_adapter
 
@@ -31,16 +31,16 @@ def at_once(function):
     return done
 
 
-def candidate(model, build=llama, change=None, **config):
+def candidate(model, build=llama, change=None, name=NAME, dtype=None, **config):
     adapter = Adapter.from_model(with_adapter(build, **{"seed": 7} | config))
     if change is not None:
         factors = {path: change(*pair) for path, pair in adapter.factors.items()}
         adapter = replace(adapter, factors=factors)
-    return Trial(model, None).pass_through("mine", NAME, adapter)
+    return Trial(model, dtype).pass_through("mine", name, adapter)
 
 
 def admission(model, run=at_once, visit=None, **options):
-    return Admission(Placing(model, None), Probe(model, **options), run, visit)
+    return Admission(model, StoreSettings(**options), run, visit)
 
 
 def too_small(A, B):
@@ -175,3 +175,42 @@ def test_nobody_waits_for_a_thread_that_has_ended():
     cancelled.set_running_or_notify_cancel()
     admitted = admission(model, lambda function: cancelled).admit(given)
     assert isinstance(admitted.exception(), CancelledError)
+
+
+# ---- what enters and leaves ----
+
+
+def test_one_enters_as_others_leave_and_none_acts_on_all_rows():
+    model = llama()
+    place = admission(model)
+    place.admit(candidate(model, name="a-1")).result()
+    place.admit(candidate(model, name="b-1", seed=8, r=3)).result()
+    assert adapter_names(model) == ("a-1", "b-1") and active_adapters(model) == ()
+    assert not any(p.requires_grad for p in model.parameters())
+    place.remove(["a-1", "b-1"]).result()
+    place.admit(candidate(model, name="a-2", seed=9)).result()
+    assert adapter_names(model) == ("a-2",)
+
+
+def test_the_base_is_as_before_when_all_have_left():
+    model = llama()
+    before = snapshot(model)
+    place = admission(model)
+    place.admit(candidate(model)).result()
+    place.remove([NAME]).result()
+    assert_untouched(model, before)
+
+
+def test_bytes_are_those_of_the_dtype_in_memory():
+    assert admission(llama()).bytes_of(10) == 40
+    half = llama().to(torch.bfloat16)
+    assert admission(half).bytes_of(10) == 40  # factors in float32 on a base in half precision
+    assert admission(half, factor_dtype=torch.bfloat16).bytes_of(10) == 20
+
+
+def test_factors_get_the_dtype_that_is_asked_for():
+    model = llama()
+    entering = candidate(model, dtype=torch.bfloat16)
+    admission(model, factor_dtype=torch.bfloat16).admit(entering).result()
+    update = model.model.layers[0].self_attn.q_proj.updates[NAME]
+    assert update.lora_A.dtype == torch.bfloat16

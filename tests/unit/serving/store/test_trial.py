@@ -8,8 +8,9 @@ import torch
 from lorakit import Adapter, set_adapter
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection import adapter_names
+from lorakit.injection.detached import attach_adapter
+from lorakit.injection.state import take_over_quantized
 from lorakit.models.same_weights import copy_over_same_weights
-from lorakit.serving.store.placing import Placing
 from lorakit.serving.store.trial import Trial
 from tiny_models import assert_untouched, bert, distilbert, gpt2, llama, snapshot, t5, tokens
 from tiny_models.adapted import with_adapter
@@ -46,8 +47,7 @@ def test_a_copy_has_other_modules_over_the_same_tensors(build):
 @pytest.mark.parametrize("settings", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
 def test_a_quantized_base_is_copied_without_its_weights_and_stays_as_it_is(settings):
     model = quantized(llama(), **settings).eval()
-    placing = Placing(model, None)
-    placing.keep_base_alike()
+    take_over_quantized(model)
     with torch.no_grad():
         before = model(**tokens(model)).logits
     trial = Trial(model, None)
@@ -56,7 +56,7 @@ def test_a_quantized_base_is_copied_without_its_weights_and_stays_as_it_is(setti
     assert layer is not copied and layer.weight is copied.weight
     with torch.no_grad():
         assert torch.equal(model(**tokens(model)).logits, before)
-        placing.enter(one)
+        attach_adapter(model, one)
         assert torch.equal(model(**tokens(model)).logits, before)
         set_adapter(model, "mine-1")
         assert not torch.equal(model(**tokens(model)).logits, before)
