@@ -187,7 +187,6 @@ class ServedModel:
                 f"The parameter '{param}' is wrong: got {got}, expected token ids from 0 to "
                 f"{self._rows - 1}.",
                 param=param,
-                code="invalid_parameter",
             )
 
     # ---- answers ----

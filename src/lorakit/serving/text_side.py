@@ -135,7 +135,6 @@ class TextSide:
                 f"A variable of the chat template cannot be set: got '{taken[0]}', which the "
                 "server decides. Leave it out.",
                 param="chat_template_kwargs",
-                code="invalid_parameter",
             )
         if not self.tokenizer.chat_template:
             return self._alpaca_ids(messages)
@@ -228,7 +227,6 @@ class TextSide:
                 f"The input does not fit the adapter: got {got}, expected {wanted}, on which it "
                 "was trained.",
                 param="input",
-                code="invalid_parameter",
             )
         form = self.settings.format
         if form is None or not isinstance(given, str):
@@ -285,7 +283,6 @@ class TextSide:
             raise RequestError(
                 "An input has no word: expected at least one.",
                 param="input",
-                code="invalid_parameter",
             )
         texts = [word.text for word in words]
         columns, (word_of,) = word_columns(self.tokenizer, [texts], self.max_length)
@@ -312,5 +309,4 @@ def _require_tokens(columns: Columns) -> None:
         raise RequestError(
             "An input has no token: expected at least one. Leave it out.",
             param="input",
-            code="invalid_parameter",
         )

@@ -78,7 +78,6 @@ def _request_error(error: ValidationError, kind: type[Body]) -> RequestError:
     return RequestError(
         " ".join(texts[:_MOST_PROBLEMS]) + more,
         param=next(iter(by_place)) or _find_parameter(texts[0]),
-        code="invalid_parameter",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lorakit.serving.http.protocol.sampling_fields import SamplingFields
+from lorakit.serving.http.protocol.completions import SamplingFields
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 _NO_TOOLS = (
@@ -120,7 +120,6 @@ class ChatBody(SamplingFields):
     messages: list[Message] = Field(min_length=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     metadata: dict[str, str] | None = None
     """Written to the access log."""
@@ -146,8 +145,6 @@ class ChatBody(SamplingFields):
                 f"The parameters 'max_tokens' and 'max_completion_tokens' disagree: got {both[0]} "
                 f"and {both[1]}. Give one of them."
             )
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("The parameter 'stream_options' requires 'stream': true.")
         return self
 
     @property

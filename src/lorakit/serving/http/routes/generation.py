@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +139,28 @@ def ask(
             )
         )
     return Asked(call, text, prompts, answers)
+
+
+async def stream(
+    choices: AsyncIterator[dict[str, Any]],
+    head: dict[str, Any],
+    usage: Usage,
+    *,
+    includes_usage: bool,
+) -> AsyncGenerator[str]:
+    """Yield the chunks of a response, one for each piece of a choice, and the usage if wanted.
+
+    Args:
+        choices: The pieces.
+        head: The fields that all chunks have.
+        usage: Tokens, complete when the last piece has come.
+        includes_usage: Whether the last chunk counts them.
+    """
+    extra: dict[str, Any] = {"usage": None} if includes_usage else {}
+    async for choice in choices:
+        yield json.dumps({**head, "choices": [choice], **extra})
+    if includes_usage:
+        yield json.dumps({**head, "choices": [], "usage": usage.as_json()})
 
 
 Events = AsyncIterator[tuple[int, NewText | Finished]]

@@ -93,7 +93,6 @@ def _text_or_pair(given: str | list[str]) -> str | tuple[str, str]:
             f"The parameter 'input' is wrong: got a list of {len(given)} texts as one input, "
             "expected a text or a pair of texts.",
             param="input",
-            code="invalid_parameter",
         )
     return given[0], given[1]
 
@@ -195,7 +194,6 @@ def _check_number(call: Call, inputs: int, param: str) -> None:
             f"The parameter '{param}' is wrong: got {inputs} inputs, expected 1 to {most}. Send "
             "them in several requests.",
             param=param,
-            code="invalid_parameter",
         )
 
 
