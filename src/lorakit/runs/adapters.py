@@ -129,7 +129,8 @@ def read_adapter(root: Path, directory: Path) -> AdapterFacts:
         modified = (directory / CONFIG_FILE).stat().st_mtime
         values = read_json_object(directory / CONFIG_FILE)
         tensors = read_tensor_header(directory / WEIGHTS_FILE)
-        settings = _settings(directory)
+        file = directory / SETTINGS_FILE
+        settings = read_json_object(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return AdapterFacts(name, directory, problem=f"its files cannot be read: {escaped(reason)}")
@@ -159,11 +160,6 @@ def read_adapter(root: Path, directory: Path) -> AdapterFacts:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _settings(directory: Path) -> dict[str, Any]:
-    file = directory / SETTINGS_FILE
-    return read_json_object(file) if file.is_file() else {}
 
 
 def _adapter_directories(root: Path) -> Iterator[Path]:

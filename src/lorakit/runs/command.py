@@ -27,7 +27,6 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8",
 }
-_ERROR = "Error: "
 
 
 class Command:
@@ -107,11 +106,9 @@ class Command:
             return None
         if self.is_cancelled:
             return f"{self.title}: cancelled; nothing was written."
-        _, is_there, sentence = self.messages.rpartition(f"\n{_ERROR}")
-        if is_there:
-            return sentence.strip()
-        if self.messages.startswith(_ERROR):
-            return self.messages.removeprefix(_ERROR).strip()
+        sentence = error_in(self.messages)
+        if sentence is not None:
+            return sentence
         last = self.messages.strip().rpartition("\n")[2]
         return (
             f"`{self.line}` has failed: got exit status {self._code}, expected 0."
@@ -168,6 +165,12 @@ class Command:
     def _read_messages(self) -> None:
         for line in self._process.stderr or ():
             self.messages = (self.messages + line)[-_KEPT_CHARACTERS:]
+
+
+def error_in(printed: str) -> str | None:
+    """Return the sentence of the error that a command has printed last, or None."""
+    _, is_there, sentence = f"\n{printed}".rpartition("\nError:")
+    return sentence.strip() if is_there else None
 
 
 def train_command(

@@ -20,7 +20,7 @@ from lorakit.runs.run_summary import (
     state_of,
 )
 
-__all__ = ["RunIndex", "RunSummary", "list_runs", "resolve"]
+__all__ = ["RunIndex", "RunSummary", "resolve"]
 
 _DEEPEST = 6
 MOST_DIRECTORIES = 20_000
@@ -29,11 +29,6 @@ _SETTLED_S = 2.0
 """Within this time a directory may change again without another time stamp."""
 _CLOSED = ("trials", "tensorboard", "adapter")
 """Directories of searches and runs whose contents are not runs of the list."""
-
-
-def list_runs(root: Path) -> list[RunSummary]:
-    """Return all runs below a folder, newest first; see `RunIndex.refresh`."""
-    return RunIndex(root).refresh()
 
 
 @dataclass(frozen=True)

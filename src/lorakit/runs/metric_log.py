@@ -27,6 +27,15 @@ def is_number(value: Any) -> bool:
     return number is not None and math.isfinite(number)
 
 
+def parse_row(line: bytes | str) -> dict[str, Any] | None:
+    """Return the JSON object of a line, or None if it is something else."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
 @dataclass(eq=False)
 class Series:
     """One measured value over the optimizer steps, oldest first; steps rise strictly."""
@@ -132,11 +141,8 @@ class MetricLog:
         return file.read(len(self._before)) == self._before
 
     def _take(self, line: bytes) -> None:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict) or not is_number(row.get("step")):
+        row = parse_row(line)
+        if row is None or not is_number(row.get("step")):
             self.problem = self.problem or (
                 f"Cannot read all of {self.path}: line {self._lines} is not a JSON object with a "
                 "step. The other lines are shown. Delete that line to resume the run."

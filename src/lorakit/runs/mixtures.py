@@ -65,7 +65,8 @@ def write_mixture(
     from lorakit.adapters.lineage import common_lineage
 
     parts = {name: [str(adapters[name]), weight] for name, weight in used.items()}
-    stamps = [_stamp(adapters[name]) for name in used]
+    files = [sorted(adapters[name].glob("adapter_*")) for name in used]
+    stamps = [[file.stat().st_mtime_ns for file in each] for each in files]
     key = hashlib.sha256(json.dumps([parts, stamps, method, heads_from]).encode()).hexdigest()[:12]
     place = mixture_place(root, key)
     heads = heads_from if heads_from in used else None
@@ -123,10 +124,6 @@ def mixture_place(root: Path, key: str) -> Path:
             f"No mixture {key!r}: expected letters and digits. Combine the adapters again."
         )
     return root / STATE_FOLDER / _FOLDER / key
-
-
-def _stamp(adapter: Path) -> list[int]:
-    return [file.stat().st_mtime_ns for file in sorted(adapter.glob("adapter_*"))]
 
 
 def _remove_old(folder: Path) -> None:

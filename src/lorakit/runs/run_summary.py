@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from lorakit.files.json_files import read_json_object
 from lorakit.recipes import yaml_text
 from lorakit.recipes.directory_lock import has_ended, lock_holder
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.runs.metric_log import is_number
+from lorakit.runs.metric_log import is_number, parse_row
 from lorakit.runs.notes import Notes, read_notes
+from lorakit.runs.paths import read_end
 from lorakit.runs.trials import BEST_FILES, kind_of
 
 State = Literal["queued", "running", "finished", "failed", "interrupted", "damaged"]
@@ -221,22 +221,15 @@ def _progress(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tail(path: Path, most_bytes: int) -> tuple[list[dict[str, Any]], bool]:
     """Return the rows in the last bytes of a file, without an incomplete last line."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        begin = max(0, size - most_bytes)
-        file.seek(begin)
-        data = file.read(most_bytes)
-    lines = data.split(b"\n")[1 if begin else 0 : -1]
+    data, is_whole = read_end(path, most_bytes)
+    lines = data.split(b"\n")[0 if is_whole else 1 : -1]
     rows: list[dict[str, Any]] = []
     for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
+        row = parse_row(line)
+        if row is None:
             raise ValueError("a line near its end is not a JSON object; delete that line")
         rows.append(row)
-    return rows, begin == 0
+    return rows, is_whole
 
 
 def _failure(path: Path) -> str | None:

@@ -66,13 +66,12 @@ class RunWatch:
         self.log = MetricLog(self.directory / "metrics.jsonl")
         self.state: State = "interrupted"
         self.problem: str | None = None
-        self.job: Job | None = None
         self._index, self._jobs = index, JobFolder(index.root)
         self._output: LogTail | None = None
         self._stamp: tuple[object, ...] = ()
         self._entries: tuple[int, int, int] | None = None
         self._state_signs: tuple[object, ...] = ()
-        self.job = self._jobs.of(path)
+        self.job: Job | None = self._jobs.of(path)
         self.detail = self._read_detail()
 
     @property
