@@ -36,7 +36,6 @@ class EngineStats:
     """Requests that are read or decoded."""
     kv_bytes: int = 0
     """Memory that the buffers of keys and values take."""
-    kv_bytes_limit: int = 0
     prefix_cache_bytes: int = 0
     steps: int = 0
     """Steps of decoding."""
