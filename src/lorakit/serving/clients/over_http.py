@@ -127,7 +127,9 @@ class RemoteModels:
             ServerError: The server cannot be reached, or does not speak OpenAI's protocol.
         """
         models = (await self._json("/v1/models")).get("data")
-        if not isinstance(models, list) or not all(_is_model(each) for each in models):
+        if not isinstance(models, list) or not all(
+            isinstance(each, dict) and isinstance(each.get("id"), str) for each in models
+        ):
             raise ServerError(
                 f"The server at {self.url} does not list its models: expected OpenAI's protocol "
                 "at /v1/models. Check the address."
@@ -307,10 +309,6 @@ class RemoteModels:
             f"The server at {self.url} does not answer: {reason or first_line(error)}. Check that "
             "it runs and that the address is right.",
         )
-
-
-def _is_model(each: Any) -> bool:
-    return isinstance(each, dict) and isinstance(each.get("id"), str)
 
 
 def _sampling(options: AnswerOptions) -> dict[str, Any]:
