@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lorakit.serving.pooled.batch_rows import Columns
-from lorakit.serving.pooled.forward_items import ForwardItem
+from lorakit.serving.pooled.forward_items import Columns, ForwardItem
 from lorakit.serving.pooled.labels import LabelledWord, TextLabel, label_words, text_label
 from lorakit.serving.served_model import ServedModel
 from lorakit.serving.store import Lease
@@ -16,16 +15,12 @@ Count = Callable[[Sequence[Columns]], Any]
 """Is told the columns of all texts before they are run."""
 
 
-def _no_count(_: Sequence[Columns]) -> None:
-    """Count nothing."""
-
-
 async def text_labels(
     model: ServedModel,
     lease: Lease,
     text: TextSide,
     inputs: Sequence[str | tuple[str, str]],
-    count: Count = _no_count,
+    count: Count | None = None,
 ) -> list[TextLabel]:
     """Return the label of each text, or of each pair of texts.
 
@@ -40,7 +35,8 @@ async def text_labels(
         RequestError: A text is given where a pair is expected, or the other way round.
     """
     columns = [await model.in_text_thread(text.class_columns, each) for each in inputs]
-    count(columns)
+    if count is not None:
+        count(columns)
     items = [ForwardItem(each, lease.carried_name, "logits") for each in columns]
     return [
         text_label(row, text.labels, text.settings) for row in await model.forward(items, lease)
@@ -52,7 +48,7 @@ async def word_labels(
     lease: Lease,
     text: TextSide,
     inputs: Sequence[str | Sequence[str]],
-    count: Count = _no_count,
+    count: Count | None = None,
 ) -> list[list[LabelledWord]]:
     """Return the words of each text with their labels.
 
@@ -67,7 +63,8 @@ async def word_labels(
         RequestError: A text has no word, or more than fit.
     """
     made = [await model.in_text_thread(text.word_columns, each) for each in inputs]
-    count([each.columns for each in made])
+    if count is not None:
+        count([each.columns for each in made])
     items = [ForwardItem(each.columns, lease.carried_name, "logits") for each in made]
     logits = await model.forward(items, lease)
     return [

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -21,9 +20,8 @@ from lorakit.serving.pooled.forward_items import ForwardItem, run_forward
 from lorakit.serving.pooled.micro_batches import MicroBatches, ModelThread
 from lorakit.serving.pooled.written_texts import WrittenItem, run_written
 from lorakit.serving.refusals import RequestError
-from lorakit.serving.store import AdapterStore, Lease, StoreSettings
-from lorakit.serving.text_side import TextSide
-from lorakit.serving.tokenizer_cache import TokenizerCache
+from lorakit.serving.store import AdapterPlaces, AdapterStore, Lease, StoreSettings
+from lorakit.serving.text_side import TextSide, TokenizerCache
 
 T = TypeVar("T")
 
@@ -33,18 +31,20 @@ _KEPT_TEXT_SIDES = 2048
 
 
 @dataclass(frozen=True)
-class AdapterPlaces:
-    """Where the adapters of a server are.
+class ServiceSettings:
+    """How models run.
 
     Attributes:
-        folder: A watched folder whose subfolders are adapters or runs.
-        named: Further ones by name.
-        root: Directory below which adapters must lie that are loaded at run time.
+        engine: Batches, caches and queues of models that continue prompts.
+        store: Memory for adapters and the like.
+        most_waiting: Texts that may wait for a model that classifies or embeds.
+        hooks: Functions for metrics of engines.
     """
 
-    folder: Path | None = None
-    named: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    root: Path | None = None
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    most_waiting: int = 1024
+    hooks: EngineHooks | None = None
 
 
 class ServedModel:
@@ -65,12 +65,7 @@ class ServedModel:
         base: LoadedBase,
         base_name: str,
         places: AdapterPlaces,
-        *,
-        engine: EngineSettings,
-        store: StoreSettings,
-        most_waiting: int,
-        hooks: EngineHooks | None = None,
-        trust_remote_code: bool = False,
+        settings: ServiceSettings,
     ):
         """Put a loaded base, its adapters and an engine together; nothing runs yet."""
         self.kind = kind
@@ -80,7 +75,7 @@ class ServedModel:
         self.engine: Engine | None = None
         self._thread: ModelThread | None = None
         if kind.task is TaskType.CAUSAL_LM:
-            self.engine = Engine(base.model, base.tokenizer, engine, hooks)
+            self.engine = Engine(base.model, base.tokenizer, settings.engine, settings.hooks)
             between_steps: Callable[..., Any] = self.engine.between_steps
         else:
             self._thread = ModelThread(f"model-{kind.task}")
@@ -88,21 +83,24 @@ class ServedModel:
         self.store = AdapterStore(
             base.model,
             base_name,
+            places,
             run_between_steps=between_steps,
             visit=None if self.engine is None else self.engine.visit,
-            folder=places.folder,
-            named=places.named,
-            root=places.root,
             require_base=base.require_weights_of_training,
-            settings=store,
+            settings=settings.store,
         )
         # A batch of texts holds up the answers that are being written, as a chunk of a prompt does.
-        most_tokens = _BATCH_TOKENS if self.engine is None else engine.prefill_chunk_tokens
+        chunk_tokens = settings.engine.prefill_chunk_tokens
         self.batches = MicroBatches(
-            self._run_batch, between_steps, most_tokens=most_tokens, most_waiting=most_waiting
+            self._run_batch,
+            between_steps,
+            most_tokens=_BATCH_TOKENS if self.engine is None else chunk_tokens,
+            most_waiting=settings.most_waiting,
         )
         self._rows = base.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]  # models of texts have embeddings
-        self._tokenizers = TokenizerCache(base.tokenizer, trust_remote_code=trust_remote_code)
+        self._tokenizers = TokenizerCache(
+            base.tokenizer, trust_remote_code=base.source.trust_remote_code
+        )
         self._texts = ThreadPoolExecutor(1, thread_name_prefix=f"texts-{kind.task}")
         self._text_sides: dict[Any, TextSide] = {}
 
@@ -164,15 +162,13 @@ class ServedModel:
         if found is None:
             if len(self._text_sides) >= _KEPT_TEXT_SIDES:
                 self._text_sides.pop(next(iter(self._text_sides)))
-            found = self._text_sides[key] = self._make_text_side(lease)
+            settings, tokenizer = lease.settings, self._tokenizers.get(lease.companions)
+            labels = settings.labels or self.base.labels
+            limit = min(self.limit or _DEFAULT_MAX_LENGTH, _DEFAULT_MAX_LENGTH)
+            max_length = settings.max_length or limit
+            found = TextSide(self.base.model, tokenizer, settings, labels, max_length)
+            self._text_sides[key] = found
         return found
-
-    def _make_text_side(self, lease: Lease) -> TextSide:
-        settings = lease.settings
-        tokenizer = self._tokenizers.get(lease.companions)
-        labels = settings.labels or self.base.labels
-        limit = min(self.limit or _DEFAULT_MAX_LENGTH, _DEFAULT_MAX_LENGTH)
-        return TextSide(self.base.model, tokenizer, settings, labels, settings.max_length or limit)
 
     def check_ids(self, ids: Sequence[int], param: str, *, may_be_empty: bool = True) -> None:
         """Refuse token ids that the model does not have.

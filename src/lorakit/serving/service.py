@@ -8,17 +8,16 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lorakit.config import TaskType
 from lorakit.errors import AdapterNameError, first_few
 from lorakit.ops.native import openmp
-from lorakit.serving.base_models import TASKS_WITH_LABELS, ModelKind, kind_of_base, load_base
-from lorakit.serving.engine import EngineHooks, EngineSettings
+from lorakit.serving.base_models import TASKS_WITH_LABELS, ModelKind, load_base
 from lorakit.serving.refusals import RequestError, unknown_model
-from lorakit.serving.served_model import ServedModel
+from lorakit.serving.served_model import ServedModel, ServiceSettings
 from lorakit.serving.sources import KindNeeds, ServingSource, needs_of
-from lorakit.serving.store import KnownAdapter, StoreSettings
+from lorakit.serving.store import KnownAdapter
 from lorakit.serving.store.adapter_directory import adapter_directory, read_facts
 
 _WAYS = {
@@ -27,23 +26,6 @@ _WAYS = {
     TaskType.SEQ_CLS: "POST /v1/classify",
     TaskType.TOKEN_CLS: "POST /v1/classify",
 }
-
-
-@dataclass(frozen=True)
-class ServiceSettings:
-    """How models run.
-
-    Attributes:
-        engine: Batches, caches and queues of models that continue prompts.
-        store: Memory for adapters and the like.
-        most_waiting: Texts that may wait for a model that classifies or embeds.
-        hooks: Functions for metrics of engines.
-    """
-
-    engine: EngineSettings = field(default_factory=EngineSettings)
-    store: StoreSettings = field(default_factory=StoreSettings)
-    most_waiting: int = 1024
-    hooks: EngineHooks | None = None
 
 
 @dataclass(frozen=True)
@@ -280,10 +262,8 @@ class Service:
         """
         self.find_adapter(name)
         for model in self.models:
-            try:
+            with suppress(AdapterNameError):
                 model.store.unload(name)
-            except AdapterNameError:
-                continue
 
     # ---- loading the base for a kind ----
 
@@ -297,7 +277,7 @@ class Service:
             base = load_base(
                 self.source.base,
                 kind,
-                labels=needs.labels if kind != _kind_or_none(self.source) else None,
+                labels=needs.labels,
                 trained_in_full=needs.trained_in_full,
                 loaded=[model.base.model for model in self._models.values()],
             )
@@ -306,11 +286,7 @@ class Service:
                 base,
                 self.base_name,
                 self.source.places,
-                engine=self._settings.engine,
-                store=self._settings.store,
-                most_waiting=self._settings.most_waiting,
-                hooks=self._settings.hooks,
-                trust_remote_code=self.source.base.trust_remote_code,
+                self._settings,
             )
             for other in self.models[:1]:
                 model.store.take_changes(other.store)
@@ -319,9 +295,3 @@ class Service:
             self._models[kind] = model
             openmp.end_waiting_threads()
             return model
-
-
-def _kind_or_none(source: ServingSource) -> ModelKind | None:
-    """Return the kind the base is saved as, which keeps the labels of its head."""
-    kind = kind_of_base(source.base)
-    return kind if kind.task in TASKS_WITH_LABELS else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from lorakit.serving.base_models import (
     needs_adapter,
     same_place,
 )
-from lorakit.serving.served_model import AdapterPlaces
+from lorakit.serving.store import AdapterPlaces
 from lorakit.serving.store.adapter_directory import AdapterFacts, read_facts
 
 _HUB_FILES = ("*.json", "adapter_model.safetensors", "*.jinja", "*.model", "*.txt")
@@ -70,21 +70,9 @@ def find_source(
     unquantized: bool = False,
     trust_remote_code: bool = False,
 ) -> ServingSource:
-    """Find out what to serve.
+    """Find out what to serve; takes arguments of `lorakit.serve`.
 
-    Args:
-        models: A base (a directory or a hub id), or any number of runs and adapter directories on
-            one base, which are named after their directories.
-        adapters: Further runs, adapter directories or hub ids by name.
-        folder: A folder of adapters and runs, which is watched.
-        root: Directory below which adapters must lie that are loaded at run time; None is the
-            folder.
-        base_name: Name of the base alone; None takes the hub id, or the directory's name.
-        dtype: dtype of the base's weights; None takes that of the trainings.
-        device: None takes the accelerator if there is one, else the CPU.
-        unquantized: Whether to load the base as it is saved, even if it was quantized in training.
-        trust_remote_code: Whether code that comes with the base or a tokenizer may run; the
-            recipes of runs may allow it too.
+    The recipes of runs may allow code that comes with the base or a tokenizer, too.
 
     Raises:
         ConfigError: There is nothing to serve, a name is used twice, or the adapters need
@@ -118,9 +106,11 @@ def find_source(
             kinds[each.kind] = KindNeeds(known.labels or each.settings.labels, tuple(replaced))
     if not kinds or (base is not None and not needs_adapter(source)):
         kinds.setdefault(kind_of_base(source), KindNeeds())
+    is_here = os.path.isdir(source.name)
+    short_name = Path(source.name).absolute().name if is_here else source.name
     return ServingSource(
         source,
-        base_name or _short_name(source.name),
+        base_name or short_name,
         AdapterPlaces(place, named, place if root is None else Path(root)),
         kinds,
     )
@@ -197,10 +187,6 @@ def _name_of(path: Path) -> str:
     return path.name
 
 
-def _short_name(base: str) -> str:
-    return Path(base).absolute().name if os.path.isdir(base) else base
-
-
 def _in_folder(folder: Path | None) -> dict[str, AdapterFacts]:
     """Return the needs of the adapters in a folder that can be read; the store tells of others."""
     found: dict[str, AdapterFacts] = {}
@@ -275,13 +261,9 @@ def _common_value(what: str, values: Mapping[str, Any], step: str, key: Any = No
             by_key.setdefault(key(value) if key is not None else value, adapter)
     owners = list(by_key.values())
     if len(owners) > 1:
-        shown = first_few(_pairs((owner, values[owner]) for owner in owners), most=4)
+        shown = first_few((f"{values[owner]} ({owner})" for owner in owners), most=4)
         raise ConfigError(
             f"The adapters cannot share one base: they differ in the {what}, got {shown}, "
             f"expected one value. {step}"
         )
     return values[owners[0]] if owners else None
-
-
-def _pairs(values: Iterable[tuple[str, Any]]) -> Iterable[str]:
-    return (f"{value} ({adapter})" for adapter, value in values)

@@ -112,7 +112,7 @@ async def form_in(service: Service, name: str) -> Form:
     """
     found = await service.find(name, _CHAT, "chat")
     async with found.model.using(found.adapter) as (_, text):
-        return _form(text)
+        return form_of_text(text)
 
 
 async def answer_from(
@@ -156,13 +156,14 @@ async def answer_from(
         answers.cancel()
 
 
-def _form(text: TextSide) -> Form:
+def form_of_text(text: TextSide) -> Form:
+    """Return what a model with this tokenizer and these settings takes."""
     untyped: Any = text.tokenizer
     return form_of(text.settings.format, has_template=bool(untyped.chat_template))
 
 
 def _prompt_ids(text: TextSide, messages: Sequence[Message]) -> list[int]:
-    form = _form(text)
+    form = form_of_text(text)
     if form == "conversation":
         return text.chat_ids(messages)
     question = last_question(messages)

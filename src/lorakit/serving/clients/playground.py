@@ -310,8 +310,11 @@ class Playground:
 
     def place_of(self, candidate: Candidate) -> Path | None:
         """Return the directory of an adapter that is asked; None for the base and a mixture."""
-        place = None if self.wanted is None else self.wanted.adapters.get(candidate.name)
+        place = self._place(candidate.name)
         return place if place is None or labelling_adapter(place) is None else None
+
+    def _place(self, name: str) -> Path | None:
+        return None if self.wanted is None else self.wanted.adapters.get(name)
 
     async def save(self, found: tuple[Path, list[Vote]]) -> Added:
         """Write votes to their file; see `add_votes` for what may go wrong."""
@@ -335,7 +338,7 @@ class Playground:
 
     def _labels_file(self, subject: Subject, name: str) -> Path:
         """Return the file of an adapter; a mixture's labels are those of one of its adapters."""
-        place = None if self.wanted is None else self.wanted.adapters.get(name)
+        place = self._place(name)
         owner = None if place is None else labelling_adapter(place)
         return vote_file(self.root, subject, owner or name)
 

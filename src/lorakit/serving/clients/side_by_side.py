@@ -26,14 +26,14 @@ from lorakit.serving.clients.candidates import (
     Wanted,
     Words,
 )
-from lorakit.serving.clients.in_process import answer_from, form_in, stream_output
+from lorakit.serving.clients.in_process import answer_from, form_in, form_of_text, stream_output
 from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.engine import EngineSettings
 from lorakit.serving.http.app import build_calls
 from lorakit.serving.http.context import Context
-from lorakit.serving.served_model import AdapterPlaces
 from lorakit.serving.service import Service, ServiceSettings
 from lorakit.serving.sources import ServingSource, find_source
+from lorakit.serving.store import AdapterPlaces
 
 _WRITING = (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
 _ENGINE = EngineSettings(max_batch_rows=MOST_ADAPTERS + 1, kv_bytes=256 << 20, max_waiting=64)
@@ -195,9 +195,8 @@ class SideBySide:
         async with found.model.using(found.adapter) as (_, text):
             task = found.model.kind.task
             labels = text.labels if task not in _WRITING else ()
-            pairs = text.settings.text_pair
-        form = await form_in(service, name) if task is TaskType.CAUSAL_LM else None
-        return Candidate(name, False, task, form, labels, pairs)
+            form = form_of_text(text) if task is TaskType.CAUSAL_LM else None
+            return Candidate(name, False, task, form, labels, text.settings.text_pair)
 
     def _form_like(self, adapters: list[Candidate]) -> str:
         """Return the model whose form the base takes: the first adapter that chats."""

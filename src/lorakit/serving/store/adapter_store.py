@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -15,13 +15,18 @@ from typing import Any
 from torch import nn
 
 from lorakit.errors import AdapterNameError, LorakitError
-from lorakit.serving.store.admission import Admission, Visit
+from lorakit.serving.store.admission import Admission, Trial, Visit
 from lorakit.serving.store.allowed_paths import AllowedPaths
 from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.loader import Answer, Loader, RequireBase, stopping
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
-from lorakit.serving.store.trial import Trial
-from lorakit.serving.store.values import AdapterCounts, KnownAdapter, Lease, StoreSettings
+from lorakit.serving.store.values import (
+    AdapterCounts,
+    AdapterPlaces,
+    KnownAdapter,
+    Lease,
+    StoreSettings,
+)
 from lorakit.serving.store.watcher import Watcher
 
 
@@ -38,12 +43,10 @@ class AdapterStore:
         self,
         model: nn.Module,
         base: str,
+        places: AdapterPlaces,
         *,
         run_between_steps: Callable[[Callable[[], Any]], Future[Any]],
         visit: Visit | None = None,
-        folder: Path | None = None,
-        named: Mapping[str, Path] | None = None,
-        root: Path | None = None,
         require_base: RequireBase | None = None,
         settings: StoreSettings | None = None,
     ):
@@ -52,13 +55,10 @@ class AdapterStore:
         Args:
             model: A transformers model in evaluation mode, which does not run yet.
             base: Name of the base alone, which no adapter may have.
+            places: Where the adapters are.
             run_between_steps: Runs a function in the thread that owns the model, after those given
                 to it before, with no `adapter_rows` block open.
             visit: Lets an adapter take part in one step of an engine; None if no engine runs.
-            folder: A folder whose subfolders are adapters or run directories, named after them.
-            named: Directories of further adapters, or of runs, by name.
-            root: The directory below which all adapters that the server is asked to load must lie,
-                those of the folder too; None is the folder. Those in `named` may lie anywhere.
             require_base: Refuses adapters that were trained on other weights; None refuses none.
             settings: Memory, pins and the like.
 
@@ -67,9 +67,9 @@ class AdapterStore:
             MissingFileError: The folder, or the directory of a named adapter, does not exist.
         """
         self._settings = settings or StoreSettings()
-        self._paths = AllowedPaths(root or folder)
+        self._paths = AllowedPaths(places.root or places.folder)
         self._lock = threading.Condition()
-        self._catalogue = Catalogue(base, folder, named or {}, self._paths)
+        self._catalogue = Catalogue(base, places.folder, places.named, self._paths)
         self._memory = AdapterMemory(self._settings.memory_bytes)
         self._admission = Admission(model, self._settings, run_between_steps, visit)
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -80,7 +80,7 @@ class AdapterStore:
             Trial(model, self._settings.factor_dtype),
             self._admission,
             self._settings,
-            self._count,
+            self._counts,
             self._end_load,
             require_base,
         )
@@ -176,7 +176,7 @@ class AdapterStore:
                 return None
         except LorakitError as error:
             if not isinstance(error, AdapterNameError):  # names that nobody has are not counted
-                self._count(name, "refusals")
+                self._counts[name, "refusals"] += 1
             return partial(_refuse, future, error)
         return partial(_hand_over, future, lease)
 
@@ -240,12 +240,9 @@ class AdapterStore:
             # They begin again if the files have changed meanwhile.
             answers = [self._answer(entry.name, future) for future in futures]
             return [answer for answer in answers if answer is not None]
-        for _ in futures:
-            self._count(entry.name, "refusals")
+        if futures:
+            self._counts[entry.name, "refusals"] += len(futures)
         return [partial(_refuse, future, error) for future in futures]
-
-    def _count(self, name: str, what: str) -> None:
-        self._counts[name, what] += 1
 
     # ---- changes ----
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -23,12 +24,11 @@ from lorakit.errors import (
 )
 from lorakit.injection.state import valid_name
 from lorakit.ops.native import openmp
-from lorakit.serving.store.admission import Admission
+from lorakit.serving.store.admission import Admission, Trial
 from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.content_hash import content_hash
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
 from lorakit.serving.store.probe import require_update
-from lorakit.serving.store.trial import Trial
 from lorakit.serving.store.values import StoreSettings
 
 _NAME_CHARACTERS, _HASH_CHARACTERS = 40, 12
@@ -69,7 +69,7 @@ class Loader:
         trial: Trial,
         admission: Admission,
         settings: StoreSettings,
-        count: Callable[[str, str], None],
+        counts: Counter[tuple[str, str]],
         finished: Callable[[Entry, Exception | None], list[Answer]],
         require_base: RequireBase | None = None,
     ):
@@ -82,7 +82,7 @@ class Loader:
             trial: Compares adapters with the base.
             admission: Lets them into the model and takes them out.
             settings: As in `AdapterStore`.
-            count: Counts "loads" and "evictions" by name; called with the lock.
+            counts: "loads" and "evictions" by name.
             finished: Takes the outcome of a load, None for success or if the entry's files have
                 changed; called with the lock, in the moment in which a version is in memory.
             require_base: As in `AdapterStore`.
@@ -93,7 +93,7 @@ class Loader:
         self._trial = trial
         self._admission = admission
         self._settings = settings
-        self._count = count
+        self._counts = counts
         self._finished = finished
         self._require_base = require_base
         self._admitting: set[Future[None]] = set()
@@ -314,27 +314,24 @@ class Loader:
         with self._lock:  # one block, so that nobody evicts what others wait for
             if error is None:
                 self._memory.add(version)
-                self._count(entry.name, "loads")
+                self._counts[entry.name, "loads"] += 1
             else:
                 self._memory.undo_room(version.bytes, [] if has_run else leaving)
             for one in leaving if has_run else ():
-                self._count(one.name, "evictions")
+                self._counts[one.name, "evictions"] += 1
             self._claimed.discard(version.content_hash)
             answers = self._end(entry, error)
-        _tell(answers)
+        for answer in answers:
+            answer()
 
     # ---- in both ----
 
     def _finish(self, entry: Entry, error: Exception | None) -> None:
         with self._lock:
             answers = self._end(entry, error)
-        _tell(answers)
+        for answer in answers:
+            answer()
 
     def _end(self, entry: Entry, error: Exception | None) -> list[Answer]:
         self._lock.notify_all()
         return self._finished(entry, error)
-
-
-def _tell(answers: Iterable[Answer]) -> None:
-    for answer in answers:
-        answer()

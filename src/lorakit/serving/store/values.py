@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -16,6 +16,22 @@ from lorakit.serving.base_models import ModelKind
 FilesKey = tuple[tuple[str, int, int, int], ...]
 """(name, size, time of the last change in ns, inode) of each file of an adapter's directory that
 affects answers. It changes whenever one of them is written."""
+
+
+@dataclass(frozen=True)
+class AdapterPlaces:
+    """Where the adapters of a server are.
+
+    Attributes:
+        folder: A watched folder whose subfolders are adapters or runs, named after them.
+        named: Directories of further ones by name, which may lie anywhere.
+        root: Directory below which all other adapters must lie, those of the folder too; None is
+            the folder.
+    """
+
+    folder: Path | None = None
+    named: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +96,6 @@ class AdapterCounts:
     refusals: int = 0
 
 
-def _nothing() -> None:
-    """Give nothing back: the base stays."""
-
-
 @dataclass(eq=False)
 class Lease:
     """The right to use one version of an adapter, or the base alone.
@@ -108,7 +120,7 @@ class Lease:
     companions: Path | None = None
     settings: InferenceSettings = field(default_factory=InferenceSettings)
     files_key: FilesKey = ()
-    give_back: Callable[[], None] = _nothing
+    give_back: Callable[[], None] = field(default=lambda: None)
     _holders: int = field(default=1, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from lorakit.serving.http.protocol.body import Body, short_value
+from lorakit.serving.http.protocol.body import Body, StrictModel, short_value
 
 DEFAULT_TOKENS = 16
 """New tokens of an answer where the request does not say, as OpenAI has it."""
@@ -15,10 +15,8 @@ DEFAULT_TOKENS = 16
 _TOKEN_ID = re.compile("[0-9]{1,18}")
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(StrictModel):
     """What a stream contains besides the answer."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
     """Whether the last chunk counts tokens."""

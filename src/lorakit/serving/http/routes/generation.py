@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from lorakit.serving.answers import Answers
@@ -65,10 +66,8 @@ class Asked:
         self.choices = sum(len(prompt.samplings) for prompt in prompts)
         self._call = call
         self._answers = answers
-        starts = [0]
-        for prompt in prompts:
-            starts.append(starts[-1] + len(prompt.samplings))
-        self._first_choices = set(starts[:-1])
+        counts = (len(prompt.samplings) for prompt in prompts[:-1])
+        self._first_choices = set(accumulate(counts, initial=0))
         self._texts = [""] * self.choices
         call.input_tokens = self.usage.prompt
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 import time
+from base64 import b64encode
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,9 +12,8 @@ from lorakit.config import TaskType
 from lorakit.serving.classification import text_labels, word_labels
 from lorakit.serving.http.call import Call
 from lorakit.serving.http.protocol.completions import as_list
-from lorakit.serving.http.protocol.pooled import ClassifyBody, EmbeddingsBody, ScoreBody
-from lorakit.serving.pooled.batch_rows import Columns
-from lorakit.serving.pooled.forward_items import ForwardItem
+from lorakit.serving.http.protocol.other_calls import ClassifyBody, EmbeddingsBody, ScoreBody
+from lorakit.serving.pooled.forward_items import Columns, ForwardItem
 from lorakit.serving.pooled.labels import LabelledWord, TextLabel, spans
 from lorakit.serving.refusals import RequestError
 
@@ -46,16 +44,14 @@ async def embeddings(call: Call) -> dict[str, Any]:
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": _base64(vector.tolist()) if as_text else vector.tolist(),
+                "embedding": b64encode(vector.numpy().astype("<f4")).decode()
+                if as_text
+                else vector.tolist(),
             }
             for index, vector in enumerate(vectors)
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-
-
-def _base64(numbers: Sequence[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
 async def classify(call: Call) -> dict[str, Any]:

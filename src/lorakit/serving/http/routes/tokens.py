@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.config import TaskType
 from lorakit.data.tokenizers import decode, token_pieces
 from lorakit.serving.http.call import Call
-from lorakit.serving.http.protocol.administration import DetokenizeBody, TokenizeBody
+from lorakit.serving.http.protocol.other_calls import DetokenizeBody, TokenizeBody
 
 _SPACE = "▁"
 _UNKNOWN = "\ufffd"
