@@ -15,6 +15,7 @@ from typing import Any
 
 from lorakit.errors import AdapterFileError, escaped
 from lorakit.files.json_files import parse_json_object, read_json_object
+from lorakit.runs.paths import is_utf8
 
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = (
     "adapter_config.json",
@@ -173,7 +174,7 @@ def _adapter_directories(root: Path) -> Iterator[Path]:
         names[:] = [
             name
             for name in sorted(names)
-            if depth < _DEEPEST and not name.startswith((".", "checkpoint-"))
+            if depth < _DEEPEST and is_utf8(name) and not name.startswith((".", "checkpoint-"))
         ]
 
 

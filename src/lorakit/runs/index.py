@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lorakit.errors import escaped
 from lorakit.runs.jobs import Job, JobFolder
-from lorakit.runs.paths import resolve
+from lorakit.runs.paths import is_utf8, resolve
 from lorakit.runs.run_summary import (
     RunFacts,
     RunSummary,
@@ -102,7 +103,14 @@ class RunIndex:
             if directory != self.root and is_run(listing.names):
                 found.append(directory)
             elif depth < _DEEPEST:
-                waiting += [(directory / name, depth + 1) for name in listing.folders]
+                for name in listing.folders:
+                    if is_utf8(name):
+                        waiting.append((directory / name, depth + 1))
+                    else:
+                        unreadable[escaped(self._relative(directory / name))] = (
+                            f"Cannot show {escaped(str(directory / name))}: its name is not UTF-8, "
+                            "so that no address can hold it. Rename the directory."
+                        )
         self.is_cut = bool(waiting)
         self._listings = seen
         self._facts = {path: known for path, known in self._facts.items() if path in seen}

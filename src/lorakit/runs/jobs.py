@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _LOG_TAIL_BYTES = 16_384
 _SIGNALLED = (130, 143, 129)
 """Exit codes after Ctrl-C, SIGTERM and a closed terminal."""
 _NUMBER = re.compile(r"\d{6,}")
+_TRASHED = ".trashed"
+"""Ending of the folder of a job whose run is in the trash; nobody lists it."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,34 @@ class JobFolder:
     def create(self, words: Sequence[str], output: str, cwd: Path, about: Mapping[str, str]) -> Job:
         """Write a job that waits; the caller holds the queue's lock. See `RunQueue.add`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        folder = self._folder(max(self._numbers(), default=0) + 1)
+        folder = self._folder(max(self._numbers(_TRASHED), default=0) + 1)
         folder.mkdir()
         facts = {"words": list(words), "output": output, "cwd": str(cwd), "about": dict(about)}
         write_text(folder / "job.json", json.dumps(facts | {"created_s": time.time()}) + "\n")
         return self.get(int(folder.name))
 
-    def _numbers(self) -> list[int]:
+    def hide(self, output: str) -> None:
+        """List the jobs of a run no longer, which goes into the trash."""
+        for job in self.all():
+            if job.output == output:
+                job.folder.rename(job.folder.with_suffix(_TRASHED))
+
+    def show(self, output: str) -> None:
+        """List the jobs of a run again, which has come back."""
+        for folder in self.path.glob(f"*{_TRASHED}"):
+            job = self._read(folder)
+            if job is not None and job.output == output:
+                folder.rename(folder.with_suffix(""))
+
+    def delete_hidden(self) -> None:
+        """Delete the jobs of all runs in the trash."""
+        for folder in self.path.glob(f"*{_TRASHED}"):
+            shutil.rmtree(folder)
+
+    def _numbers(self, ending: str = "") -> list[int]:
+        """Return the numbers of the jobs, also of those whose folders have an ending."""
         try:
-            names = [entry.name for entry in self.path.iterdir()]
+            names = [entry.name.removesuffix(ending) for entry in self.path.iterdir()]
         except OSError:
             return []
         return sorted(int(name) for name in names if _NUMBER.fullmatch(name))

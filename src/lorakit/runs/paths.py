@@ -123,18 +123,31 @@ def split_paths(text: str) -> list[str]:
     return list(dict.fromkeys(re.sub(r"\\(.)", r"\1", one, flags=re.DOTALL) for one in found))
 
 
+def is_utf8(name: str) -> bool:
+    """Return whether a name is text, which addresses, recipes and pages can hold.
+
+    A system may have other names, which Python reads with surrogates.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def visible_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield a folder and those below it, each with the sorted names of its files.
 
-    Hidden folders, links and checkpoints are not entered. A folder that cannot be read is left out.
+    Hidden folders, links and checkpoints are not entered. A folder that cannot be read is left out,
+    and so is what has a name that is not UTF-8.
     """
     for place, folders, files in islice(os.walk(root), _MOST_FOLDERS):
         here = Path(place)
         is_deep = len(here.relative_to(root).parts) >= _DEEPEST
         folders[:] = [] if is_deep else sorted(name for name in folders if _is_entered(here, name))
-        yield here, sorted(files)
+        yield here, sorted(filter(is_utf8, files))
 
 
 def _is_entered(parent: Path, name: str) -> bool:
     is_left_out = name.startswith((".", "checkpoint-")) or name in _NOT_ENTERED
-    return not is_left_out and not (parent / name).is_symlink()
+    return is_utf8(name) and not is_left_out and not (parent / name).is_symlink()

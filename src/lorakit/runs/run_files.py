@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorakit.runs.paths import is_utf8
+
 _MOST_FILES = 500
 _LOG_BYTES = 64_000
 """The end of a log that is shown by default; the whole file can be downloaded."""
@@ -37,7 +39,9 @@ def files_of(run: Path) -> list[RunFile]:
         for name in names:
             path = Path(folder, name)
             relative = path.relative_to(run).as_posix()
-            if _HIDDEN.search(relative) or path.is_symlink() or not path.is_file():
+            if _HIDDEN.search(relative) or not is_utf8(relative):
+                continue
+            if path.is_symlink() or not path.is_file():
                 continue
             try:
                 found.append(RunFile(relative, path.stat().st_size))

@@ -61,7 +61,8 @@ class Trash:
             raise ConfigError(
                 f"Cannot delete {relative!r}: it is not a run in {self.root}. Reload the list."
             )
-        job = JobFolder(self.root).of(relative)
+        jobs = JobFolder(self.root)
+        job = jobs.of(relative)
         if job is not None and job.state in ("queued", "running"):
             raise ConfigError(
                 f"Cannot delete {relative!r}: it is {job.state}. Stop it, or remove it from the "
@@ -77,6 +78,7 @@ class Trash:
             facts = {"origin": quote(relative), "deleted_s": time.time()}
             write_text(place / "origin.json", json.dumps(facts) + "\n")
             os.rename(source, place / "run")
+            jobs.hide(relative)
         return number
 
     def runs(self) -> list[TrashedRun]:
@@ -113,6 +115,7 @@ class Trash:
             target.parent.mkdir(parents=True, exist_ok=True)
             place = self.path / f"{number:06d}"
             os.rename(place / "run", target)
+            JobFolder(self.root).show(found.origin)
             shutil.rmtree(place)
         return found.origin
 
@@ -125,6 +128,7 @@ class Trash:
         with reporting_disk_errors(self.path):
             if self.path.exists():
                 shutil.rmtree(self.path)
+            JobFolder(self.root).delete_hidden()
 
     def _numbers(self) -> list[int]:
         if not self.path.is_dir():

@@ -12,6 +12,8 @@ from typing import Literal, cast
 
 from lorakit.errors import MissingFileError
 from lorakit.recipes import yaml_text
+from lorakit.recipes.recipe import Recipe, load_written_recipe
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig, TrialsConfig
 from lorakit.runs.metric_log import MetricLog, Series
 
@@ -71,6 +73,35 @@ def best_recipe_in(directory: Path) -> Path | None:
     kind = kind_of(directory)
     file = None if kind is None else directory / BEST_FILES[kind]
     return file if file is not None and file.is_file() else None
+
+
+def recipe_of_best(directory: Path) -> Recipe:
+    """Return the recipe that a search or study has found, or with the values of its best trial yet.
+
+    It has all examples and the comparison with the base, which trials leave out.
+
+    Raises:
+        MissingFileError: It is not a search or study, or no trial has been evaluated.
+        ConfigError: A recipe cannot be read.
+    """
+    found = best_recipe_in(directory)
+    if found is not None:
+        return load_written_recipe(found)
+    reader = TrialReader(directory)
+    best = reader.read().best
+    if best is None:
+        raise MissingFileError(
+            f"No best trial in {directory}: none has been evaluated yet. Wait for the first "
+            "evaluation."
+        )
+    trial = RunDirectory.open(directory / "trials" / best.name).recipe()
+    searched = load_written_recipe(directory / f"{reader.kind}.yaml")
+    changes = {
+        "data.max_train_rows": searched.data.max_train_rows,
+        "evaluation": searched.evaluation.model_dump(mode="json"),
+        "output": searched.output,
+    }
+    return trial.with_changes(changes, f"the recipe of {best.name}")
 
 
 class TrialReader:

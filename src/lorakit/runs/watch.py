@@ -121,7 +121,7 @@ class RunWatch:
         return (
             str(holder),
             bool(holder) and has_ended(holder),
-            self.job and (self.job.number, self.job.state),
+            self.job and (self.job.number, self.job.state, self.job.exit_code),
             *(file_stamp(self.directory / name) for name in _DECIDING),
         )
 

@@ -191,7 +191,7 @@ def _line_option(x_name: str, *, from_zero: bool) -> dict[str, Any]:
             "min": "dataMin",
             "max": "dataMax",
             "splitLine": {"show": False},
-            "axisLabel": {"hideOverlap": True},
+            "axisLabel": {"hideOverlap": True, "alignMaxLabel": "right"},
         },
         "yAxis": {"type": "value", "scale": not from_zero, "splitNumber": 4},
         "dataZoom": [

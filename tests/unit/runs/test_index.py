@@ -148,3 +148,12 @@ def test_runs_below_a_folder_of_recipes_are_found(tmp_path):
         made_run(tmp_path / "project", "first")
         (tmp_path / "project" / name).write_text("model: m\n")
     assert [row.path for row in RunIndex(tmp_path).refresh()] == ["project/first"]
+
+
+def test_a_name_that_is_not_utf8_is_a_row_that_says_so(tmp_path):
+    made_run(tmp_path, "fine")
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    rows = {row.path: row for row in RunIndex(tmp_path).refresh()}
+    assert set(rows) == {"fine", r"caf\udce9"}
+    assert "its name is not UTF-8" in rows[r"caf\udce9"].problem
+    assert all(row.problem is None or row.problem.isprintable() for row in rows.values())

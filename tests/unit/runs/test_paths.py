@@ -1,5 +1,7 @@
 """One function decides what is below the folder of runs, another walks a folder."""
 
+import os
+
 import pytest
 
 from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
@@ -63,6 +65,16 @@ def test_a_walk_ends(tmp_path, monkeypatch):
     for n in range(9):
         (tmp_path / str(n)).mkdir()
     assert len(list(visible_folders(tmp_path))) == 3
+
+
+def test_names_that_are_not_utf8_are_left_out(root):
+    strange = os.fsdecode(b"caf\xe9")
+    (root / strange).mkdir()
+    (root / f"{strange}.csv").touch()
+    (root / "fine.csv").touch()
+    found = dict(visible_folders(root))
+    assert "fine.csv" in found[root] and f"{strange}.csv" not in found[root]
+    assert root / strange not in found
 
 
 # ---- new files ----

@@ -8,6 +8,7 @@ from fixtures.run_folders import made_run
 from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
 from lorakit.recipes.directory_lock import locking_directory
 from lorakit.runs.index import RunIndex
+from lorakit.runs.jobs import JobFolder
 from lorakit.runs.trash import Trash
 
 
@@ -52,3 +53,18 @@ def test_nothing_else_is_deleted(tmp_path, relative):
     with pytest.raises((ConfigError, MissingFileError)):
         Trash(root).delete(relative)
     assert tmp_path.is_dir() and root.is_dir()
+
+
+def test_the_jobs_of_a_deleted_run_go_and_come_back_with_it(tmp_path):
+    made_run(tmp_path, "a")
+    trash, jobs = Trash(tmp_path), JobFolder(tmp_path)
+    job = jobs.create(["train"], "a", tmp_path, {})
+    (job.folder / "ended.json").write_text('{"exit_code": 143}')
+    number = trash.delete("a")
+    assert RunIndex(tmp_path).refresh() == []  # not the job, which had been interrupted
+    other = jobs.create(["train"], "b", tmp_path, {})
+    trash.restore(number)
+    assert [one.number for one in jobs.all()] == [job.number, other.number]
+    trash.delete("a")
+    trash.empty()
+    assert [one.name for one in jobs.path.iterdir()] == [other.folder.name]

@@ -4,7 +4,8 @@ import pytest
 
 from fixtures.written_searches import evaluation, write_search
 from lorakit.errors import ConfigError, MissingFileError
-from lorakit.runs.trials import TrialReader, kind_of
+from lorakit.recipes.recipe import Recipe
+from lorakit.runs.trials import TrialReader, kind_of, recipe_of_best
 
 
 @pytest.fixture
@@ -92,3 +93,20 @@ def test_a_trial_with_the_name_of_a_path_reads_nothing_outside(search, name):
     (search / "trials.csv").write_text(f"trial,status,epochs\n{name},finished,1\n")
     trial = TrialReader(search).read().trials[0]
     assert (trial.best, len(trial.curve)) == (None, 0)
+
+
+def test_the_best_recipe_so_far_has_all_examples(search):
+    with pytest.raises(MissingFileError, match="none has been evaluated"):
+        recipe_of_best(search)
+    write_search(search, ("finished", 4, [0.5]), ("running", 8, [0.9]))
+    values = {"model": "m", "task": "SEQ_CLS", "data": {"train": "a.csv"}, "output": "s"}
+    searched = Recipe.check(values | {"search": {"metric": "accuracy"}}, "the recipe")
+    (search / "search.yaml").write_text(searched.to_yaml())
+    changes = {"lora.r": 8, "data.max_train_rows": 5, "evaluation.compare_with_base": False}
+    trial = searched.with_changes(changes | {"search": None, "output": "t"}, "the trial")
+    (search / "trials/trial-002/recipe.yaml").write_text(trial.to_yaml())
+    (search / "trials/trial-002/environment.json").write_text("{}")
+    found = recipe_of_best(search)
+    assert found == searched.with_changes({"lora.r": 8, "search": None}, "the recipe")
+    (search / "best.yaml").write_text(trial.to_yaml())
+    assert recipe_of_best(search) == trial

@@ -80,3 +80,15 @@ def test_a_deleted_run_is_empty(tmp_path):
         (run / name).unlink()
     with pytest.raises(MissingFileError):
         watch.look()
+
+
+def test_an_exit_code_that_comes_after_the_end_is_noticed(tmp_path):
+    write_run(tmp_path / "a")
+    job = JobFolder(tmp_path).create(["train"], "a", tmp_path, {})
+    (job.folder / "process.json").write_text('{"pid": 1, "identity": "another"}')
+    watch = RunWatch(RunIndex(tmp_path), "a")
+    watch.look()
+    assert "was killed" in watch.problem  # as far as anybody knows yet
+    (job.folder / "ended.json").write_text('{"exit_code": 143}')
+    assert watch.look().has_state
+    assert watch.problem is None

@@ -107,11 +107,9 @@ class _View:
             Text("p", f"{table.best.name}: {self._metric} {_text(table.best.best)} with {values}")
             trial = f"{self._path}/trials/{table.best.name}"
             with ui.element("div").classes("flex-row gap-2"):
-                # A trial may train on a share of the examples; the recipe of the end has all.
-                like, name = trial, "Best"
-                if table.best_recipe is not None:
-                    like, name = self._path, table.best_recipe.stem.capitalize()
-                target = f"/new?{urlencode({'from': like})}"
+                recipe = table.best_recipe
+                name = "Best" if recipe is None else recipe.stem.capitalize()
+                target = f"/new?{urlencode({'from': self._path})}"
                 ui.link(f"{name} recipe to a new run", target).classes("button")
                 ui.link("Open this trial", f"/run/{quote(trial)}").classes("button button-quiet")
 

@@ -40,7 +40,7 @@ class _MoreSteps:
         unit = "optimizer steps" if self.key.endswith("max_steps") else "epochs"
         with card(self.relative):
             how = "has trained" if self.is_finished else "was to train, and is not finished,"
-            note(f"This run {how} for {self.before:g} {unit}.")
+            note(f"This run {how} for {_text(self.before)} {unit}.")
             self.number = ui.number(
                 f"Train to so many {unit} in all ({self.key})",
                 value=self.wanted,
@@ -76,7 +76,7 @@ class _MoreSteps:
     @property
     def overrides(self) -> tuple[str, ...]:
         """The change of the recipe, if there is one."""
-        return () if self.wanted == self.before else (f"{self.key}={self.wanted:g}",)
+        return () if self.wanted == self.before else (f"{self.key}={_text(self.wanted)}",)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class _MoreSteps:
         is_more = self.wanted > self.before or (self.wanted == self.before and not self.is_finished)
         if not is_more:
             with self.problem:
-                note(f"Choose more than {self.before:g}.")
+                note(f"Choose more than {_text(self.before)}.")
         self.start.set_enabled(is_more)
 
     async def begin(self) -> None:
@@ -113,3 +113,12 @@ class _MoreSteps:
             self.start.set_enabled(True)
             return
         ui.navigate.to(f"/run/{quote(self.relative)}")
+
+
+def _text(number: float) -> str:
+    """Return a number of epochs or steps with all its digits.
+
+    >>> _text(2.5), _text(2.0), _text(1_250_000)
+    ('2.5', '2', '1250000')
+    """
+    return str(int(number) if number == int(number) else number)

@@ -11,12 +11,11 @@ from nicegui import ui
 
 from lorakit.errors import MissingFileError
 from lorakit.recipes import yaml_text
-from lorakit.recipes.recipe import load_written_recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import STEPS, Draft, Step, load_draft, new_draft, save_draft
 from lorakit.runs.new_recipe import free_output, recipe_like
-from lorakit.runs.trials import best_recipe_in
+from lorakit.runs.trials import kind_of, recipe_of_best
 from lorakit.runs.warm_process import warm_up
 from lorakit.studio.blocks import SteadyPart, Text, note
 from lorakit.studio.context import Studio, current
@@ -61,7 +60,7 @@ def _draft_for(studio: Studio, id: str, like: str, start: str) -> Draft:
     Args:
         studio: The studio.
         id: Id of a saved draft.
-        like: Run whose recipe it begins with, or search or study that has found one.
+        like: Run whose recipe it begins with, or search or study, whose best one it takes.
         start: Run whose recipe and adapter it begins with.
     """
     if id:
@@ -72,8 +71,8 @@ def _draft_for(studio: Studio, id: str, like: str, start: str) -> Draft:
     if not (like or start):
         return new_draft()
     directory = studio.path(like or start)
-    found = best_recipe_in(directory)
-    recipe = load_written_recipe(found) if found else RunDirectory.open(directory).recipe()
+    is_searched = like and kind_of(directory) is not None
+    recipe = recipe_of_best(directory) if is_searched else RunDirectory.open(directory).recipe()
     text = recipe_like(recipe, free_output(studio.root, recipe.output))
     if start:  # the adapter says what is adapted, and how
         text = with_values(text, {"start_from": start, "lora": UNSET})

@@ -34,7 +34,7 @@ class Curves:
             only_main: Draw only the first curve, the loss; the others take what is new later.
         """
         found = panels(log, planned_bytes)
-        if only_main and all(panel.title in self._charts for panel in found):
+        if found and only_main and all(panel.title in self._charts for panel in found):
             self._charts[found[0].title].update(found[0].series, found[0].levels)
             return
         self._waiting.set_visibility(not found)

@@ -128,8 +128,11 @@ class _RunView:
         self._log.set_text(escaped(self._output, keep="\n"))
 
     def _show_problems(self) -> None:
-        log_problem = self._watch.log.problem
-        found = (*self._watch.detail.problems, *((log_problem,) if log_problem else ()))
+        watch = self._watch
+        of_files = (*watch.detail.problems, watch.log.problem)
+        found = tuple(sentence for sentence in of_files if sentence)
+        if not found and watch.state == "damaged" and watch.problem is not None:
+            found = (watch.problem,)
         if found == self._found:
             return
         self._found = found

@@ -16,11 +16,14 @@ from lorakit.runs.predictions import Prediction, Predictions
 from lorakit.studio.blocks import Text, note, problem, table
 
 _EXAMPLES = 10
+_MOST_CHARACTERS = 100_000
 _PICTURE_BYTES = 4_000_000
 
 
 def show_report(text: str) -> None:
     """Show a report in Markdown; its HTML is shown as text, and its pictures are links."""
+    is_cut = len(text) > _MOST_CHARACTERS
+    text = text[:_MOST_CHARACTERS]
     text = re.sub(r"^!\[[^\]]*\]\((loss|confusion)\.png\)$", "", text, flags=re.MULTILINE)
     html = markdown2.markdown(
         escaped(text, keep="\n").replace("![", "["),
@@ -32,6 +35,8 @@ def show_report(text: str) -> None:
     ui.html(html.replace("</table>", "</table></div>"), sanitize=True).classes("report").props(
         "tabindex=0"
     )
+    if is_cut:
+        note("The report is long; the rest is in report.md, among the files below.")
 
 
 def show_predictions(found: Predictions) -> None:

@@ -24,6 +24,8 @@ async def test_more_epochs_are_trained_by_the_command_that_is_shown(
     await user.open("/new?continue=runs/a")
     await see("was to train, and is not finished, for 3 epochs.")
     await see("lorakit train runs/a/recipe.yaml --resume")
+    only(ui.number).set_value(1_250_000)
+    await see("training.num_train_epochs=1250000 --resume")
     only(ui.number).set_value(6)
     await see("lorakit train runs/a/recipe.yaml training.num_train_epochs=6 --resume")
     user.find(kind=ui.button, content="Train on").click()

@@ -63,3 +63,7 @@ async def test_between_two_looks_at_all_only_the_first_curve_grows(user, tmp_pat
     assert set(updated[1:]) == {
         f"{name} over the steps" for name in ("Loss", "Gradient norm", "Learning rate")
     }
+    path.unlink()  # the run is deleted
+    log.read()
+    made[0].update(log, None, only_main=True)
+    await user.should_see("The curves begin with the first step")

@@ -201,3 +201,10 @@ async def test_a_failed_run_says_why(user, studio):
     RunDirectory(run).write_failure(TrainingError("The loss is <b>NaN</b>."))
     await user.open("/run/run")
     await user.should_see("The loss is <b>NaN</b>.")
+
+
+async def test_a_damaged_run_says_why(user, studio):
+    write_run(studio.root / "a", recipe="model: m\ntask: none\ndata: {}\noutput: a\n")
+    await user.open("/run/a")
+    await user.should_see("damaged")
+    await user.should_see("got task 'none', expected the recipe that lorakit wrote")

@@ -89,3 +89,10 @@ async def test_numbers_are_shown_by_how_far_they_are_off(user):
     await user.should_see("3 validation examples, on average 1 off.")
     await user.should_see("The farthest off")
     await user.should_not_see("Confusion matrix")
+
+
+async def test_a_report_of_any_length_is_cut(user):
+    await drawn(user, lambda: show_report("| a | b |\n|---|--:|\n" + "| x | 2 |\n" * 20_000))
+    (html,) = (element.content for element in user.find(ui.html).elements)
+    assert html.count("<tr>") < 11_000
+    await user.should_see("the rest is in report.md")
