@@ -192,7 +192,7 @@ def _store_of(
     base: Any, shape: Shape, count: int, r: int, clock: StepClock
 ) -> Iterator[tuple[Any, Any]]:
     """Run an engine, and a store that knows adapters a0, a1, ... and has loaded none."""
-    from lorakit.serving.store import AdapterStore
+    from lorakit.serving.store import AdapterPlaces, AdapterStore
 
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count + 1):
@@ -204,9 +204,9 @@ def _store_of(
             store = AdapterStore(
                 model,
                 BASE,
+                AdapterPlaces(Path(folder)),
                 run_between_steps=engine.between_steps,
                 visit=engine.visit,
-                folder=Path(folder),
             )
             try:
                 yield engine, store

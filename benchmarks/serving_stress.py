@@ -30,8 +30,8 @@ from lorakit.adapters import Adapter
 from lorakit.serving.base_models import BaseSource, LoadedBase, ModelKind
 from lorakit.serving.engine import EngineSettings
 from lorakit.serving.requests import Finished, GenerationRequest, NewText, Sampling, TokenLogprob
-from lorakit.serving.served_model import AdapterPlaces, ServedModel
-from lorakit.serving.store import StoreSettings
+from lorakit.serving.served_model import ServedModel, ServiceSettings
+from lorakit.serving.store import AdapterPlaces, StoreSettings
 from lorakit.serving.store.content_hash import content_hash
 
 TIE = 1e-5
@@ -201,16 +201,18 @@ def _serving(base: Any, folder: Path, plan: StressPlan, library: _Library) -> It
         LoadedBase(base, tokenizer_of_any_model(), (), True, 0, BaseSource("base"), None),
         "base",
         AdapterPlaces(folder=folder, root=folder),
-        # Small, so that answers lose their place and prompts are read in several pieces.
-        engine=EngineSettings(
-            max_batch_rows=24, kv_bytes=112 << 10, prefill_chunk_tokens=32,
-            prefix_cache_bytes=1 << 20,
+        ServiceSettings(
+            # Small, so that answers lose their place and prompts are read in several pieces.
+            engine=EngineSettings(
+                max_batch_rows=24, kv_bytes=112 << 10, prefill_chunk_tokens=32,
+                prefix_cache_bytes=1 << 20,
+            ),
+            store=StoreSettings(
+                memory_bytes=library.bytes_of(plan.in_memory), wait_for_room_s=_WAIT_S,
+                scan_every_s=0.2,
+            ),
+            most_waiting=plan.requests,
         ),
-        store=StoreSettings(
-            memory_bytes=library.bytes_of(plan.in_memory), wait_for_room_s=_WAIT_S,
-            scan_every_s=0.2,
-        ),
-        most_waiting=plan.requests,
     )  # fmt: skip
     model.start()
     try:

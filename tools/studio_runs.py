@@ -17,7 +17,7 @@ from lorakit.planning import plan
 from lorakit.quickstart.docstrings import write_docstrings
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.recipes.recipe import Recipe
-from lorakit.runs.index import list_runs
+from lorakit.runs.index import RunIndex
 from lorakit.runs.new_recipe import recipe_like
 from lorakit.runs.notes import write_note, write_tags
 from lorakit.runs.process import stop_run
@@ -117,6 +117,7 @@ class RunningRun:
     def __init__(self, root: Path):
         """Name the folder."""
         self.root = root
+        self._recipe = root / f"{RUNNING}.yaml"
 
     def __enter__(self) -> "RunningRun":
         """Start the run and wait until it has logged some steps."""
@@ -125,13 +126,14 @@ class RunningRun:
             self.root, RUNNING, training__num_train_epochs=100, training__learning_rate=1e-3
         )
         about = {"task": "SEQ_CLS", "model": str(long.model)}
-        text = recipe_like(long, RUNNING)
-        self._job = RunQueue(self.root).add_training(text, RUNNING, about=about)
+        self._recipe.write_text(recipe_like(long, RUNNING), encoding="utf-8")
+        self._job = RunQueue(self.root).add(["train", self._recipe.name], RUNNING, about=about)
         self._wait(lambda row: (row.step or 0) >= RUNNING_STEPS)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the run and remove it."""
+        self._recipe.unlink()
         stop_run(self.root, RUNNING)
         self._wait(lambda row: row.state != "running")
         RunQueue(self.root).cancel(self._job.number)
@@ -139,7 +141,7 @@ class RunningRun:
 
     def _wait(self, is_so: Any) -> None:
         deadline = time.monotonic() + WAIT_S
-        while not any(row.path == RUNNING and is_so(row) for row in list_runs(self.root)):
+        while not any(row.path == RUNNING and is_so(row) for row in RunIndex(self.root).refresh()):
             if time.monotonic() > deadline:
                 sys.exit(f"{RUNNING} did not go on for {WAIT_S} s; see {self._job.folder}.")
             time.sleep(0.5)

@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def main() -> None:
     draft = new_draft(text.replace("r: 16", "r: 8").replace(f"{root}/", ""))
 
     def at(step: Step) -> Callable[[], str]:
-        return lambda: f"/new?draft={save_draft(root, draft.at(step)).id}"
+        return lambda: f"/new?draft={save_draft(root, replace(draft, step=step)).id}"
 
     pages |= {f"new-run-{step}": at(step) for step in STEPS}
     with RunningRun(root), studio(root) as (link, _, _), sync_playwright() as playwright:

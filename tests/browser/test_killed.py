@@ -31,9 +31,10 @@ def started(root, tiny_llama_dir, prompt_jsonl, steps, save_steps):
             "logging_steps": 1,
             "use_cpu": True,
         },
-        "output": "unused",
+        "output": "tiny",
     }
-    return RunQueue(root).add_training(json.dumps(values), "tiny", about={"task": "CAUSAL_LM"})
+    (root / "tiny.yaml").write_text(json.dumps(values))
+    return RunQueue(root).add(["train", "tiny.yaml"], "tiny", about={"task": "CAUSAL_LM"})
 
 
 def test_a_run_outlives_the_studio_and_its_page_comes_back(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,10 +38,7 @@ class StoredTensor:
     @property
     def elements(self) -> int:
         """Number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
@@ -132,7 +130,8 @@ def read_adapter(root: Path, directory: Path) -> AdapterFacts:
         modified = (directory / CONFIG_FILE).stat().st_mtime
         values = read_json_object(directory / CONFIG_FILE)
         tensors = read_tensor_header(directory / WEIGHTS_FILE)
-        settings = _settings(directory)
+        file = directory / SETTINGS_FILE
+        settings = read_json_object(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return AdapterFacts(name, directory, problem=f"its files cannot be read: {escaped(reason)}")
@@ -162,11 +161,6 @@ def read_adapter(root: Path, directory: Path) -> AdapterFacts:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _settings(directory: Path) -> dict[str, Any]:
-    file = directory / SETTINGS_FILE
-    return read_json_object(file) if file.is_file() else {}
 
 
 def _adapter_directories(root: Path) -> Iterator[Path]:

@@ -1,12 +1,14 @@
-"""How much memory a base takes, from the headers of its files alone; without torch."""
+"""How much memory a base takes, by the headers of its files alone, and how much is free."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.errors import ConfigError
-from lorakit.libraries.hub import is_hub_id
+from lorakit.libraries.machine_memory import free_memory
 from lorakit.runs.adapters import StoredTensor, read_tensor_header
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -17,6 +19,10 @@ _KEPT_DENSE = ("embed", "lm_head", "wte", "wpe", "shared", "score", "classifier"
 """Parts of names of matrices that quantization leaves as they are."""
 
 _GB = 1e9
+
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128")
+"""Devices of NVIDIA's, AMD's, Windows' and Intel's drivers; one may be there without torch using
+it."""
 
 
 def base_bytes(base: str, dtype: str | None = None, bits: int | None = None) -> int | None:
@@ -29,9 +35,10 @@ def base_bytes(base: str, dtype: str | None = None, bits: int | None = None) -> 
 
     Returns: The bytes; None if no file of its weights is on this machine, or none can be read.
     """
-    folder = _folder(base)
-    if folder is None:
+    config_file = config_file_of(base)
+    if config_file is None:
         return None
+    folder = config_file.parent
     files = sorted(folder.glob("*.safetensors"))
     try:
         if not files:  # pickles have no header that tells
@@ -54,15 +61,57 @@ def _bytes(tensors: Mapping[str, StoredTensor], size: int | None, bits: int | No
     return total
 
 
-def _folder(base: str) -> Path | None:
-    if Path(base).is_dir():
-        return Path(base)
-    if not is_hub_id(base, is_base=True):
-        return None
+def config_file_of(model: str) -> Path | None:
+    """Return a model's config.json on this machine, or None; nothing is downloaded."""
+    if Path(model).is_dir():
+        return Path(model) / "config.json"
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(base, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
+    try:
+        cached = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+@dataclass(frozen=True)
+class DeviceRoom:
+    """Memory that is free.
+
+    Attributes:
+        device: Name of an accelerator; empty is the machine's own memory.
+        free_bytes: Bytes that are free.
+    """
+
+    device: str
+    free_bytes: int
+
+
+def room_without_torch() -> DeviceRoom | None:
+    """Return the memory of a machine that has no accelerator; None if only torch can know."""
+    may_have_gpu = any(Path(name).exists() for name in _GPU_FILES) or shutil.which("nvidia-smi")
+    return None if may_have_gpu else _cpu_room()
+
+
+def device_room(device: str | None = None) -> DeviceRoom:
+    """Return the memory of a device; it imports torch, and a GPU gets this process's context.
+
+    Args:
+        device: Such as "cpu" or "cuda"; None is the one that models are loaded on.
+    """
+    import torch
+
+    from lorakit.quantization.devices import default_device
+
+    place = torch.device(device) if device else default_device()
+    if place.type != "cuda":  # others share the machine's memory
+        return _cpu_room()
+    return DeviceRoom(torch.cuda.get_device_name(place), torch.cuda.mem_get_info(place)[0])
+
+
+def _cpu_room() -> DeviceRoom:
+    return DeviceRoom("", free_memory())
 
 
 def require_room(base: str, needed_bytes: int | None, free_bytes: int | None) -> None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
-from lorakit.files.json_files import parse_json_object, read_json_object
+from lorakit.files.json_files import read_json_object
 from lorakit.models.local_paths import check_local_path
-from lorakit.runs.new_recipe import config_file_of, positions_in
+from lorakit.runs.adapters import StoredTensor, read_tensor_header
+from lorakit.runs.base_memory import config_file_of
+from lorakit.runs.new_recipe import positions_in
 from lorakit.runs.paths import visible_folders
 
 _WEIGHTS = (".safetensors", ".bin")
 _MOST_BASES = 200
-_MOST_HEADER_BYTES = 100_000_000
-_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ def _describe(name: str, config: Mapping[str, Any], folder: Path) -> BaseModel:
     named = architectures[0] if isinstance(architectures, list) and architectures else ""
     files = [path for path in sorted(folder.iterdir()) if path.name.endswith(_WEIGHTS)]
     files = [path for path in files if path.suffix == ".safetensors"] or files
-    entries = _entries(path for path in files if path.suffix == ".safetensors")
-    shapes = [(path, tuple(entry["shape"])) for path, entry in entries.items()]
+    tensors = _tensors(path for path in files if path.suffix == ".safetensors")
     return BaseModel(
         name=name,
         kind=str(config.get("model_type") or "unknown"),
@@ -134,9 +133,9 @@ def _describe(name: str, config: Mapping[str, Any], folder: Path) -> BaseModel:
         vocabulary=_size(sizes, "vocab_size"),
         positions=positions_in(sizes),
         size_bytes=sum(path.stat().st_size for path in files),
-        parameters=sum(math.prod(shape) for _, shape in shapes) if entries else None,
-        dtypes=tuple(sorted({str(entry["dtype"]) for entry in entries.values()})),
-        modules=_modules(shapes),
+        parameters=sum(one.elements for one in tensors.values()) or None,
+        dtypes=tuple(sorted({one.dtype for one in tensors.values()})),
+        modules=_modules(tensors),
         has_chat_template=_has_chat_template(folder),
     )
 
@@ -146,34 +145,24 @@ def _size(config: Mapping[str, Any], *names: str) -> int | None:
     return next((value for value in values if isinstance(value, int)), None)
 
 
-def _modules(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[ModuleKind, ...]:
+def _modules(tensors: Mapping[str, StoredTensor]) -> tuple[ModuleKind, ...]:
     kinds = Counter(
-        (path.removesuffix(".weight").rpartition(".")[2], shape)
-        for path, shape in shapes
-        if path.endswith(".weight") and len(shape) > 1
+        (path.removesuffix(".weight").rpartition(".")[2], one.shape)
+        for path, one in tensors.items()
+        if path.endswith(".weight") and len(one.shape) > 1
     )
     return tuple(ModuleKind(*kind, count) for kind, count in kinds.most_common())
 
 
-def _entries(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Return shape and dtype of each tensor, from the headers of safetensors files.
+def _tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Return the tensors that the headers of safetensors files name.
 
     A file whose header cannot be read is left out: training says what is wrong with it.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, StoredTensor] = {}
     for path in files:
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-                header = parse_json_object(file.read(min(length, _MOST_HEADER_BYTES)))
-        except (OSError, ValueError):
-            continue
-        header.pop("__metadata__", None)
-        found |= {
-            name: cast(dict[str, Any], entry)
-            for name, entry in header.items()
-            if isinstance(entry, dict) and {"shape", "dtype"} <= entry.keys()
-        }
+        with suppress(OSError, ValueError):
+            found |= read_tensor_header(path)
     return found
 
 

@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from lorakit.errors import LorakitError
 
@@ -27,7 +27,6 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8",
 }
-_ERROR = "Error: "
 
 
 class Command:
@@ -38,6 +37,7 @@ class Command:
         words: The command and its arguments, without "lorakit".
         output: What it has printed to stdout.
         messages: What it has printed to stderr.
+        is_cancelled: Whether it was cancelled.
         seconds: Seconds that it has run so far, or ran.
     """
 
@@ -57,7 +57,7 @@ class Command:
         self.output = self.messages = ""
         self._started_s = time.monotonic()
         self._ended_s: float | None = None
-        self._is_cancelled = False
+        self.is_cancelled = False
         self._code: int | None = None
         try:
             self._process = subprocess.Popen(
@@ -95,11 +95,6 @@ class Command:
         return self._code == 0
 
     @property
-    def is_cancelled(self) -> bool:
-        """Whether it was cancelled."""
-        return self._is_cancelled
-
-    @property
     def seconds(self) -> float:
         """Seconds that it has run so far, or ran."""
         return (self._ended_s or time.monotonic()) - self._started_s
@@ -109,13 +104,11 @@ class Command:
         """The sentence of its error; None if there was none, or it goes on."""
         if self._code in (None, 0):
             return None
-        if self._is_cancelled:
+        if self.is_cancelled:
             return f"{self.title}: cancelled; nothing was written."
-        _, is_there, sentence = self.messages.rpartition(f"\n{_ERROR}")
-        if is_there:
-            return sentence.strip()
-        if self.messages.startswith(_ERROR):
-            return self.messages.removeprefix(_ERROR).strip()
+        sentence = error_in(self.messages)
+        if sentence is not None:
+            return sentence
         last = self.messages.strip().rpartition("\n")[2]
         return (
             f"`{self.line}` has failed: got exit status {self._code}, expected 0."
@@ -138,9 +131,9 @@ class Command:
 
     def cancel(self) -> None:
         """End it; what it was writing is removed."""
-        if self.is_over or self._is_cancelled:
+        if self.is_over or self.is_cancelled:
             return
-        self._is_cancelled = True
+        self.is_cancelled = True
         threading.Thread(target=self._end, name=f"cancel-{self.title}", daemon=True).start()
 
     def wait(self, timeout_s: float | None = None) -> None:
@@ -155,16 +148,14 @@ class Command:
             self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError):  # it has just ended
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:  # it has just ended
-            return
 
     def _follow(self) -> None:
         with self._process:
             reading = threading.Thread(target=self._read_messages, daemon=True)
             reading.start()
-            for line in _lines(self._process.stdout):
+            for line in self._process.stdout or ():
                 self.output = (self.output + line)[-_KEPT_CHARACTERS:]
             reading.join()
             code = self._process.wait()
@@ -172,12 +163,14 @@ class Command:
         self._code = code
 
     def _read_messages(self) -> None:
-        for line in _lines(self._process.stderr):
+        for line in self._process.stderr or ():
             self.messages = (self.messages + line)[-_KEPT_CHARACTERS:]
 
 
-def _lines(stream: IO[str] | None) -> IO[str] | Sequence[str]:
-    return () if stream is None else stream
+def error_in(printed: str) -> str | None:
+    """Return the sentence of the error that a command has printed last, or None."""
+    _, is_there, sentence = f"\n{printed}".rpartition("\nError:")
+    return sentence.strip() if is_there else None
 
 
 def train_command(

@@ -72,6 +72,7 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
         ConfigError, MissingFileError, DataError: As training raises.
     """
     from lorakit.data import load_splits
+    from lorakit.data.like_length import token_lengths
     from lorakit.models.pretrained import auto_model, label_options
     from lorakit.models.skeleton import load_skeleton
     from lorakit.training.starting_point import StartingPoint
@@ -98,7 +99,7 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
     loaded = Loaded(recipe, tokenizer, labels, model)
     encoded = task.encode(some, loaded)
     shown = task.preview_examples(encoded, loaded, examples)
-    lengths = _lengths(encoded.train)
+    lengths = token_lengths(encoded.train)
     totals = lengths.sum(1).tolist()
     return DataPreview(
         columns=tuple(splits.train.column_names),
@@ -127,12 +128,6 @@ def _to_encoded_example(example: PreviewExample) -> EncodedExample:
     return EncodedExample(
         tuple(example.tokens), tuple(example.counted), example.note, example.prompt, rejected
     )
-
-
-def _lengths(encoded: Any) -> Tensor:
-    from lorakit.data.like_length import token_lengths
-
-    return token_lengths(encoded)
 
 
 def _padding_share(lengths: Tensor, recipe: Recipe, task: Any, splits: Any) -> float:

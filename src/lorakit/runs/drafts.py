@@ -35,14 +35,6 @@ class Draft:
     saved_s: float = 0.0
     """When it was saved, in seconds since 1970."""
 
-    def at(self, step: Step) -> Draft:
-        """Return the draft at another step."""
-        return replace(self, step=step)
-
-    def with_text(self, text: str) -> Draft:
-        """Return the draft with another recipe."""
-        return replace(self, text=text)
-
 
 def new_draft(text: str = "", continues: str = "", step: Step = "base") -> Draft:
     """Return a draft with a new id, which is not saved yet."""

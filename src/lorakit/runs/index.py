@@ -21,7 +21,7 @@ from lorakit.runs.run_summary import (
     state_of,
 )
 
-__all__ = ["RunIndex", "RunSummary", "list_runs", "resolve"]
+__all__ = ["RunIndex", "RunSummary", "resolve"]
 
 _DEEPEST = 6
 MOST_DIRECTORIES = 20_000
@@ -30,11 +30,6 @@ _SETTLED_S = 2.0
 """Within this time a directory may change again without another time stamp."""
 _CLOSED = ("trials", "tensorboard", "adapter")
 """Directories of searches and runs whose contents are not runs of the list."""
-
-
-def list_runs(root: Path) -> list[RunSummary]:
-    """Return all runs below a folder, newest first; see `RunIndex.refresh`."""
-    return RunIndex(root).refresh()
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,9 @@ class RunIndex:
                 if path not in there and job.state != "finished"  # it was moved or deleted
             ]
             rows += [RunSummary(path, "damaged", problem=why) for path, why in unreadable.items()]
-        waiting = sorted((row for row in rows if row.state == "queued"), key=_queue_order)
+        waiting = sorted(
+            (row for row in rows if row.state == "queued"), key=lambda row: row.job or 0
+        )
         others = [row for row in rows if row.state != "queued"]
         return waiting + sorted(others, key=lambda row: (-row.started_s, row.path))
 
@@ -142,7 +139,6 @@ class RunIndex:
         facts = known[1] if known is not None and known[0] == now else read_facts(directory)
         self._facts[directory] = (now, facts)
         state, problem = state_of(directory, facts)
-        progress = facts.progress
         row = RunSummary(
             path=self._relative(directory),
             state=state,
@@ -151,22 +147,14 @@ class RunIndex:
             started_s=facts.started_s,
             task=facts.task,
             base=facts.base,
-            metric=progress.get("metric"),
-            value=progress.get("value"),
-            step=progress.get("step"),
-            wall_s=progress.get("wall_s"),
-            tokens_per_s=progress.get("train_tokens_per_s"),
             notes=facts.notes,
+            **facts.progress,
         )
         job = jobs.get(row.path)
         return row if job is None else _with_job(row, job, facts.changed_s)
 
     def _relative(self, directory: Path) -> str:
         return directory.relative_to(self.root).as_posix()
-
-
-def _queue_order(row: RunSummary) -> int:
-    return row.job or 0
 
 
 def _with_job(row: RunSummary, job: Job, changed_s: float) -> RunSummary:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from lorakit.errors import MissingFileError
 from lorakit.files.atomic import write_text
 from lorakit.files.json_files import read_json_object
 from lorakit.libraries.process_identity import is_same_process
-from lorakit.runs.paths import STATE_FOLDER
+from lorakit.runs.command import error_in
+from lorakit.runs.paths import STATE_FOLDER, read_end
 
 JobState = Literal["queued", "running", "finished", "failed", "interrupted"]
 
@@ -80,16 +82,13 @@ class Job:
     def problem(self) -> str:
         """Return why the job failed, as the command line has said it."""
         try:
-            with self.log_file.open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - _LOG_TAIL_BYTES))
-                lines = file.read().decode("utf-8", errors="replace").splitlines()
+            end, _ = read_end(self.log_file, _LOG_TAIL_BYTES)
         except OSError:
-            lines = []
-        begin = next(
-            (n for n in range(len(lines) - 1, -1, -1) if lines[n].startswith("Error:")), None
-        )
-        if begin is not None:
-            return "\n".join(lines[begin:]).removeprefix("Error:").strip()
+            end = b""
+        lines = end.decode("utf-8", errors="replace").splitlines()
+        sentence = error_in("\n".join(lines))
+        if sentence is not None:
+            return sentence
         if self.was_killed:
             return "The process was killed, by a user or because memory ran out."
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -107,14 +106,10 @@ class JobFolder:
 
     def all(self) -> list[Job]:
         """Return all jobs by number; one that is damaged is left out."""
-        try:
-            names = [entry.name for entry in self.path.iterdir()]
-        except OSError:
-            return []
-        folders = [self.path / name for name in names if _NUMBER.fullmatch(name)]
-        found = [self._read(folder) for folder in sorted(folders, key=lambda path: int(path.name))]
-        self._ended = {job.folder: job for job in found if job is not None and _is_over(job)}
-        return [job for job in found if job is not None]
+        found = [self._read(self._folder(number)) for number in self._numbers()]
+        jobs = [job for job in found if job is not None]
+        self._ended = {job.folder: job for job in jobs if (job.folder / "ended.json").exists()}
+        return jobs
 
     def by_output(self) -> dict[str, Job]:
         """Return the newest job of each run."""
@@ -130,36 +125,20 @@ class JobFolder:
         Raises:
             MissingFileError: There is none with this number.
         """
-        job = self._read(self.path / f"{number:06d}")
+        job = self._read(self._folder(number))
         if job is None:
             raise MissingFileError(
                 f"No job {number} in {self.path}: it has been deleted. Reload the list of runs."
             )
         return job
 
-    def create(
-        self,
-        words: Sequence[str],
-        output: str,
-        cwd: Path,
-        about: Mapping[str, str],
-        files: Mapping[str, str],
-        created_s: float,
-    ) -> Job:
+    def create(self, words: Sequence[str], output: str, cwd: Path, about: Mapping[str, str]) -> Job:
         """Write a job that waits; the caller holds the queue's lock. See `RunQueue.add`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        names = [entry.name.removesuffix(_TRASHED) for entry in self.path.iterdir()]
-        numbers = [int(name) for name in names if _NUMBER.fullmatch(name)]
-        folder = self.path / f"{max(numbers, default=0) + 1:06d}"
+        folder = self._folder(max(self._numbers(_TRASHED), default=0) + 1)
         folder.mkdir()
-        for name, text in files.items():
-            write_text(folder / name, text)
-        command = [
-            str(folder / word.removeprefix("{job}/")) if word.startswith("{job}/") else word
-            for word in words
-        ]
-        facts = {"words": command, "output": output, "cwd": str(cwd), "about": dict(about)}
-        write_text(folder / "job.json", json.dumps(facts | {"created_s": created_s}) + "\n")
+        facts = {"words": list(words), "output": output, "cwd": str(cwd), "about": dict(about)}
+        write_text(folder / "job.json", json.dumps(facts | {"created_s": time.time()}) + "\n")
         return self.get(int(folder.name))
 
     def hide(self, output: str) -> None:
@@ -179,6 +158,17 @@ class JobFolder:
         """Delete the jobs of all runs in the trash."""
         for folder in self.path.glob(f"*{_TRASHED}"):
             shutil.rmtree(folder)
+
+    def _numbers(self, ending: str = "") -> list[int]:
+        """Return the numbers of the jobs, also of those whose folders have an ending."""
+        try:
+            names = [entry.name.removesuffix(ending) for entry in self.path.iterdir()]
+        except OSError:
+            return []
+        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+
+    def _folder(self, number: int) -> Path:
+        return self.path / f"{number:06d}"
 
     def _read(self, folder: Path) -> Job | None:
         known = self._ended.get(folder)
@@ -219,7 +209,3 @@ def _state(process: Mapping[str, Any], ended: Mapping[str, Any]) -> JobState:
         return "queued"
     is_alive = is_same_process(int(process["pid"]), str(process["identity"]))
     return "running" if is_alive else "interrupted"
-
-
-def _is_over(job: Job) -> bool:
-    return (job.folder / "ended.json").exists()

@@ -7,7 +7,7 @@ import math
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,17 @@ _PLACES = frozenset({"event", "step", "epoch", "wall_s", "count"})
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number and not a truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = _number(value)
+    return number is not None and math.isfinite(number)
+
+
+def parse_row(line: bytes | str) -> dict[str, Any] | None:
+    """Return the JSON object of a line, or None if it is something else."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 @dataclass(eq=False)
@@ -131,24 +141,20 @@ class MetricLog:
         return file.read(len(self._before)) == self._before
 
     def _take(self, line: bytes) -> None:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        step = _number(row.get("step")) if isinstance(row, dict) else None
-        if not isinstance(row, dict) or step is None or not math.isfinite(step):
+        row = parse_row(line)
+        if row is None or not is_number(row.get("step")):
             self.problem = self.problem or (
                 f"Cannot read all of {self.path}: line {self._lines} is not a JSON object with a "
                 "step. The other lines are shown. Delete that line to resume the run."
             )
             return
-        kind = row.get("event")
+        step, kind = float(row["step"]), row.get("event")
         if kind == "guessing":
             self.guessing = row
             return
         self.step = int(step)
-        self.epoch = _finite_or(row.get("epoch"), self.epoch)
-        self.wall_s = _finite_or(row.get("wall_s"), self.wall_s)
+        self.epoch = float(row["epoch"]) if is_number(row.get("epoch")) else self.epoch
+        self.wall_s = float(row["wall_s"]) if is_number(row.get("wall_s")) else self.wall_s
         if kind == "summary":
             self.summary = row
             return
@@ -178,11 +184,6 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else math.nan
 
 
-def _finite_or(value: Any, other: float) -> float:
-    number = _number(value)
-    return number if number is not None and math.isfinite(number) else other
-
-
 def kept_metrics(log: MetricLog, recipe: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers that describe a run's adapter, as far as it has got.
 
@@ -199,7 +200,7 @@ def kept_metrics(log: MetricLog, recipe: Mapping[str, Any]) -> dict[str, float]:
     if "loss" in log.series and "train_loss" not in values:
         values["train_loss"] = log.series["loss"].last
     values["wall_s"] = log.wall_s
-    return dict(_finite(values))
+    return {key: float(value) for key, value in values.items() if is_number(value)}
 
 
 def kept_evaluation(log: MetricLog, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -216,10 +217,3 @@ def kept_evaluation(log: MetricLog, recipe: Mapping[str, Any]) -> dict[str, Any]
         return rows[-1]
     is_greater = training.get("greater_is_better", not lower_is_better(key))
     return (max if is_greater else min)(known, key=lambda row: row[key])
-
-
-def _finite(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for key, value in values.items():
-        number = _number(value)
-        if number is not None and math.isfinite(number):
-            yield key, number

@@ -65,7 +65,8 @@ def write_mixture(
     from lorakit.adapters.lineage import common_lineage
 
     parts = {name: [str(adapters[name]), weight] for name, weight in used.items()}
-    stamps = [_stamp(adapters[name]) for name in used]
+    files = [sorted(adapters[name].glob("adapter_*")) for name in used]
+    stamps = [[file.stat().st_mtime_ns for file in each] for each in files]
     key = hashlib.sha256(json.dumps([parts, stamps, method, heads_from]).encode()).hexdigest()[:12]
     place = mixture_place(root, key)
     heads = heads_from if heads_from in used else None
@@ -125,15 +126,10 @@ def mixture_place(root: Path, key: str) -> Path:
     return root / STATE_FOLDER / _FOLDER / key
 
 
-def _stamp(adapter: Path) -> list[int]:
-    return [file.stat().st_mtime_ns for file in sorted(adapter.glob("adapter_*"))]
-
-
 def _remove_old(folder: Path) -> None:
-    made = sorted((each for each in folder.iterdir() if each.is_dir()), key=_time_written)
+    made = sorted(
+        (each for each in folder.iterdir() if each.is_dir()),
+        key=lambda place: place.stat().st_mtime,
+    )
     for old in made[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _time_written(place: Path) -> float:
-    return place.stat().st_mtime

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, DataError, escaped, first_few
+from lorakit.files.json_files import read_json_object
 from lorakit.recipes import yaml_text
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.template import (
@@ -22,6 +22,7 @@ from lorakit.recipes.template import (
     task_template,
 )
 from lorakit.recipes.yaml_edits import UNSET, with_values
+from lorakit.runs.base_memory import config_file_of
 
 if TYPE_CHECKING:
     from lorakit.training.recognition import Recognized
@@ -227,10 +228,9 @@ def positions_of(model: str | None) -> int | None:
     if file is None:
         return None
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return positions_in(read_json_object(file))
+    except ValueError:
         return None
-    return positions_in(values) if isinstance(values, dict) else None
 
 
 def positions_in(config: Mapping[str, Any]) -> int | None:
@@ -240,17 +240,3 @@ def positions_in(config: Mapping[str, Any]) -> int | None:
     if limit is not None and str(config.get("model_type")).endswith("roberta"):
         limit -= 1 + int(config.get("pad_token_id") or 0)  # positions for padding
     return limit
-
-
-def config_file_of(model: str) -> Path | None:
-    """Return a model's config.json on this machine, or None; nothing is downloaded."""
-    if Path(model).is_dir():
-        return Path(model) / "config.json"
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(model, "config.json")
-    except HFValidationError:
-        return None
-    return Path(cached) if isinstance(cached, str) else None

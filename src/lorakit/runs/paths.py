@@ -1,4 +1,4 @@
-"""Paths below a folder: one that somebody names who may see nothing else, and all there are."""
+"""Paths below a folder: one that somebody names who may see nothing else, new ones, and all."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from lorakit.errors import ConfigError, MissingFileError, escaped
+from lorakit.errors import ConfigError, MissingFileError, OutputExistsError, escaped
+from lorakit.files.json_files import has_control_characters
 
 STATE_FOLDER = ".lorakit"
 """Hidden directory of the folder for what belongs to no single run: queue, trash, keys."""
 
 _DEEPEST = 6
 _MOST_FOLDERS = 5000
+_MOST_CHARACTERS = 200
 _NOT_ENTERED = {"node_modules", "site-packages", "__pycache__", "tensorboard"}
 
 
@@ -51,6 +53,53 @@ def resolve(root: Path, relative: str) -> Path:
             "the list of runs; it may have been moved or deleted."
         )
     return found
+
+
+def new_path(root: Path, relative: str) -> Path:
+    """Return the path of something that is to be written below `root`.
+
+    Args:
+        root: Folder of runs.
+        relative: Path below it, with slashes, as it comes from a form.
+
+    Raises:
+        ConfigError: It is empty, hidden, absolute, or leads out of `root`, also by a symbolic link.
+        OutputExistsError: Something is there.
+    """
+    shown = escaped(relative)[:_MOST_CHARACTERS]
+    name = relative.strip()
+    path = PurePosixPath(name)
+    is_plain = path.parts and not path.is_absolute() and len(name) <= _MOST_CHARACTERS
+    hidden = [part for part in path.parts if part.startswith(".")]
+    if not is_plain or hidden or has_control_characters(name) or "\\" in name:
+        raise ConfigError(
+            f"Cannot write to {shown!r} in {root}: expected a path below that folder such as "
+            "merged/german, without '..', hidden parts or control characters. Choose another name."
+        )
+    parent = path.parent
+    while not (root / parent).exists() and parent != parent.parent:
+        parent = parent.parent
+    top = resolve(root, parent.as_posix())
+    if not top.is_dir():
+        raise ConfigError(
+            f"Cannot write to {shown!r} in {root}: {escaped(parent.as_posix())} is a file, "
+            "expected a directory. Choose another name."
+        )
+    found = top / path.relative_to(parent)
+    if found.exists() or found.is_symlink():
+        raise OutputExistsError(
+            f"Cannot write to {shown!r} in {root}: it exists already, expected a new name. Choose "
+            "another one."
+        )
+    return found
+
+
+def read_end(path: Path, most_bytes: int) -> tuple[bytes, bool]:
+    """Return the last bytes of a file, and whether they are all that it has."""
+    with path.open("rb") as file:
+        begin = max(0, file.seek(0, 2) - most_bytes)
+        file.seek(begin)
+        return file.read(most_bytes), begin == 0
 
 
 def join_paths(paths: Iterable[str]) -> str:

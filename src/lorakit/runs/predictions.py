@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lorakit.runs.compare import value_text
+from lorakit.runs.metric_log import parse_row
 
 _MOST_BYTES = 64_000_000
 _MOST_CLASSES = 40
@@ -118,7 +118,8 @@ def read_predictions(path: Path, expected: str = "expected") -> Predictions | No
         return Predictions((), f"Cannot read {path}: {error.strerror}. Check its permissions.")
     found: list[Prediction] = []
     problem = None
-    for number, row in _rows(data):
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        row = parse_row(line)
         if row is not None and "expected" not in row and expected in row:
             row["expected"] = row.pop(expected)
         if row is None or "expected" not in row or "prediction" not in row:
@@ -129,16 +130,6 @@ def read_predictions(path: Path, expected: str = "expected") -> Predictions | No
         else:
             found.append(_prediction(row))
     return Predictions(tuple(found), problem)
-
-
-def _rows(data: bytes) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    lines: Sequence[bytes] = data.split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        yield number, cast(dict[str, Any], row) if isinstance(row, dict) else None
 
 
 _ANSWERS = ("expected", "prediction", "base_prediction", "probability", "predicted_words")

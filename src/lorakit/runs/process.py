@@ -61,24 +61,23 @@ def record_process(folder: Path, pid: int) -> None:
 
 def send_signal_to(job: Job, number: int) -> bool:
     """Send a signal to the process of a job; return whether it was there."""
-    is_known = job.pid is not None and job.identity is not None
-    return is_known and send_signal(job.pid or 0, job.identity or "", number)
+    if job.pid is None or job.identity is None:
+        return False
+    return send_signal(job.pid, job.identity, number)
 
 
-def stop_run(root: Path, relative: str, *, at_once: bool = False) -> None:
+def stop_run(root: Path, relative: str) -> None:
     """Stop the process of a run, whoever started it; a run that trains saves a checkpoint first.
 
     Args:
         root: Folder of runs.
         relative: Path of the run below it.
-        at_once: Whether to kill it, which loses what came after its newest checkpoint.
 
     Raises:
         ConfigError: It is not running, or runs on another machine.
     """
-    number = signal.SIGKILL if at_once else signal.SIGTERM
     job = JobFolder(root).of(relative)
-    if job is not None and job.state == "running" and send_signal_to(job, number):
+    if job is not None and job.state == "running" and send_signal_to(job, signal.SIGTERM):
         return
     holder = lock_holder(resolve(root, relative)) if (root / relative).is_dir() else {}
     if holder and holder.get("host") != socket.gethostname():
@@ -94,6 +93,6 @@ def stop_run(root: Path, relative: str, *, at_once: bool = False) -> None:
     pid = int(holder["pid"])
     identity = holder.get("identity")
     if isinstance(identity, str):
-        send_signal(pid, identity, number)
+        send_signal(pid, identity, signal.SIGTERM)
     else:  # an earlier version has started it
-        os.kill(pid, number)
+        os.kill(pid, signal.SIGTERM)

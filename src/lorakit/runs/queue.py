@@ -6,9 +6,7 @@ studio is open, and two studios never start the same job.
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lorakit.errors import ConfigError, LorakitError, OutputExistsError
-from lorakit.files.atomic import write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.files.json_files import read_json_object
 from lorakit.recipes.run_directory import RunDirectory
@@ -46,45 +43,6 @@ class RunQueue:
             return 1
         return number if isinstance(number, int) and 1 <= number <= MOST_AT_ONCE else 1
 
-    def set_at_once(self, number: int) -> None:
-        """Change the number of jobs that may run at the same time.
-
-        Raises:
-            ConfigError: It is not from 1 to MOST_AT_ONCE.
-        """
-        if not 1 <= number <= MOST_AT_ONCE:
-            raise ConfigError(
-                f"Runs at a time: got {number}, expected 1 to {MOST_AT_ONCE}. Choose another "
-                "number."
-            )
-        with self._lock_queue():
-            write_text(self._settings, json.dumps({"at_once": number}) + "\n")
-        self.start_waiting()
-
-    def add_training(
-        self,
-        recipe_text: str,
-        output: str,
-        *,
-        overrides: Sequence[str] = (),
-        about: Mapping[str, str] | None = None,
-    ) -> Job:
-        """Add `lorakit train` with a recipe, which is kept with the job.
-
-        Args:
-            recipe_text: The recipe as YAML. Its relative paths are seen from the folder of runs.
-            output: Run directory below the folder; it replaces the recipe's `output`.
-            overrides: Dotted overrides, such as "lora.r=8".
-            about: "task" and "model", to be shown before the run directory is there.
-
-        Raises:
-            ConfigError: `output` leads out of the folder.
-            OutputExistsError: There is a run at `output` already, or one waits to be written there.
-            DiskError: The folder is not writable.
-        """
-        words = ["train", "{job}/recipe.yaml", *overrides, f"output={json.dumps(output)}"]
-        return self.add(words, output, about=about, files={"recipe.yaml": recipe_text})
-
     def add_resume(self, relative: str) -> Job:
         """Add the resumption of a run from its newest complete checkpoint.
 
@@ -100,16 +58,14 @@ class RunQueue:
         output: str,
         *,
         about: Mapping[str, str] | None = None,
-        files: Mapping[str, str] | None = None,
         is_new: bool = True,
     ) -> Job:
         """Add a command of `lorakit`; it starts at once if no other runs.
 
         Args:
-            words: The command without "lorakit"; "{job}/NAME" becomes the path of one of `files`.
+            words: The command without "lorakit"; its paths are seen from the folder.
             output: Run directory that it writes, below the folder.
-            about: What to show before the run directory is there.
-            files: Texts by name, to be kept with the job.
+            about: "task" and "model", to be shown before the run directory is there.
             is_new: Whether nothing may be at `output` yet.
 
         Raises:
@@ -127,9 +83,7 @@ class RunQueue:
                     f"Cannot write to output {output}: job {other.number} in the queue writes "
                     "there. Wait for it or remove it, or set another `output`."
                 )
-            job = self.jobs.create(
-                words, output, self.root, about or {}, files or {}, created_s=time.time()
-            )
+            job = self.jobs.create(words, output, self.root, about or {})
             self._start_waiting()
         return self.jobs.get(job.number)
 

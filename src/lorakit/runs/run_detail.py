@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lorakit.errors import LorakitError, MissingFileError
 from lorakit.files.json_files import read_json_object
 from lorakit.recipes import yaml_text
+from lorakit.runs.compare import flatten
 from lorakit.runs.metric_log import MetricLog, is_number
 
 _MOST_CHARACTERS = 200_000
@@ -43,9 +44,7 @@ class RunDetail:
 
     def text(self, key: str) -> str:
         """Return a value of the recipe by dotted key as text; an empty one if it is not there."""
-        value: Any = self.recipe
-        for part in key.split("."):
-            value = cast(Mapping[str, Any], value).get(part) if isinstance(value, Mapping) else None
+        value = flatten(self.recipe).get(key)
         return "" if value is None else str(value)
 
     def number(self, key: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from lorakit.files.json_files import read_json_object
 from lorakit.recipes import yaml_text
 from lorakit.recipes.directory_lock import has_ended, lock_holder
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.runs.metric_log import is_number
+from lorakit.runs.metric_log import is_number, parse_row
 from lorakit.runs.notes import Notes, read_notes
+from lorakit.runs.paths import read_end
 from lorakit.runs.trials import BEST_FILES, kind_of
 
 State = Literal["queued", "running", "finished", "failed", "interrupted", "damaged"]
@@ -29,7 +29,8 @@ _TAIL_BYTES = 65_536
 _MOST_TAIL_BYTES = 4_194_304
 _METRICS = ("eval_accuracy", "eval_f1", "eval_perplexity", "eval_loss")
 """Metric to show of an evaluation, if the recipe names none: the first that it has."""
-_SPEED = "train_tokens_per_s"
+_PLACES = {"step": "step", "wall_s": "wall_s", "train_tokens_per_s": "tokens_per_s"}
+"""Fields of a summary by the keys of the log."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class RunFacts:
     started_s: float
     changed_s: float
     progress: Mapping[str, Any]
+    """Fields of `RunSummary` that say how far it has got."""
     notes: Notes
 
 
@@ -134,7 +136,7 @@ def signature(directory: Path) -> tuple[Any, ...]:
     read = (run.recipe_file, run.environment_file, run.metrics_file, run.report_file, run.adapter)
     names = ("notes.json", "search.yaml", "study.yaml", *BEST_FILES.values())
     read += (run.failure_file, *(directory / name for name in names))
-    return tuple(_stat(path) for path in read)
+    return tuple(file_stamp(path) for path in read)
 
 
 def state_of(directory: Path, facts: RunFacts) -> tuple[State, str | None]:
@@ -207,7 +209,7 @@ def _progress(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         tail_bytes *= 4
     found: dict[str, Any] = {}
     for row in rows:
-        found |= {key: row[key] for key in ("step", "wall_s", _SPEED) if is_number(row.get(key))}
+        found |= {name: row[key] for key, name in _PLACES.items() if is_number(row.get(key))}
     if evaluations:
         names = (f"eval_{str(wanted).removeprefix('eval_')}",) if wanted else ()
         last = evaluations[-1]
@@ -219,22 +221,15 @@ def _progress(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tail(path: Path, most_bytes: int) -> tuple[list[dict[str, Any]], bool]:
     """Return the rows in the last bytes of a file, without an incomplete last line."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        begin = max(0, size - most_bytes)
-        file.seek(begin)
-        data = file.read(most_bytes)
-    lines = data.split(b"\n")[1 if begin else 0 : -1]
+    data, is_whole = read_end(path, most_bytes)
+    lines = data.split(b"\n")[0 if is_whole else 1 : -1]
     rows: list[dict[str, Any]] = []
     for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
+        row = parse_row(line)
+        if row is None:
             raise ValueError("a line near its end is not a JSON object; delete that line")
         rows.append(row)
-    return rows, begin == 0
+    return rows, is_whole
 
 
 def _failure(path: Path) -> str | None:
@@ -257,7 +252,8 @@ def _time_of(*paths: Path) -> float:
     return 0.0
 
 
-def _stat(path: Path) -> tuple[int, int, int] | None:
+def file_stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what differs when a file has changed; None if it is not there."""
     try:
         found = path.stat()
     except OSError:

@@ -193,15 +193,6 @@ def add_votes(file: Path, votes: Sequence[Vote]) -> Added:
         ) from error
 
 
-def read_votes(file: Path) -> list[Vote]:
-    """Return the votes of a file, none if it does not exist.
-
-    Raises:
-        DataError: A line is not a vote.
-    """
-    return [vote for _, vote in _lines(file)]
-
-
 def _add_to_file(file: Path, votes: Sequence[Vote]) -> Added:
     lines = _lines(file)
     layout = _layout(lines[0][1]) if lines else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from lorakit.errors import MissingFileError
 from lorakit.recipes.directory_lock import has_ended, lock_holder
@@ -12,7 +11,7 @@ from lorakit.runs.jobs import Job, JobFolder
 from lorakit.runs.metric_log import MetricLog
 from lorakit.runs.run_detail import RunDetail, read_detail
 from lorakit.runs.run_files import LogTail
-from lorakit.runs.run_summary import State, read_facts, state_of
+from lorakit.runs.run_summary import State, file_stamp, read_facts, state_of
 
 _WATCHED = (
     *("recipe.yaml", "environment.json", "report.md", "verdict.json", "predictions.jsonl"),
@@ -67,13 +66,12 @@ class RunWatch:
         self.log = MetricLog(self.directory / "metrics.jsonl")
         self.state: State = "interrupted"
         self.problem: str | None = None
-        self.job: Job | None = None
         self._index, self._jobs = index, JobFolder(index.root)
         self._output: LogTail | None = None
         self._stamp: tuple[object, ...] = ()
         self._entries: tuple[int, int, int] | None = None
         self._state_signs: tuple[object, ...] = ()
-        self.job = self._jobs.of(path)
+        self.job: Job | None = self._jobs.of(path)
         self.detail = self._read_detail()
 
     @property
@@ -89,12 +87,12 @@ class RunWatch:
         """
         has_state = self._look_at_state()
         has_metrics = self.log.read()
-        stamp = tuple(_stamp(self.directory / name) for name in _WATCHED)
+        stamp = tuple(file_stamp(self.directory / name) for name in _WATCHED)
         has_files = stamp != self._stamp
         if has_files:
             self._stamp = stamp
             self.detail = self._read_detail()
-        entries = _stamp(self.directory)
+        entries = file_stamp(self.directory)
         has_entries, self._entries = entries != self._entries, entries
         output = self._output.read() if with_output and self._output is not None else None
         return Seen(has_metrics, has_state, has_files, has_entries or has_files, output)
@@ -124,7 +122,7 @@ class RunWatch:
             str(holder),
             bool(holder) and has_ended(holder),
             self.job and (self.job.number, self.job.state, self.job.exit_code),
-            *(_stamp(self.directory / name) for name in _DECIDING),
+            *(file_stamp(self.directory / name) for name in _DECIDING),
         )
 
     def _read_detail(self) -> RunDetail:
@@ -134,12 +132,3 @@ class RunWatch:
             if self.job is None:
                 raise
             return RunDetail(self.directory, self.job.about, None, ())
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    # The metrics have their own reader.
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorakit.serving.requests import Event, Failed, Finished, GenerationRequest, NewText
 
@@ -15,51 +14,18 @@ if TYPE_CHECKING:
     from lorakit.serving.store import Lease
 
 
-class SharedLease:
-    """A lease that ends when the last of those who share it has dropped it."""
-
-    def __init__(self, lease: Lease | None):
-        """Share a lease, None for the base alone; whoever makes this is the first holder."""
-        self.lease = lease
-        self._holders = 1
-        self._lock = threading.Lock()
-
-    @property
-    def carried_name(self) -> str | None:
-        """Name under which the model carries the adapter."""
-        return None if self.lease is None else self.lease.carried_name
-
-    @property
-    def content_hash(self) -> str:
-        """Hash of what affects the adapter's outputs; "" for the base alone."""
-        return "" if self.lease is None else self.lease.content_hash
-
-    def hold(self) -> None:
-        """Become one more holder."""
-        with self._lock:
-            self._holders += 1
-
-    def drop(self, *_: Any) -> None:
-        """Stop being a holder; any thread may call it, and so may a future that is done."""
-        with self._lock:
-            self._holders -= 1
-            is_last = not self._holders
-        if is_last and self.lease is not None:
-            self.lease.release()
-
-
 class Answers:
     """The answers to one request: their events as they come, and the way to give them up."""
 
-    def __init__(self, engine: Engine, shared: SharedLease):
+    def __init__(self, engine: Engine, lease: Lease):
         """Begin without any.
 
         Args:
             engine: The engine.
-            shared: The adapter, which is held until the last answer is over.
+            lease: The adapter, which is held until the last answer is over.
         """
         self._engine = engine
-        self._shared = shared
+        self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._handles: list[RequestHandle] = []
@@ -72,11 +38,11 @@ class Answers:
             LorakitError: The engine's queue is full, or the request can never fit.
         """
         index = len(self._handles)
-        self._shared.hold()
+        self._lease.hold()
         try:
             handle = self._engine.submit(request, lambda event: self._deliver(index, event))
         except BaseException:
-            self._shared.drop()
+            self._lease.release()
             raise
         self._handles.append(handle)
         self._open += 1
@@ -84,7 +50,7 @@ class Answers:
     def _deliver(self, index: int, event: Event) -> None:
         """Take an event in the engine's thread."""
         if isinstance(event, Finished | Failed):
-            self._shared.drop()  # not before: until now the engine may have run the adapter
+            self._lease.release()  # not before: until now the engine may have run the adapter
         with suppress(RuntimeError):  # the loop has ended, so nobody waits for the event
             self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
 

@@ -202,7 +202,7 @@ def load_base(
     Args:
         source: The base.
         kind: The kind.
-        labels: Names of its labels; None takes the base's, or numbered ones.
+        labels: Names of its labels, if the base is saved as another kind; None numbers them.
         trained_in_full: Modules that adapters replace, which are not quantized.
         loaded: Models of the same base whose weights it shares.
 
@@ -215,10 +215,11 @@ def load_base(
     device = find_device(source.device)
     with_head = kind.task in TASKS_WITH_LABELS
     options: dict[str, Any] = {}
-    if labels is not None:
-        options = label_options(labels)
-    elif with_head and kind.labels is not None and kind != kind_of_base(source):
-        options = {"num_labels": kind.labels}
+    if with_head and kind != kind_of_base(source):  # else its head keeps its labels
+        if labels is not None:
+            options = label_options(labels)
+        elif kind.labels is not None:
+            options = {"num_labels": kind.labels}
     model = load_model(
         auto_model(kind.task),
         source.name,

@@ -17,7 +17,7 @@ class RequestError(LorakitError, ValueError):
         *,
         status: int = 400,
         param: str | None = None,
-        code: str | None = None,
+        code: str = "invalid_parameter",
         retry_after_s: int | None = None,
     ):
         """Describe the problem.

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import TaskType
 from lorakit.models.pretrained import model_limit
-from lorakit.serving.answers import Answers, SharedLease
+from lorakit.serving.answers import Answers
 from lorakit.serving.base_models import LoadedBase, ModelKind
 from lorakit.serving.engine import Engine, EngineHooks, EngineSettings
 from lorakit.serving.pooled.forward_items import ForwardItem, run_forward
 from lorakit.serving.pooled.micro_batches import MicroBatches, ModelThread
 from lorakit.serving.pooled.written_texts import WrittenItem, run_written
 from lorakit.serving.refusals import RequestError
-from lorakit.serving.store import AdapterStore, Lease, StoreSettings
-from lorakit.serving.text_side import TextSide
-from lorakit.serving.tokenizer_cache import TokenizerCache
+from lorakit.serving.store import AdapterPlaces, AdapterStore, Lease, StoreSettings
+from lorakit.serving.text_side import TextSide, TokenizerCache
 
 T = TypeVar("T")
 
@@ -34,18 +31,20 @@ _KEPT_TEXT_SIDES = 2048
 
 
 @dataclass(frozen=True)
-class AdapterPlaces:
-    """Where the adapters of a server are.
+class ServiceSettings:
+    """How models run.
 
     Attributes:
-        folder: A watched folder whose subfolders are adapters or runs.
-        named: Further ones by name.
-        root: Directory below which adapters must lie that are loaded at run time.
+        engine: Batches, caches and queues of models that continue prompts.
+        store: Memory for adapters and the like.
+        most_waiting: Texts that may wait for a model that classifies or embeds.
+        hooks: Functions for metrics of engines.
     """
 
-    folder: Path | None = None
-    named: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    root: Path | None = None
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    most_waiting: int = 1024
+    hooks: EngineHooks | None = None
 
 
 class ServedModel:
@@ -66,12 +65,7 @@ class ServedModel:
         base: LoadedBase,
         base_name: str,
         places: AdapterPlaces,
-        *,
-        engine: EngineSettings,
-        store: StoreSettings,
-        most_waiting: int,
-        hooks: EngineHooks | None = None,
-        trust_remote_code: bool = False,
+        settings: ServiceSettings,
     ):
         """Put a loaded base, its adapters and an engine together; nothing runs yet."""
         self.kind = kind
@@ -81,7 +75,7 @@ class ServedModel:
         self.engine: Engine | None = None
         self._thread: ModelThread | None = None
         if kind.task is TaskType.CAUSAL_LM:
-            self.engine = Engine(base.model, base.tokenizer, engine, hooks)
+            self.engine = Engine(base.model, base.tokenizer, settings.engine, settings.hooks)
             between_steps: Callable[..., Any] = self.engine.between_steps
         else:
             self._thread = ModelThread(f"model-{kind.task}")
@@ -89,21 +83,24 @@ class ServedModel:
         self.store = AdapterStore(
             base.model,
             base_name,
+            places,
             run_between_steps=between_steps,
             visit=None if self.engine is None else self.engine.visit,
-            folder=places.folder,
-            named=places.named,
-            root=places.root,
             require_base=base.require_weights_of_training,
-            settings=store,
+            settings=settings.store,
         )
         # A batch of texts holds up the answers that are being written, as a chunk of a prompt does.
-        most_tokens = _BATCH_TOKENS if self.engine is None else engine.prefill_chunk_tokens
+        chunk_tokens = settings.engine.prefill_chunk_tokens
         self.batches = MicroBatches(
-            self._run_batch, between_steps, most_tokens=most_tokens, most_waiting=most_waiting
+            self._run_batch,
+            between_steps,
+            most_tokens=_BATCH_TOKENS if self.engine is None else chunk_tokens,
+            most_waiting=settings.most_waiting,
         )
         self._rows = base.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]  # models of texts have embeddings
-        self._tokenizers = TokenizerCache(base.tokenizer, trust_remote_code=trust_remote_code)
+        self._tokenizers = TokenizerCache(
+            base.tokenizer, trust_remote_code=base.source.trust_remote_code
+        )
         self._texts = ThreadPoolExecutor(1, thread_name_prefix=f"texts-{kind.task}")
         self._text_sides: dict[Any, TextSide] = {}
 
@@ -138,7 +135,7 @@ class ServedModel:
     @asynccontextmanager
     async def using(
         self, adapter: str | None, *, to_generate: bool = False
-    ) -> AsyncIterator[tuple[SharedLease, TextSide]]:
+    ) -> AsyncIterator[tuple[Lease, TextSide]]:
         """Hold an adapter, or the base alone, inside the block; answers may outlive it.
 
         Args:
@@ -151,33 +148,27 @@ class ServedModel:
         """
         if to_generate and self.engine is not None:
             self.engine.require_place()
-        lease = None if adapter is None else await self.store.wait_for_lease(adapter)
-        shared = SharedLease(lease)
-        try:
-            yield shared, await self.in_text_thread(self._text_side, lease)
-        finally:
-            shared.drop()
+        with Lease() if adapter is None else await self.store.wait_for_lease(adapter) as lease:
+            yield lease, await self.in_text_thread(self._text_side, lease)
 
     async def in_text_thread(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """Run what tokenizes, which may take long, outside the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._texts, lambda: function(*args, **options))
 
-    def _text_side(self, lease: Lease | None) -> TextSide:
-        key = None if lease is None else (lease.companions, lease.files_key)
+    def _text_side(self, lease: Lease) -> TextSide:
+        key = (lease.companions, lease.files_key)
         found = self._text_sides.get(key)
         if found is None:
             if len(self._text_sides) >= _KEPT_TEXT_SIDES:
                 self._text_sides.pop(next(iter(self._text_sides)))
-            found = self._text_sides[key] = self._make_text_side(lease)
+            settings, tokenizer = lease.settings, self._tokenizers.get(lease.companions)
+            labels = settings.labels or self.base.labels
+            limit = min(self.limit or _DEFAULT_MAX_LENGTH, _DEFAULT_MAX_LENGTH)
+            max_length = settings.max_length or limit
+            found = TextSide(self.base.model, tokenizer, settings, labels, max_length)
+            self._text_sides[key] = found
         return found
-
-    def _make_text_side(self, lease: Lease | None) -> TextSide:
-        settings = InferenceSettings() if lease is None else lease.settings
-        tokenizer = self.base.tokenizer if lease is None else self._tokenizers.get(lease.companions)
-        labels = settings.labels or self.base.labels
-        limit = min(self.limit or _DEFAULT_MAX_LENGTH, _DEFAULT_MAX_LENGTH)
-        return TextSide(self.base.model, tokenizer, settings, labels, settings.max_length or limit)
 
     def check_ids(self, ids: Sequence[int], param: str, *, may_be_empty: bool = True) -> None:
         """Refuse token ids that the model does not have.
@@ -192,12 +183,11 @@ class ServedModel:
                 f"The parameter '{param}' is wrong: got {got}, expected token ids from 0 to "
                 f"{self._rows - 1}.",
                 param=param,
-                code="invalid_parameter",
             )
 
     # ---- answers ----
 
-    def answers(self, shared: SharedLease) -> Answers:
+    def answers(self, lease: Lease) -> Answers:
         """Return the answers of the engine to one request, none asked for yet.
 
         Raises:
@@ -205,10 +195,10 @@ class ServedModel:
         """
         if self.engine is None:
             raise RequestError(f"A model for {self.kind} does not continue prompts.", param="model")
-        return Answers(self.engine, shared)
+        return Answers(self.engine, lease)
 
     async def forward(
-        self, items: Sequence[ForwardItem] | Sequence[WrittenItem], shared: SharedLease
+        self, items: Sequence[ForwardItem] | Sequence[WrittenItem], lease: Lease
     ) -> list[Any]:
         """Return the results of items for whole texts.
 
@@ -217,8 +207,8 @@ class ServedModel:
         """
         futures = self.batches.submit(items)
         for future in futures:
-            shared.hold()
-            future.add_done_callback(shared.drop)
+            lease.hold()
+            future.add_done_callback(lease.release)
         try:
             return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
         finally:

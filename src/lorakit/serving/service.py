@@ -8,19 +8,17 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from lorakit.config import TaskType
 from lorakit.errors import AdapterNameError, first_few
 from lorakit.ops.native import openmp
-from lorakit.serving.base_models import TASKS_WITH_LABELS, ModelKind, kind_of_base, load_base
-from lorakit.serving.engine import EngineHooks, EngineSettings
+from lorakit.serving.base_models import TASKS_WITH_LABELS, ModelKind, load_base
 from lorakit.serving.refusals import RequestError, unknown_model
-from lorakit.serving.served_model import ServedModel
-from lorakit.serving.sources import KindNeeds, ServingSource, read_needs
-from lorakit.serving.store import KnownAdapter, StoreSettings
-from lorakit.serving.store.adapter_directory import adapter_directory
+from lorakit.serving.served_model import ServedModel, ServiceSettings
+from lorakit.serving.sources import KindNeeds, ServingSource, needs_of
+from lorakit.serving.store import KnownAdapter
+from lorakit.serving.store.adapter_directory import adapter_directory, read_facts
 
 _WAYS = {
     TaskType.CAUSAL_LM: "POST /v1/chat/completions or /v1/completions",
@@ -28,23 +26,6 @@ _WAYS = {
     TaskType.SEQ_CLS: "POST /v1/classify",
     TaskType.TOKEN_CLS: "POST /v1/classify",
 }
-
-
-@dataclass(frozen=True)
-class ServiceSettings:
-    """How models run.
-
-    Attributes:
-        engine: Batches, caches and queues of models that continue prompts.
-        store: Memory for adapters and the like.
-        most_waiting: Texts that may wait for a model that classifies or embeds.
-        hooks: Functions for metrics of engines.
-    """
-
-    engine: EngineSettings = field(default_factory=EngineSettings)
-    store: StoreSettings = field(default_factory=StoreSettings)
-    most_waiting: int = 1024
-    hooks: EngineHooks | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +77,6 @@ class Service:
         self.base_name = source.base_name
         self._settings = settings or ServiceSettings()
         self._models: dict[ModelKind, ServedModel] = {}
-        self._kinds: dict[tuple[Path, object], ModelKind] = {}
         self._loading = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load-base")
         self._is_running = False
@@ -188,22 +168,10 @@ class Service:
         raise unknown_model(name, [self.base_name, *sorted(names)])
 
     def _kind_of(self, known: KnownAdapter) -> ModelKind:
-        fallback = next(iter(self._models))
-        if known.task is None:
-            return fallback
-        if known.task not in TASKS_WITH_LABELS:
-            return ModelKind(known.task)
-        key = (known.path, _stamp(known.path))
-        kind = self._kinds.get(key)
-        if kind is None:
-            alike = next((kind for kind in self._models if kind.task == known.task), fallback)
-            try:
-                kind = read_needs(known.path).kind
-            except (OSError, ValueError):  # the store tells what is wrong with it
-                return alike
-            if kind is None or kind.labels is None:
-                kind = alike
-            self._kinds[key] = kind
+        kinds = list(self._models)
+        kind = known.kind or kinds[0]
+        if kind.task in TASKS_WITH_LABELS and kind.labels is None:  # its files do not say how many
+            return next((each for each in kinds if each.task == kind.task), kinds[0])
         return kind
 
     # ---- finding a model ----
@@ -279,12 +247,12 @@ class Service:
         root = self.source.places.root
         place = None if root is None else adapter_directory(root / path)
         try:
-            needs = None if place is None else read_needs(place)
+            facts = None if place is None else read_facts(place)
         except (OSError, ValueError):
-            needs = None  # the store tells what is wrong with it
-        if needs is None or needs.kind is None:
+            facts = None  # the store tells what is wrong with it
+        if facts is None or facts.kind is None:
             return self.models[0]
-        return self._load(needs.kind, KindNeeds(needs.labels, needs.trained_in_full))
+        return self._load(facts.kind, needs_of(facts))
 
     def unload_adapter(self, name: str) -> None:
         """Stop serving an adapter; requests that use it finish.
@@ -294,16 +262,13 @@ class Service:
         """
         self.find_adapter(name)
         for model in self.models:
-            try:
+            with suppress(AdapterNameError):
                 model.store.unload(name)
-            except AdapterNameError:
-                continue
 
     # ---- loading the base for a kind ----
 
     def _load_for(self, known: KnownAdapter, kind: ModelKind) -> ServedModel:
-        needs = read_needs(Path(known.path))
-        return self._load(kind, KindNeeds(needs.labels, needs.trained_in_full))
+        return self._load(kind, needs_of(read_facts(known.path)))
 
     def _load(self, kind: ModelKind, needs: KindNeeds) -> ServedModel:
         with self._loading:
@@ -312,7 +277,7 @@ class Service:
             base = load_base(
                 self.source.base,
                 kind,
-                labels=needs.labels if kind != _kind_or_none(self.source) else None,
+                labels=needs.labels,
                 trained_in_full=needs.trained_in_full,
                 loaded=[model.base.model for model in self._models.values()],
             )
@@ -321,11 +286,7 @@ class Service:
                 base,
                 self.base_name,
                 self.source.places,
-                engine=self._settings.engine,
-                store=self._settings.store,
-                most_waiting=self._settings.most_waiting,
-                hooks=self._settings.hooks,
-                trust_remote_code=self.source.base.trust_remote_code,
+                self._settings,
             )
             for other in self.models[:1]:
                 model.store.take_changes(other.store)
@@ -334,21 +295,3 @@ class Service:
             self._models[kind] = model
             openmp.end_waiting_threads()
             return model
-
-
-def _kind_or_none(source: ServingSource) -> ModelKind | None:
-    """Return the kind the base is saved as, which keeps the labels of its head."""
-    kind = kind_of_base(source.base)
-    return kind if kind.task in TASKS_WITH_LABELS else None
-
-
-def _stamp(directory: Path) -> tuple[tuple[int, int], ...]:
-    """Return what changes when the files that say an adapter's kind are written."""
-    found = []
-    for name in ("adapter_config.json", "adapter_model.safetensors", "lorakit.json"):
-        try:
-            state = (directory / name).stat()
-        except OSError:
-            continue
-        found.append((state.st_mtime_ns, state.st_size))
-    return tuple(found)

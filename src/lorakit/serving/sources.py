@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.inference_settings import InferenceSettings
-from lorakit.adapters.peft_files.files import CONFIG_FILE, read_adapter_header
-from lorakit.adapters.peft_files.format import config_from_peft
+from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.config import QuantizationConfig
 from lorakit.errors import ConfigError, LorakitError, MissingFileError, first_few
-from lorakit.inference.loaded import companions_of, require_weights_of_training
+from lorakit.inference.loaded import require_weights_of_training
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import find_adapter
 from lorakit.serving.base_models import (
-    TASKS_WITH_LABELS,
     BaseSource,
     ModelKind,
     kind_of_base,
     needs_adapter,
     same_place,
 )
-from lorakit.serving.served_model import AdapterPlaces
+from lorakit.serving.store import AdapterPlaces
+from lorakit.serving.store.adapter_directory import AdapterFacts, read_facts
 
-_HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier|out_proj|output)(\.modules_to_save)?\.weight$")
 _HUB_FILES = ("*.json", "adapter_model.safetensors", "*.jinja", "*.model", "*.txt")
-
-
-@dataclass(frozen=True)
-class AdapterNeeds:
-    """What an adapter needs of the base.
-
-    Attributes:
-        kind: Its task and labels; None if the files do not say.
-        labels: Names of its labels, if they are known.
-        base: The base that it names.
-        settings: The settings of its training.
-        trained_in_full: Modules that it replaces.
-    """
-
-    kind: ModelKind | None
-    labels: tuple[str, ...] | None
-    base: str | None
-    settings: InferenceSettings
-    trained_in_full: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,29 +53,9 @@ class ServingSource:
     kinds: Mapping[ModelKind, KindNeeds] = field(default_factory=dict[ModelKind, KindNeeds])
 
 
-def read_needs(directory: Path) -> AdapterNeeds:
-    """Return what the adapter in a directory needs; no tensor is read.
-
-    Raises:
-        MissingFileError, AdapterFileError, ConfigError: Its files are missing or damaged.
-    """
-    values, entries = read_adapter_header(directory)
-    config = config_from_peft(values, str(directory))
-    settings = InferenceSettings.load(companions_of(directory))
-    task = config.task_type or settings.task_type
-    number = None
-    if task in TASKS_WITH_LABELS:
-        heads = [one.shape[0] for key, one in entries.items() if _HEAD_WEIGHT.search(key)]
-        number = heads[-1] if heads else None
-        number = number if settings.labels is None else len(settings.labels)
-    base = values.get("base_model_name_or_path")
-    return AdapterNeeds(
-        None if task is None else ModelKind(task, number),
-        settings.labels,
-        base if isinstance(base, str) and base else None,
-        settings,
-        tuple(config.modules_to_save or ()),
-    )
+def needs_of(adapter: AdapterFacts) -> KindNeeds:
+    """Return what an adapter needs of the base of its kind."""
+    return KindNeeds(adapter.settings.labels, adapter.trained_in_full)
 
 
 def find_source(
@@ -113,21 +70,9 @@ def find_source(
     unquantized: bool = False,
     trust_remote_code: bool = False,
 ) -> ServingSource:
-    """Find out what to serve.
+    """Find out what to serve; takes arguments of `lorakit.serve`.
 
-    Args:
-        models: A base (a directory or a hub id), or any number of runs and adapter directories on
-            one base, which are named after their directories.
-        adapters: Further runs, adapter directories or hub ids by name.
-        folder: A folder of adapters and runs, which is watched.
-        root: Directory below which adapters must lie that are loaded at run time; None is the
-            folder.
-        base_name: Name of the base alone; None takes the hub id, or the directory's name.
-        dtype: dtype of the base's weights; None takes that of the trainings.
-        device: None takes the accelerator if there is one, else the CPU.
-        unquantized: Whether to load the base as it is saved, even if it was quantized in training.
-        trust_remote_code: Whether code that comes with the base or a tokenizer may run; the
-            recipes of runs may allow it too.
+    The recipes of runs may allow code that comes with the base or a tokenizer, too.
 
     Raises:
         ConfigError: There is nothing to serve, a name is used twice, or the adapters need
@@ -142,7 +87,7 @@ def find_source(
         raise MissingFileError(
             f"No folder of adapters at {place}: expected a directory. Create it, or check the path."
         )
-    needs = {name: read_needs(path) for name, path in named.items()}
+    needs = {name: read_facts(path) for name, path in named.items()}
     of_named = dict(needs)
     needs |= {name: found for name, found in _in_folder(place).items() if name not in needs}
     source = _base_source(base, needs, recipes, dtype, unquantized)
@@ -158,12 +103,14 @@ def find_source(
         if each.kind is not None:
             known = kinds.get(each.kind, KindNeeds())
             replaced = dict.fromkeys((*known.trained_in_full, *each.trained_in_full))
-            kinds[each.kind] = KindNeeds(known.labels or each.labels, tuple(replaced))
+            kinds[each.kind] = KindNeeds(known.labels or each.settings.labels, tuple(replaced))
     if not kinds or (base is not None and not needs_adapter(source)):
         kinds.setdefault(kind_of_base(source), KindNeeds())
+    is_here = os.path.isdir(source.name)
+    short_name = Path(source.name).absolute().name if is_here else source.name
     return ServingSource(
         source,
-        base_name or _short_name(source.name),
+        base_name or short_name,
         AdapterPlaces(place, named, place if root is None else Path(root)),
         kinds,
     )
@@ -240,17 +187,13 @@ def _name_of(path: Path) -> str:
     return path.name
 
 
-def _short_name(base: str) -> str:
-    return Path(base).absolute().name if os.path.isdir(base) else base
-
-
-def _in_folder(folder: Path | None) -> dict[str, AdapterNeeds]:
+def _in_folder(folder: Path | None) -> dict[str, AdapterFacts]:
     """Return the needs of the adapters in a folder that can be read; the store tells of others."""
-    found: dict[str, AdapterNeeds] = {}
+    found: dict[str, AdapterFacts] = {}
     for path in sorted(folder.iterdir()) if folder is not None else ():
         if _is_adapter(path):
             try:
-                found[path.name] = read_needs(_locate(path)[0])
+                found[path.name] = read_facts(_locate(path)[0])
             except LorakitError:
                 continue
     return found
@@ -258,7 +201,7 @@ def _in_folder(folder: Path | None) -> dict[str, AdapterNeeds]:
 
 def _base_source(
     base: str | None,
-    needs: Mapping[str, AdapterNeeds],
+    needs: Mapping[str, AdapterFacts],
     recipes: Sequence[Recipe],
     dtype: str | None,
     unquantized: bool,
@@ -318,13 +261,9 @@ def _common_value(what: str, values: Mapping[str, Any], step: str, key: Any = No
             by_key.setdefault(key(value) if key is not None else value, adapter)
     owners = list(by_key.values())
     if len(owners) > 1:
-        shown = first_few(_pairs((owner, values[owner]) for owner in owners), most=4)
+        shown = first_few((f"{values[owner]} ({owner})" for owner in owners), most=4)
         raise ConfigError(
             f"The adapters cannot share one base: they differ in the {what}, got {shown}, "
             f"expected one value. {step}"
         )
     return values[owners[0]] if owners else None
-
-
-def _pairs(values: Iterable[tuple[str, Any]]) -> Iterable[str]:
-    return (f"{value} ({adapter})" for adapter, value in values)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,9 +31,17 @@ from lorakit.data.tokenizers import (
 )
 from lorakit.errors import first_line
 from lorakit.inference.prediction import count_fitting, find_words
-from lorakit.serving.pooled.batch_rows import Columns
+from lorakit.models.pretrained import load_tokenizer
+from lorakit.serving.pooled.forward_items import Columns
 from lorakit.serving.pooled.labels import Word
 from lorakit.serving.refusals import RequestError
+
+TOKENIZER_FILE = "tokenizer_config.json"
+
+_FILES = (
+    *("tokenizer.json", TOKENIZER_FILE, "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json", "vocab.json", "vocab.txt", "merges.txt"),
+)
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -135,7 +145,6 @@ class TextSide:
                 f"A variable of the chat template cannot be set: got '{taken[0]}', which the "
                 "server decides. Leave it out.",
                 param="chat_template_kwargs",
-                code="invalid_parameter",
             )
         if not self.tokenizer.chat_template:
             return self._alpaca_ids(messages)
@@ -182,7 +191,12 @@ class TextSide:
 
     def prompt_ids(self, text: str) -> list[int]:
         """Return the tokens of a text to continue."""
-        return ids_to_continue(self.tokenizer, text) or self._first_ids()
+        ids = ids_to_continue(self.tokenizer, text)
+        if not ids:  # an empty prompt consists of a token too
+            untyped: Any = self.tokenizer
+            start = untyped.bos_token_id
+            ids = [(end_id(self.tokenizer) or 0) if start is None else start]
+        return ids
 
     def plain_ids(self, text: str, *, with_special_tokens: bool) -> list[int]:
         """Return the tokens of a text as the tokenizer makes them."""
@@ -190,12 +204,6 @@ class TextSide:
             return token_ids(self.tokenizer, text)
         untyped: Any = self.tokenizer
         return list(untyped(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    def _first_ids(self) -> list[int]:
-        """Return what an empty prompt consists of."""
-        untyped: Any = self.tokenizer
-        start = untyped.bos_token_id
-        return [(end_id(self.tokenizer) or 0) if start is None else start]
 
     @cached_property
     def _leaves_out_system(self) -> bool:
@@ -228,7 +236,6 @@ class TextSide:
                 f"The input does not fit the adapter: got {got}, expected {wanted}, on which it "
                 "was trained.",
                 param="input",
-                code="invalid_parameter",
             )
         form = self.settings.format
         if form is None or not isinstance(given, str):
@@ -285,7 +292,6 @@ class TextSide:
             raise RequestError(
                 "An input has no word: expected at least one.",
                 param="input",
-                code="invalid_parameter",
             )
         texts = [word.text for word in words]
         columns, (word_of,) = word_columns(self.tokenizer, [texts], self.max_length)
@@ -312,5 +318,49 @@ def _require_tokens(columns: Columns) -> None:
         raise RequestError(
             "An input has no token: expected at least one. Leave it out.",
             param="input",
-            code="invalid_parameter",
         )
+
+
+class TokenizerCache:
+    """Tokenizers by the contents of their files, for the one thread that encodes texts."""
+
+    def __init__(self, base: PreTrainedTokenizerBase, *, trust_remote_code: bool = False):
+        """Begin with the base's tokenizer, for adapters without one.
+
+        Args:
+            base: The base's tokenizer.
+            trust_remote_code: Whether code that comes with a tokenizer may run.
+        """
+        self._base = base
+        self._trust_remote_code = trust_remote_code
+        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+
+    def get(self, directory: Path | None) -> PreTrainedTokenizerBase:
+        """Return the tokenizer in an adapter's directory, or the base's if there is none.
+
+        Raises:
+            MissingFileError, ConfigError: See `load_tokenizer`.
+        """
+        if directory is None or not (directory / TOKENIZER_FILE).is_file():
+            return self._base
+        digest = _digest(directory)
+        if digest not in self._tokenizers:
+            self._tokenizers[digest] = load_tokenizer(
+                str(directory),
+                key=str(directory),
+                is_adapter=True,
+                trust_remote_code=self._trust_remote_code,
+            )
+        return self._tokenizers[digest]
+
+
+def _digest(directory: Path) -> str:
+    """Return the hash of everything a tokenizer is loaded from."""
+    content = hashlib.sha256()
+    files = [directory / name for name in _FILES]
+    files += sorted([*directory.glob("*.model"), *directory.glob("chat_templates/*")])
+    for file in files:
+        if file.is_file():
+            content.update(f"{file.name}\0".encode())
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+    return content.hexdigest()

@@ -1,11 +1,19 @@
-"""The memory of a base, from the headers of its files."""
+"""The memory of a base, from the headers of its files, and what is free for it."""
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from lorakit.errors import ConfigError
-from lorakit.runs.base_memory import base_bytes, require_room
+from lorakit.runs import base_memory
+from lorakit.runs.base_memory import (
+    DeviceRoom,
+    base_bytes,
+    device_room,
+    require_room,
+    room_without_torch,
+)
 
 
 def loaded_bytes(base, dtype):
@@ -53,3 +61,23 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
         "its weights take. End other programs, or choose a smaller base, or an adapter that was "
         "trained in 4 bits."
     )
+
+
+def test_without_an_accelerator_the_memory_of_the_machine_counts(monkeypatch):
+    monkeypatch.setattr(base_memory, "_GPU_FILES", ())
+    monkeypatch.setattr(base_memory.shutil, "which", lambda name: None)
+    room = room_without_torch()
+    assert room.device == "" and 0 < room.free_bytes <= psutil.virtual_memory().total
+
+
+def test_the_processor_has_what_is_free_of_the_machine(monkeypatch):
+    monkeypatch.setattr(base_memory, "free_memory", lambda: 1000)
+    assert device_room("cpu") == DeviceRoom("", 1000)
+
+
+def test_where_there_may_be_a_gpu_torch_is_asked_for_its_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(base_memory, "_GPU_FILES", (str(tmp_path),))
+    assert room_without_torch() is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: (7, 9))
+    assert device_room("cuda") == DeviceRoom("Some GPU", 7)

@@ -1,5 +1,7 @@
 """Drafts of runs."""
 
+from dataclasses import replace
+
 import pytest
 
 from lorakit.errors import DiskError, MissingFileError
@@ -15,7 +17,7 @@ from lorakit.runs.drafts import (
 
 def test_a_saved_draft_is_read_back(tmp_path):
     draft = new_draft("model: m\n", step="data")
-    saved = save_draft(tmp_path, draft.at("plan").with_text("model: n\n"))
+    saved = save_draft(tmp_path, replace(draft, step="plan", text="model: n\n"))
     assert load_draft(tmp_path, draft.id) == saved
     assert (saved.step, saved.text) == ("plan", "model: n\n") and saved.saved_s > 0
     delete_draft(tmp_path, draft.id)

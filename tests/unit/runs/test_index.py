@@ -6,7 +6,7 @@ import time
 import pytest
 
 from fixtures.run_folders import evaluation, locked_by, made_run, made_search
-from lorakit.runs.index import RunIndex, list_runs
+from lorakit.runs.index import RunIndex
 from lorakit.runs.queue import RunQueue
 
 
@@ -17,7 +17,7 @@ def paths(rows):
 def test_runs_are_listed_newest_first(tmp_path):
     made_run(tmp_path, "old", age_s=100)
     made_run(tmp_path, "sub/new", age_s=1, rows=[evaluation(4, eval_loss=0.5)], finished=True)
-    new, old = list_runs(tmp_path)
+    new, old = RunIndex(tmp_path).refresh()
     assert (new.path, new.name, old.path) == ("sub/new", "new", "old")
     assert (new.state, new.metric, new.value, new.step) == ("finished", "eval_loss", 0.5, 4)
 
@@ -39,7 +39,7 @@ def test_damaged_directories_are_rows(tmp_path):
     (path / "recipe.yaml").unlink()
     made_run(tmp_path, "fine")
     (path / "metrics.jsonl").write_text("{}\n")
-    rows = {row.path: row for row in list_runs(tmp_path)}
+    rows = {row.path: row for row in RunIndex(tmp_path).refresh()}
     assert rows["damaged"].state == "damaged"
     assert "there is no recipe.yaml in it" in rows["damaged"].problem
     assert rows["fine"].state == "interrupted"
@@ -49,7 +49,7 @@ def test_damaged_directories_are_rows(tmp_path):
 def test_a_directory_that_may_not_be_read_is_a_row(tmp_path):
     path = made_run(tmp_path, "closed")
     path.chmod(0)
-    (row,) = list_runs(tmp_path)
+    (row,) = RunIndex(tmp_path).refresh()
     path.chmod(0o700)
     assert row.state == "damaged" and "Permission denied" in row.problem
 
@@ -62,14 +62,14 @@ def test_symbolic_links_and_hidden_directories_are_not_followed(tmp_path):
     made_run(root, ".lorakit/trash/000001/run")
     (root / "link").symlink_to(outside)
     (root / "circle").symlink_to(root)
-    assert paths(list_runs(root)) == ["run"]
+    assert paths(RunIndex(root).refresh()) == ["run"]
 
 
 def test_hostile_names_are_only_names(tmp_path):
     names = ["<script>alert(1)</script>", "a\nb", "\u202eabc", "-rf", "emoji 😀", "a'b\"c"]
     for name in names:
         made_run(tmp_path, name.replace("/", "_"))
-    assert len(list_runs(tmp_path)) == len(names)
+    assert len(RunIndex(tmp_path).refresh()) == len(names)
 
 
 def test_an_index_sees_what_changes(tmp_path):
@@ -101,9 +101,9 @@ def test_a_clock_that_was_set_back_hides_nothing(tmp_path):
 def test_jobs_without_a_directory_are_rows(tmp_path, monkeypatch):
     monkeypatch.setattr("lorakit.runs.queue.start_supervisor", lambda job, root: None)
     about = {"task": "CAUSAL_LM", "model": "gpt"}
-    job = RunQueue(tmp_path).add_training("model: gpt\n", "next", about=about)
+    job = RunQueue(tmp_path).add(["train", "recipe.yaml"], "next", about=about)
     made_run(tmp_path, "done", finished=True)
-    queued, _ = list_runs(tmp_path)
+    queued, _ = RunIndex(tmp_path).refresh()
     assert (queued.path, queued.state, queued.task, queued.job) == (
         "next",
         "queued",
@@ -113,21 +113,21 @@ def test_jobs_without_a_directory_are_rows(tmp_path, monkeypatch):
     (job.folder / "log.txt").write_text("Reading\nError: recipe.yaml: got 3.\nRun it again.\n")
     (job.folder / "process.json").write_text('{"pid": 1, "identity": "x", "started_s": 5.0}')
     (job.folder / "ended.json").write_text('{"exit_code": 2}')
-    failed = list_runs(tmp_path)[1]
+    failed = RunIndex(tmp_path).refresh()[1]
     assert (failed.state, failed.problem) == ("failed", "recipe.yaml: got 3.\nRun it again.")
     (job.folder / "ended.json").write_text('{"exit_code": 0}')
-    assert paths(list_runs(tmp_path)) == ["done"]
+    assert paths(RunIndex(tmp_path).refresh()) == ["done"]
 
 
 def test_a_row_knows_how_its_job_ended(tmp_path, monkeypatch):
     monkeypatch.setattr("lorakit.runs.queue.start_supervisor", lambda job, root: None)
-    job = RunQueue(tmp_path).add_training("model: m\n", "run")
+    job = RunQueue(tmp_path).add(["train", "recipe.yaml"], "run")
     path = made_run(tmp_path, "run")
     now = time.time()
 
     def ended(code, ended_s):
         (job.folder / "ended.json").write_text(f'{{"exit_code": {code}, "ended_s": {ended_s}}}')
-        (row,) = list_runs(tmp_path)
+        (row,) = RunIndex(tmp_path).refresh()
         return row.state, row.problem
 
     assert ended(-9, now) == (
@@ -138,22 +138,22 @@ def test_a_row_knows_how_its_job_ended(tmp_path, monkeypatch):
     assert ended(1, now) == ("failed", "The disk is full.")
     assert ended(1, now - 60) == ("interrupted", None)  # a terminal has resumed it since
     RunQueue(tmp_path).add_resume("run")
-    assert list_runs(tmp_path)[0].state == "queued"
+    assert RunIndex(tmp_path).refresh()[0].state == "queued"
     locked_by(path, os.getpid())
-    assert list_runs(tmp_path)[0].state == "running"
+    assert RunIndex(tmp_path).refresh()[0].state == "running"
 
 
 def test_runs_below_a_folder_of_recipes_are_found(tmp_path):
     for name in ("recipe.yaml", "search.yaml"):
         made_run(tmp_path / "project", "first")
         (tmp_path / "project" / name).write_text("model: m\n")
-    assert [row.path for row in list_runs(tmp_path)] == ["project/first"]
+    assert [row.path for row in RunIndex(tmp_path).refresh()] == ["project/first"]
 
 
 def test_a_name_that_is_not_utf8_is_a_row_that_says_so(tmp_path):
     made_run(tmp_path, "fine")
     (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
-    rows = {row.path: row for row in list_runs(tmp_path)}
+    rows = {row.path: row for row in RunIndex(tmp_path).refresh()}
     assert set(rows) == {"fine", r"caf\udce9"}
     assert "its name is not UTF-8" in rows[r"caf\udce9"].problem
     assert all(row.problem is None or row.problem.isprintable() for row in rows.values())

@@ -1,6 +1,7 @@
 """A job as files: what is read of them."""
 
 import json
+import time
 
 import pytest
 
@@ -9,9 +10,7 @@ from lorakit.runs.jobs import JobFolder
 
 @pytest.fixture
 def job(tmp_path):
-    return JobFolder(tmp_path).create(
-        ["train", "{job}/a.yaml"], "out", tmp_path, {}, {"a.yaml": "x"}, 7.0
-    )
+    return JobFolder(tmp_path).create(["train", "a.yaml"], "out", tmp_path, {})
 
 
 def read(job):
@@ -19,8 +18,9 @@ def read(job):
 
 
 def test_a_job_that_waits_has_no_process(job):
-    assert (job.state, job.pid, job.started_s, job.number) == ("queued", None, 7.0, 1)
-    assert job.words[1] == str(job.folder / "a.yaml")
+    assert (job.state, job.pid, job.number) == ("queued", None, 1)
+    assert job.words == ("train", "a.yaml")
+    assert job.started_s == pytest.approx(time.time(), abs=30)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_process_that_is_gone_without_an_exit_code_was_killed(job):
 
 
 def test_the_newest_job_of_a_run_counts(job, tmp_path):
-    JobFolder(tmp_path).create(["train"], "out", tmp_path, {}, {}, 8.0)
+    JobFolder(tmp_path).create(["train"], "out", tmp_path, {})
     assert JobFolder(tmp_path).of("out").number == 2
     assert JobFolder(tmp_path).of("other") is None
     assert JobFolder(tmp_path / "nowhere").all() == []

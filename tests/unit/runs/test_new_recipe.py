@@ -8,8 +8,8 @@ from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.template import recipe_text
 from lorakit.recipes.yaml_edits import UNSET
+from lorakit.runs.base_memory import config_file_of
 from lorakit.runs.new_recipe import (
-    config_file_of,
     free_name,
     free_output,
     positions_in,

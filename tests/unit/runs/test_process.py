@@ -24,12 +24,6 @@ def test_a_run_of_a_terminal_is_stopped_too(tmp_path, sleeper):
     assert sleeper.wait(20) == -signal.SIGTERM
 
 
-def test_a_run_is_killed_at_once(tmp_path, sleeper):
-    locked_by(made_run(tmp_path, "run"), sleeper.pid)
-    stop_run(tmp_path, "run", at_once=True)
-    assert sleeper.wait(20) == -signal.SIGKILL
-
-
 def test_a_process_that_got_the_id_of_the_run_is_left_alone(tmp_path, sleeper):
     path = made_run(tmp_path, "run")
     locked_by(path, sleeper.pid, identity="an earlier process")

@@ -10,6 +10,8 @@ from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
 from lorakit.libraries.process_identity import process_identity
 from lorakit.runs.queue import RunQueue
 
+TRAIN = ["train", "recipe.yaml"]
+
 
 @pytest.fixture
 def queue(tmp_path, monkeypatch):
@@ -33,7 +35,7 @@ def end(job, code=0):
 
 
 def test_one_job_runs_at_a_time(queue):
-    first, second = (queue.add_training("task: x\n", name) for name in ("a", "runs/b"))
+    first, second = (queue.add(TRAIN, name) for name in ("a", "runs/b"))
     assert queue.started == [1]
     assert (first.state, second.state) == ("running", "queued")
     assert queue.start_waiting() == []
@@ -43,33 +45,32 @@ def test_one_job_runs_at_a_time(queue):
 
 def test_more_may_run_at_a_time(queue):
     for name in "abc":
-        queue.add_training("task: x\n", name)
-    queue.set_at_once(2)
-    assert queue.started == [1, 2] and RunQueue(queue.root).at_once == 2
-    with pytest.raises(ConfigError, match="got 0, expected 1 to 64"):
-        queue.set_at_once(0)
+        queue.add(TRAIN, name)
+    settings = queue.root / ".lorakit" / "queue.json"
+    settings.write_text('{"at_once": 0}')
+    assert queue.at_once == 1 and queue.start_waiting() == []
+    settings.write_text('{"at_once": 2}')
+    assert queue.at_once == 2 and [job.number for job in queue.start_waiting()] == [2]
 
 
-def test_a_job_has_its_recipe_and_command(queue):
-    job = queue.add_training("task: x\n", "a b", overrides=["lora.r=8"])
-    recipe = job.folder / "recipe.yaml"
-    assert job.words == ("train", str(recipe), "lora.r=8", 'output="a b"')
-    assert recipe.read_text() == "task: x\n" and job.cwd == queue.root
+def test_a_job_has_its_command(queue):
+    job = queue.add([*TRAIN, "lora.r=8"], "a b")
+    assert (job.words, job.cwd) == (("train", "recipe.yaml", "lora.r=8"), queue.root)
 
 
 def test_numbers_grow_and_are_not_given_twice(queue):
-    first = queue.add_training("", "a")
+    first = queue.add(TRAIN, "a")
     end(first)
-    queue.add_training("", "b")
+    queue.add(TRAIN, "b")
     queue.cancel(1)
-    assert queue.add_training("", "c").number == 3
+    assert queue.add(TRAIN, "c").number == 3
     with pytest.raises(MissingFileError, match="No job 1"):
         queue.cancel(1)
 
 
 def test_a_running_job_cannot_be_removed_but_one_that_waits_can(queue):
-    queue.add_training("", "a")
-    second = queue.add_training("", "b")
+    queue.add(TRAIN, "a")
+    second = queue.add(TRAIN, "b")
     with pytest.raises(ConfigError, match="'a' from the queue: it is running"):
         queue.cancel(1)
     queue.cancel(second.number)
@@ -79,33 +80,33 @@ def test_a_running_job_cannot_be_removed_but_one_that_waits_can(queue):
 @pytest.mark.parametrize("output", ["../a", "/etc/a", ".", "", ".hidden", "a/.b", "a\nb"])
 def test_an_output_elsewhere_is_refused(queue, output):
     with pytest.raises(ConfigError, match="output: got"):
-        queue.add_training("", output)
+        queue.add(TRAIN, output)
     assert not (queue.root / ".lorakit" / "jobs").exists()
 
 
 def test_an_output_by_a_link_out_of_the_folder_is_refused(queue, tmp_path_factory):
     (queue.root / "link").symlink_to(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(ConfigError, match="output: got 'link/a'"):
-        queue.add_training("", "link/a")
+        queue.add(TRAIN, "link/a")
 
 
 def test_nothing_is_overwritten(queue):
     (queue.root / "a").mkdir()
     (queue.root / "a" / "file").touch()
     with pytest.raises(OutputExistsError, match="it holds other files"):
-        queue.add_training("", "a")
-    queue.add_training("", "b")
+        queue.add(TRAIN, "a")
+    queue.add(TRAIN, "b")
     with pytest.raises(OutputExistsError, match="job 1 in the queue writes there"):
-        queue.add_training("", "./b")
+        queue.add(TRAIN, "./b")
 
 
 def test_a_damaged_job_is_left_out(queue):
-    job = queue.add_training("", "a")
+    job = queue.add(TRAIN, "a")
     (job.folder / "job.json").write_text("{")
     (job.folder.parent / "000009").mkdir()
     (job.folder.parent / "notes").mkdir()
     assert queue.jobs.all() == []
-    assert queue.add_training("", "b").number == 10
+    assert queue.add(TRAIN, "b").number == 10
 
 
 def waiting_for(condition, timeout_s=60):

@@ -25,7 +25,7 @@ def test_facts_come_from_the_recipe_and_the_end_of_the_log(tmp_path):
     assert facts.progress == {
         "step": 4000,
         "wall_s": 6000.0,
-        "train_tokens_per_s": 4899.0,
+        "tokens_per_s": 4899.0,
         "metric": "eval_accuracy",
         "value": 0.875,
     }

@@ -7,7 +7,7 @@ import pytest
 from fixtures.run_folders import made_run
 from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
 from lorakit.recipes.directory_lock import locking_directory
-from lorakit.runs.index import list_runs
+from lorakit.runs.index import RunIndex
 from lorakit.runs.jobs import JobFolder
 from lorakit.runs.trash import Trash
 
@@ -16,11 +16,11 @@ def test_a_run_goes_into_the_trash_and_comes_back(tmp_path):
     made_run(tmp_path, "runs/a\nb", finished=True)
     trash = Trash(tmp_path)
     number = trash.delete("runs/a\nb")
-    assert list_runs(tmp_path) == []
+    assert RunIndex(tmp_path).refresh() == []
     (kept,) = trash.runs()
     assert (kept.number, kept.origin) == (number, "runs/a\nb") and kept.size_bytes > 50
     assert trash.restore(number) == "runs/a\nb"
-    assert list_runs(tmp_path)[0].path == "runs/a\nb" and trash.runs() == []
+    assert RunIndex(tmp_path).refresh()[0].path == "runs/a\nb" and trash.runs() == []
 
 
 def test_two_runs_of_one_path_lie_beside_each_other(tmp_path):
@@ -58,11 +58,11 @@ def test_nothing_else_is_deleted(tmp_path, relative):
 def test_the_jobs_of_a_deleted_run_go_and_come_back_with_it(tmp_path):
     made_run(tmp_path, "a")
     trash, jobs = Trash(tmp_path), JobFolder(tmp_path)
-    job = jobs.create(["train"], "a", tmp_path, {}, {}, created_s=1.0)
+    job = jobs.create(["train"], "a", tmp_path, {})
     (job.folder / "ended.json").write_text('{"exit_code": 143}')
     number = trash.delete("a")
-    assert list_runs(tmp_path) == []  # not the job, which had been interrupted
-    other = jobs.create(["train"], "b", tmp_path, {}, {}, created_s=2.0)
+    assert RunIndex(tmp_path).refresh() == []  # not the job, which had been interrupted
+    other = jobs.create(["train"], "b", tmp_path, {})
     trash.restore(number)
     assert [one.number for one in jobs.all()] == [job.number, other.number]
     trash.delete("a")

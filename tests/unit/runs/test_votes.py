@@ -7,13 +7,13 @@ import sys
 import pytest
 from datasets import load_dataset
 
+from fixtures.preferences import read_votes
 from lorakit.config import TaskType
 from lorakit.errors import DataError, DiskError
 from lorakit.recipes.recipe import DataConfig
 from lorakit.runs.votes import (
     add_votes,
     preference,
-    read_votes,
     right_label,
     right_tags,
     vote_file,

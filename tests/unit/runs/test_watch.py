@@ -49,7 +49,7 @@ def test_the_state_follows_the_process(tmp_path):
 
 def test_a_job_that_waits_becomes_a_run(tmp_path):
     about = {"task": "SEQ_CLS", "model": "m"}
-    job = JobFolder(tmp_path).create(["train"], "a", tmp_path, about, {}, created_s=1.0)
+    job = JobFolder(tmp_path).create(["train"], "a", tmp_path, about)
     watch = RunWatch(RunIndex(tmp_path), "a")
     watch.look()
     assert (watch.state, watch.detail.text("model")) == ("queued", "m")
@@ -84,7 +84,7 @@ def test_a_deleted_run_is_empty(tmp_path):
 
 def test_an_exit_code_that_comes_after_the_end_is_noticed(tmp_path):
     write_run(tmp_path / "a")
-    job = JobFolder(tmp_path).create(["train"], "a", tmp_path, {}, {}, created_s=1.0)
+    job = JobFolder(tmp_path).create(["train"], "a", tmp_path, {})
     (job.folder / "process.json").write_text('{"pid": 1, "identity": "another"}')
     watch = RunWatch(RunIndex(tmp_path), "a")
     watch.look()

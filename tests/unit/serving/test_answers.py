@@ -4,21 +4,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from lorakit.serving.answers import Answers, SharedLease
+from lorakit.serving.answers import Answers
 from lorakit.serving.requests import Failed, Finished, GenerationRequest, NewText, Sampling
+from lorakit.serving.store import Lease
 
 REQUEST = GenerationRequest((1,), "german@1", "hash", Sampling(max_tokens=2))
 END = Finished("stop", 1, 0, 2)
 
 
-class Lease:
-    carried_name, content_hash = "german@1", "hash"
+@pytest.fixture
+def releases():
+    return []
 
-    def __init__(self):
-        self.releases = 0
 
-    def release(self):
-        self.releases += 1
+@pytest.fixture
+def lease(releases):
+    return Lease("german", "german@1", "hash", give_back=lambda: releases.append(None))
 
 
 class Engine:
@@ -39,57 +40,42 @@ class Engine:
         self.cancelled.append(handle)
 
 
-def test_events_come_with_the_number_of_their_answer():
-    lease = Lease()
-
+def test_events_come_with_the_number_of_their_answer(lease, releases):
     async def collect():
-        shared = SharedLease(lease)
-        answers = Answers(Engine([NewText((5,), "a"), END]), shared)
+        answers = Answers(Engine([NewText((5,), "a"), END]), lease)
         for _ in range(2):
             answers.ask(REQUEST)
-        shared.drop()
+        lease.release()
         return [pair async for pair in answers.events()]
 
     found = asyncio.run(collect())
     for number in range(2):
         assert [event for index, event in found if index == number] == [NewText((5,), "a"), END]
-    assert lease.releases == 1
+    assert len(releases) == 1
 
 
-def test_a_failure_is_raised_and_the_rest_can_be_given_up():
-    lease, engine = Lease(), Engine([Failed(ValueError("broken"))])
+def test_a_failure_is_raised_and_the_rest_can_be_given_up(lease, releases):
+    engine = Engine([Failed(ValueError("broken"))])
 
     async def collect():
-        shared = SharedLease(lease)
-        answers = Answers(engine, shared)
+        answers = Answers(engine, lease)
         answers.ask(REQUEST)
         with pytest.raises(ValueError, match="broken"):
             async for _ in answers.events():
                 pass
         answers.cancel()
-        shared.drop()
+        lease.release()
 
     asyncio.run(collect())
-    assert lease.releases == 1 and len(engine.cancelled) == 1
+    assert len(releases) == 1 and len(engine.cancelled) == 1
 
 
-def test_a_request_that_is_refused_holds_nothing():
-    lease = Lease()
-
+def test_a_request_that_is_refused_holds_nothing(lease, releases):
     async def ask():
-        shared = SharedLease(lease)
         with pytest.raises(ValueError, match="full"):
-            Answers(Engine([], is_full=True), shared).ask(REQUEST)
-        assert lease.releases == 0
-        shared.drop()
+            Answers(Engine([], is_full=True), lease).ask(REQUEST)
+        assert len(releases) == 0
+        lease.release()
 
     asyncio.run(ask())
-    assert lease.releases == 1
-
-
-def test_the_base_alone_has_nothing_to_release():
-    shared = SharedLease(None)
-    assert (shared.carried_name, shared.content_hash) == (None, "")
-    shared.hold()
-    shared.drop()
-    shared.drop()
+    assert len(releases) == 1

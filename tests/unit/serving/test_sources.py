@@ -12,7 +12,8 @@ from lorakit.errors import (
     MissingFileError,
 )
 from lorakit.serving.base_models import ModelKind
-from lorakit.serving.sources import find_source, read_needs
+from lorakit.serving.sources import find_source
+from lorakit.serving.store.adapter_directory import read_facts
 from tiny_models.adapted import save_adapter_of
 
 CHAT, MOOD, TAGS = (
@@ -35,11 +36,11 @@ def change(directory, file="adapter_config.json", **values):
 
 
 def test_an_adapter_tells_its_kind_labels_and_base(folder, tiny_llama_dir):
-    needs = read_needs(folder / "mood")
-    assert needs.kind == MOOD and needs.labels == ("bad", "good", "mixed")
+    needs = read_facts(folder / "mood")
+    assert needs.kind == MOOD and needs.settings.labels == ("bad", "good", "mixed")
     assert needs.base == tiny_llama_dir and needs.trained_in_full == ("score",)
     (folder / "mood" / "lorakit.json").unlink()
-    assert read_needs(folder / "mood").kind == MOOD
+    assert read_facts(folder / "mood").kind == MOOD
 
 
 def test_a_base_with_a_folder(folder, tiny_llama_dir):

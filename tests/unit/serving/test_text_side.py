@@ -1,9 +1,11 @@
+import shutil
+
 import pytest
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.data.tokenizers import decode
 from lorakit.serving.refusals import RequestError
-from lorakit.serving.text_side import TextSide
+from lorakit.serving.text_side import TextSide, TokenizerCache
 from tiny_models import llama
 from tiny_models.tokenizers import byte_bpe, one_piece_per_word, wordpiece
 
@@ -156,3 +158,32 @@ def test_a_text_to_score_ends_as_in_training():
         columns = side.class_columns(text)
         assert [one == end for one in columns["input_ids"][-2:]] == [False, is_ended]
         assert len(columns["attention_mask"]) == len(columns["input_ids"])
+
+
+# ---- tokenizers of adapters ----
+
+
+@pytest.fixture
+def directories(tmp_path):
+    for name in ("a", "b", "c"):
+        byte_bpe(chat=True).save_pretrained(tmp_path / name)
+    (tmp_path / "c" / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    (tmp_path / "none").mkdir()
+    return tmp_path
+
+
+def test_the_same_files_are_one_tokenizer(directories):
+    base = byte_bpe()
+    cache = TokenizerCache(base)
+    assert cache.get(directories / "a") is cache.get(directories / "b")
+    assert cache.get(directories / "c") is not cache.get(directories / "a")
+    assert cache.get(directories / "c").chat_template == "{{ messages[0]['content'] }}"
+    assert cache.get(directories / "none") is base
+    assert len(cache._tokenizers) == 2
+
+
+def test_a_rewritten_tokenizer_is_read_again(directories):
+    cache = TokenizerCache(byte_bpe())
+    before = cache.get(directories / "a")
+    shutil.copy(directories / "c" / "chat_template.jinja", directories / "a")
+    assert cache.get(directories / "a").chat_template != before.chat_template

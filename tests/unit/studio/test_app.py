@@ -25,7 +25,7 @@ def test_what_waits_is_started_where_nobody_else_has(studio, monkeypatch):
     made_run(studio.root, "first")
     app._start_waiting(studio)
     assert started == []
-    studio.queue.jobs.create(["train"], "second", studio.root, {}, {}, created_s=0.0)
+    studio.queue.jobs.create(["train"], "second", studio.root, {})
     app._start_waiting(studio)
     assert started == [studio.root]
 

@@ -23,10 +23,8 @@ def curl_call(
         question: What to ask it.
         options: How a written answer is generated.
     """
-    path, body = (
-        _path(candidate),
-        json.dumps(_body(candidate, question, options), ensure_ascii=False),
-    )
+    path = _path(candidate)
+    body = json.dumps(_body(candidate, question, options), ensure_ascii=False)
     return (
         f"curl {shlex.quote(f'{url}/{path}')} -H {shlex.quote(f'Authorization: Bearer {key}')} "
         f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -112,7 +112,7 @@ async def form_in(service: Service, name: str) -> Form:
     """
     found = await service.find(name, _CHAT, "chat")
     async with found.model.using(found.adapter) as (_, text):
-        return _form(text)
+        return form_of_text(text)
 
 
 async def answer_from(
@@ -132,22 +132,17 @@ async def answer_from(
     model = found.model
     async with (
         model.using(like.adapter) as (_, text),
-        model.using(found.adapter) as (shared, _),
+        model.using(found.adapter) as (lease, _),
     ):
         ids = await model.in_text_thread(_prompt_ids, text, messages)
-        answers = model.answers(shared)
+        most = _new_tokens(len(ids), options.max_new_tokens, model.most_tokens)
+        answers = model.answers(lease)
         answers.ask(
             GenerationRequest(
                 prompt=tuple(ids),
-                adapter=shared.carried_name,
-                cache_key=shared.content_hash,
-                sampling=Sampling(
-                    max_tokens=_new_tokens(len(ids), options.max_new_tokens, model.most_tokens),
-                    temperature=options.temperature,
-                    top_p=options.top_p,
-                    seed=options.seed,
-                    stop_token_ids=text.stop_token_ids,
-                ),
+                adapter=lease.carried_name,
+                cache_key=lease.content_hash,
+                sampling=_sampling(options, most, text),
                 tokenizer=text.tokenizer,
             )
         )
@@ -161,17 +156,28 @@ async def answer_from(
         answers.cancel()
 
 
-def _form(text: TextSide) -> Form:
+def form_of_text(text: TextSide) -> Form:
+    """Return what a model with this tokenizer and these settings takes."""
     untyped: Any = text.tokenizer
     return form_of(text.settings.format, has_template=bool(untyped.chat_template))
 
 
 def _prompt_ids(text: TextSide, messages: Sequence[Message]) -> list[int]:
-    form = _form(text)
+    form = form_of_text(text)
     if form == "conversation":
         return text.chat_ids(messages)
     question = last_question(messages)
     return text.prompt_ids(alpaca_prompt(question) if form == "instruction" else question)
+
+
+def _sampling(options: AnswerOptions, most_tokens: int, text: TextSide) -> Sampling:
+    return Sampling(
+        max_tokens=most_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop_token_ids=text.stop_token_ids,
+    )
 
 
 def _new_tokens(prompt_tokens: int, wanted: int | None, limit: int | None) -> int:
@@ -201,19 +207,13 @@ async def stream_output(
     """
     found = await service.find(name, [TaskType.SEQ_2_SEQ_LM], "write")
     model = found.model
-    async with model.using(found.adapter) as (shared, side):
+    async with model.using(found.adapter) as (lease, side):
         columns = await model.in_text_thread(side.source_columns, text)
         most = options.max_new_tokens or side.settings.max_target_length or _DEFAULT_NEW_TOKENS
-        sampling = Sampling(
-            max_tokens=most,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed,
-            stop_token_ids=side.stop_token_ids,
-        )
-        item = WrittenItem(columns, shared.carried_name, sampling, side.settings.num_beams)
+        sampling = _sampling(options, most, side)
+        item = WrittenItem(columns, lease.carried_name, sampling, side.settings.num_beams)
         try:
-            (written,) = await model.forward([item], shared)
+            (written,) = await model.forward([item], lease)
         finally:
             item.is_cancelled.set()
         yield decode(side.tokenizer, written.token_ids, skip_special_tokens=True)

@@ -126,8 +126,10 @@ class RemoteModels:
         Raises:
             ServerError: The server cannot be reached, or does not speak OpenAI's protocol.
         """
-        models = (await self._get("/v1/models")).get("data")
-        if not isinstance(models, list) or not all(_is_model(each) for each in models):
+        models = (await self._json("/v1/models")).get("data")
+        if not isinstance(models, list) or not all(
+            isinstance(each, dict) and isinstance(each.get("id"), str) for each in models
+        ):
             raise ServerError(
                 f"The server at {self.url} does not list its models: expected OpenAI's protocol "
                 "at /v1/models. Check the address."
@@ -163,7 +165,7 @@ class RemoteModels:
 
     async def _describe(self, name: str) -> dict[str, Any]:
         try:
-            return await self._get(f"/v1/models/{quote(name)}")
+            return await self._json(f"/v1/models/{quote(name)}")
         except ServerError as error:
             if error.code is None:
                 raise
@@ -209,20 +211,20 @@ class RemoteModels:
     async def write(self, name: str, text: str, options: AnswerOptions) -> str:
         """Return what a sequence-to-sequence model writes about a text."""
         body = {"model": name, "prompt": text, **_sampling(options)}
-        return (await self._post("/v1/completions", body))["choices"][0]["text"]
+        return (await self._json("/v1/completions", body))["choices"][0]["text"]
 
     async def classify(
         self, name: str, inputs: Sequence[str | tuple[str, str]]
     ) -> list[Classified]:
         """Return the labels of texts, or of pairs of texts."""
         given = [each if isinstance(each, str) else list(each) for each in inputs]
-        data = (await self._post("/v1/classify", {"model": name, "input": given}))["data"]
+        data = (await self._json("/v1/classify", {"model": name, "input": given}))["data"]
         return [parse_classes(each) for each in data]
 
     async def tag(self, name: str, texts: Sequence[str]) -> list[list[Tagged]]:
         """Return the tagged words of texts."""
         body = {"model": name, "input": list(texts)}
-        data = (await self._post("/v1/classify", body))["data"]
+        data = (await self._json("/v1/classify", body))["data"]
         return [
             [Tagged(word["text"], word["label"], word["probability"]) for word in each["words"]]
             for each in data
@@ -230,14 +232,10 @@ class RemoteModels:
 
     # ---- requests ----
 
-    async def _get(self, path: str) -> dict[str, Any]:
-        return await self._json("GET", path, None)
-
-    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._json("POST", path, body)
-
-    async def _json(self, method: str, path: str, body: Any) -> dict[str, Any]:
+    async def _json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the answer to a body, or to GET without one."""
         try:
+            method = "GET" if body is None else "POST"
             response = await self._http.request(method, path, json=body)
         except httpx2.HTTPError as error:
             raise self._unreachable(error) from error
@@ -311,10 +309,6 @@ class RemoteModels:
             f"The server at {self.url} does not answer: {reason or first_line(error)}. Check that "
             "it runs and that the address is right.",
         )
-
-
-def _is_model(each: Any) -> bool:
-    return isinstance(each, dict) and isinstance(each.get("id"), str)
 
 
 def _sampling(options: AnswerOptions) -> dict[str, Any]:

@@ -7,7 +7,6 @@ imports no torch; that happens in a thread when the first base is loaded.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError
-from lorakit.runs.device_room import DeviceRoom, device_room, room_without_torch
+from lorakit.runs.base_memory import DeviceRoom, device_room, room_without_torch
 from lorakit.runs.mixtures import labelling_adapter
 from lorakit.runs.votes import (
     Added,
@@ -48,25 +47,21 @@ class Loading:
     Attributes:
         stage: What is done now.
         started_s: When it began, on the monotonic clock.
+        is_cancelled: Whether it was cancelled; it ends at its next stage.
     """
 
     stage: str = "Starting"
     started_s: float = field(default_factory=time.monotonic)
-    _is_cancelled: threading.Event = field(default_factory=threading.Event)
+    is_cancelled: bool = False
 
     @property
     def seconds(self) -> float:
         """Seconds since it began."""
         return time.monotonic() - self.started_s
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether it was cancelled; it ends at its next stage."""
-        return self._is_cancelled.is_set()
-
     def cancel(self) -> None:
         """Give it up."""
-        self._is_cancelled.set()
+        self.is_cancelled = True
 
     def note(self, stage: str) -> None:
         """Say what is done now."""
@@ -315,8 +310,11 @@ class Playground:
 
     def place_of(self, candidate: Candidate) -> Path | None:
         """Return the directory of an adapter that is asked; None for the base and a mixture."""
-        place = None if self.wanted is None else self.wanted.adapters.get(candidate.name)
+        place = self._place(candidate.name)
         return place if place is None or labelling_adapter(place) is None else None
+
+    def _place(self, name: str) -> Path | None:
+        return None if self.wanted is None else self.wanted.adapters.get(name)
 
     async def save(self, found: tuple[Path, list[Vote]]) -> Added:
         """Write votes to their file; see `add_votes` for what may go wrong."""
@@ -340,7 +338,7 @@ class Playground:
 
     def _labels_file(self, subject: Subject, name: str) -> Path:
         """Return the file of an adapter; a mixture's labels are those of one of its adapters."""
-        place = None if self.wanted is None else self.wanted.adapters.get(name)
+        place = self._place(name)
         owner = None if place is None else labelling_adapter(place)
         return vote_file(self.root, subject, owner or name)
 

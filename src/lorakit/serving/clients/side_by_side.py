@@ -15,8 +15,7 @@ from starlette.types import ASGIApp
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, StoppedError
 from lorakit.models.base_digest import base_digest
-from lorakit.runs.base_memory import base_bytes, require_room
-from lorakit.runs.device_room import DeviceRoom, device_room
+from lorakit.runs.base_memory import DeviceRoom, base_bytes, device_room, require_room
 from lorakit.serving.base_models import BaseSource
 from lorakit.serving.classification import text_labels, word_labels
 from lorakit.serving.clients.candidates import (
@@ -27,14 +26,14 @@ from lorakit.serving.clients.candidates import (
     Wanted,
     Words,
 )
-from lorakit.serving.clients.in_process import answer_from, form_in, stream_output
+from lorakit.serving.clients.in_process import answer_from, form_in, form_of_text, stream_output
 from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.engine import EngineSettings
 from lorakit.serving.http.app import build_calls
 from lorakit.serving.http.context import Context
-from lorakit.serving.served_model import AdapterPlaces
 from lorakit.serving.service import Service, ServiceSettings
 from lorakit.serving.sources import ServingSource, find_source
+from lorakit.serving.store import AdapterPlaces
 
 _WRITING = (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
 _ENGINE = EngineSettings(max_batch_rows=MOST_ADAPTERS + 1, kv_bytes=256 << 20, max_waiting=64)
@@ -47,6 +46,11 @@ class SideBySide:
     """One base in memory at a time, with up to three adapters.
 
     `open` and `close` may be called in any thread, one at a time; the others in an event loop.
+
+    Attributes:
+        service: What runs the models; None while nothing is in memory.
+        address: What answers calls of OpenAI's protocol with the models in memory, and checks no
+            key.
     """
 
     def __init__(self, root: Path):
@@ -56,26 +60,16 @@ class SideBySide:
             root: Directory below which all adapters lie.
         """
         self._root = root
-        self._service: Service | None = None
-        self._address: ASGIApp | None = None
+        self.service: Service | None = None
+        self.address: ASGIApp | None = None
         self._places: dict[str, Path] = {}
         self._changing = threading.Lock()
 
     @property
     def base(self) -> str | None:
         """Path or hub id of the base in memory."""
-        service = self._service
+        service = self.service
         return None if service is None else service.source.base.name
-
-    @property
-    def service(self) -> Service | None:
-        """What runs the models."""
-        return self._service
-
-    @property
-    def address(self) -> ASGIApp | None:
-        """What answers calls of OpenAI's protocol with the models in memory, and checks no key."""
-        return self._address
 
     def room(self, device: str | None = None) -> DeviceRoom:
         """Return the memory that is free for another base, which replaces the one in memory.
@@ -83,7 +77,7 @@ class SideBySide:
         Args:
             device: Where it is loaded; None is the accelerator if there is one.
         """
-        service = self._service
+        service = self.service
         room, returned = device_room(device), 0
         if service is not None:
             returned = _bytes_of(service.source.base) or 0
@@ -116,7 +110,7 @@ class SideBySide:
         with self._changing:
             note("Reading what the adapters need")
             source = self._source(wanted)
-            if self._service is None or not _serves(self._service, source.base):
+            if self.service is None or not _serves(self.service, source.base):
                 self._replace(source, note, is_cancelled)
             note("Loading the adapters")
             asyncio.run(self._exchange(wanted.adapters))
@@ -142,7 +136,7 @@ class SideBySide:
             _bytes_of(source.base),
             self.room(source.base.device).free_bytes,
         )
-        if self._service is not None:
+        if self.service is not None:
             note(f"Unloading {self.base}")
             self._unload()
         note(f"Loading the weights of {source.base.name}")
@@ -151,9 +145,9 @@ class SideBySide:
             service.stop(finish_running=False)
             raise StoppedError("Loading was cancelled; nothing is in memory.")
         service.start()
-        self._service = service
+        self.service = service
         # It runs beside the playground; `open` and `close` start and stop the service for both.
-        self._address = build_calls(Context(service))
+        self.address = build_calls(Context(service))
 
     async def _exchange(self, wanted: Mapping[str, Path]) -> None:
         service = self._require_service()
@@ -169,8 +163,8 @@ class SideBySide:
         self._places = dict(wanted)
 
     def _unload(self) -> None:
-        service, self._service, self._places = self._service, None, {}
-        self._address = None
+        service, self.service, self._places = self.service, None, {}
+        self.address = None
         if service is not None:
             service.stop(finish_running=False)
             del service
@@ -201,9 +195,8 @@ class SideBySide:
         async with found.model.using(found.adapter) as (_, text):
             task = found.model.kind.task
             labels = text.labels if task not in _WRITING else ()
-            pairs = text.settings.text_pair
-        form = await form_in(service, name) if task is TaskType.CAUSAL_LM else None
-        return Candidate(name, False, task, form, labels, pairs)
+            form = form_of_text(text) if task is TaskType.CAUSAL_LM else None
+            return Candidate(name, False, task, form, labels, text.settings.text_pair)
 
     def _form_like(self, adapters: list[Candidate]) -> str:
         """Return the model whose form the base takes: the first adapter that chats."""
@@ -243,23 +236,23 @@ class SideBySide:
                 yield piece
             return
         found = await service.find(candidate.name, [candidate.task], "classify")
-        async with found.model.using(found.adapter) as (shared, text):
+        async with found.model.using(found.adapter) as (lease, text):
             if candidate.task is TaskType.TOKEN_CLS:
-                (words,) = await word_labels(found.model, shared, text, [question.text])
+                (words,) = await word_labels(found.model, lease, text, [question.text])
                 yield Words(tuple(words))
             else:
                 pair = (question.text, question.second)
                 given = pair if candidate.takes_pairs else question.text
-                (label,) = await text_labels(found.model, shared, text, [given])
+                (label,) = await text_labels(found.model, lease, text, [given])
                 yield label
         yield End("stop")
 
     def _require_service(self) -> Service:
-        if self._service is None:
+        if self.service is None:
             raise ConfigError(
                 "Nobody to ask: got no base in memory, expected one. Load a base or an adapter."
             )
-        return self._service
+        return self.service
 
 
 def _serves(service: Service, wanted: BaseSource) -> bool:

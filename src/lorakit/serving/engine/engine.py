@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
@@ -19,11 +19,11 @@ from lorakit.injection.state import require_adapter
 from lorakit.models.pretrained import model_limit
 from lorakit.ops.native import openmp
 from lorakit.serving.engine.request import Answer, RequestHandle
+from lorakit.serving.engine.runner import short_turns
 from lorakit.serving.engine.settings import EngineHooks, EngineSettings, EngineStats
-from lorakit.serving.engine.short_turns import short_turns
 from lorakit.serving.engine.steps import Steps
 from lorakit.serving.engine.visits import Visit, VisitOutput
-from lorakit.serving.requests import Deliver, Event, GenerationRequest, NewText
+from lorakit.serving.requests import Deliver, GenerationRequest
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -73,7 +73,6 @@ class Engine:
         self._numbers = count()
         self._arrived: deque[Answer] = deque()
         self._commands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._uses: Counter[str] = Counter()
         self._is_cancelling = False
         self._is_stopping = False
         self._finish_until: float | None = None
@@ -133,20 +132,10 @@ class Engine:
             EngineStoppedError: The engine is stopping, or has failed.
         """
         self._check(request)
-        adapter = request.adapter
-
-        def tell(event: Event) -> None:
-            if adapter is not None and not isinstance(event, NewText):
-                with self._changed:
-                    self._uses[adapter] -= 1
-            deliver(event)
-
         tokenizer = request.tokenizer or self._tokenizer
-        answer = Answer(request, tell, next(self._numbers), tokenizer, self._hooks)
+        answer = Answer(request, deliver, next(self._numbers), tokenizer, self._hooks)
         with self._changed:
             self.require_place()
-            if adapter is not None:
-                self._uses[adapter] += 1
             self._arrived.append(answer)
             self._changed.notify()
         return answer.handle
@@ -158,7 +147,8 @@ class Engine:
             QueueFullError: Too many requests wait.
             EngineStoppedError: The engine is stopping, or has failed.
         """
-        self._require_open()
+        if self._is_stopping or self.failure is not None:
+            raise self._stop_error()
         waiting = self._steps.waiting + len(self._arrived)
         if waiting >= self.settings.max_waiting:
             raise QueueFullError(
@@ -172,11 +162,6 @@ class Engine:
             handle.is_cancelled = True
             self._is_cancelling = True
             self._changed.notify()
-
-    def uses(self, adapter: str) -> int:
-        """Return how many requests of an adapter wait or run."""
-        with self._changed:
-            return self._uses[adapter]
 
     # ---- the model ----
 
@@ -274,10 +259,6 @@ class Engine:
         for future, _ in commands:
             if future.set_running_or_notify_cancel():
                 future.set_exception(self._stop_error())
-
-    def _require_open(self) -> None:
-        if self._is_stopping or self.failure is not None:
-            raise self._stop_error()
 
     def _unfinished_error(self) -> EngineStoppedError:
         if self.failure is not None:

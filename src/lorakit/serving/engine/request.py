@@ -148,5 +148,5 @@ class Answer:
     def _time_token(self) -> None:
         now = time.perf_counter()
         tell = self._hooks.first_token if self.answered == 1 else self._hooks.next_token
-        tell(self.request.adapter, now - self._last_s)
+        tell(now - self._last_s)
         self._last_s = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -52,10 +53,7 @@ class Scheduler:
 
     def put_back(self, answer: Answer) -> None:
         """Let a request that lost its place wait before those that came later."""
-        place = next(
-            (n for n, each in enumerate(self.waiting) if each.number > answer.number), None
-        )
-        self.waiting.insert(len(self.waiting) if place is None else place, answer)
+        insort(self.waiting, answer, key=lambda each: each.number)
 
     def youngest(self) -> int:
         """Return the row of the request that came last."""

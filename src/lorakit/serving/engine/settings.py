@@ -36,7 +36,6 @@ class EngineStats:
     """Requests that are read or decoded."""
     kv_bytes: int = 0
     """Memory that the buffers of keys and values take."""
-    kv_bytes_limit: int = 0
     prefix_cache_bytes: int = 0
     steps: int = 0
     """Steps of decoding."""
@@ -57,11 +56,11 @@ class EngineHooks:
     """Functions for metrics, called in the engine's thread; they must return at once.
 
     Attributes:
-        first_token: Called with the adapter and the seconds from `submit` to the first token.
-        next_token: Called with the adapter and the seconds since the answer's last token.
+        first_token: Called with the seconds from `submit` to the first token.
+        next_token: Called with the seconds since the answer's last token.
         step: Called with the rows of a step of decoding and its seconds.
     """
 
-    first_token: Callable[[str | None, float], None] = _ignore
-    next_token: Callable[[str | None, float], None] = _ignore
+    first_token: Callable[[float], None] = _ignore
+    next_token: Callable[[float], None] = _ignore
     step: Callable[[int, float], None] = _ignore

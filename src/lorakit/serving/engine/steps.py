@@ -82,7 +82,6 @@ class Steps:
             waiting=self.waiting + arrived,
             running=self.running,
             kv_bytes=self.cache.allocated_bytes,
-            kv_bytes_limit=self.cache.most_tokens * self.cache.column_bytes,
             prefix_cache_bytes=self.prefixes.used_bytes,
             **self._counted,
         )
@@ -91,18 +90,20 @@ class Steps:
         """Let a request wait for its turn."""
         self._scheduler.waiting.append(answer)
 
+    def _answers(self) -> list[Answer]:
+        reading = self._reading.answers if self._reading else []
+        return [*self._scheduler.waiting, *reading, *self._scheduler.running]
+
     def drop_cancelled(self) -> None:
         """End the answers that were cancelled."""
-        reading = self._reading.answers if self._reading else []
-        for answer in [*self._scheduler.waiting, *reading, *self._scheduler.running]:
+        for answer in self._answers():
             if answer.handle.is_cancelled:
                 answer.finish("cancelled")
         self._drop_finished()
 
     def fail_all(self, error: Exception) -> None:
         """End all requests without an answer."""
-        reading = self._reading.answers if self._reading else []
-        for answer in [*self._scheduler.waiting, *reading, *self._scheduler.running]:
+        for answer in self._answers():
             answer.fail(error)
         self._drop_finished()
         while self.visits:
@@ -113,7 +114,7 @@ class Steps:
     def step(self) -> None:
         """Read at most one piece of prompts, and decode at most one token of each row."""
         if self._reading is None:
-            self._admit()
+            self._reading = self._next_reading()
         if self._reading is not None:
             self._read(self._reading)
         visit = None
@@ -122,20 +123,17 @@ class Steps:
         if visit is None and self.visits:
             self.visits.popleft().run_alone(self.runner, self._first_token)
 
-    def _admit(self) -> None:
-        group = self._scheduler.admit(self.cache.fits, self._has_prefix)
-        if group:
-            self._reading = self._reading_of(group)
-
     def _has_prefix(self, answer: Answer) -> bool:
         return self.prefixes.known_tokens(answer.request.cache_key, answer.tokens) > 0
 
-    def _reading_of(self, group: list[Answer]) -> _Reading:
+    def _next_reading(self) -> _Reading | None:
+        group = self._scheduler.admit(self.cache.fits, self._has_prefix)
+        if not group:
+            return None
         first: list[KeysValues | None] = []
-        known = 0
         if len(group) == 1:
-            known = self.prefixes.known_tokens(group[0].request.cache_key, group[0].tokens)
             first = self.prefixes.find(group[0].request.cache_key, group[0].tokens)
+        known = next((pair[0].shape[2] for pair in first if pair is not None), 0)
         for answer in group:
             if answer.cached_tokens is None:
                 answer.cached_tokens = known
@@ -243,10 +241,9 @@ class Steps:
                 continue
             if failure is None:
                 answer.add(token, logprob)
-            elif isinstance(failure, GenerationError):
-                answer.fail(failure)
             else:
-                answer.fail(_step_failed(answer, failure))
+                told = isinstance(failure, GenerationError)
+                answer.fail(failure if told else _step_failed(answer, failure))
 
     # ---- answers that lose their place ----
 

@@ -83,7 +83,7 @@ class Visit:
         """
         rows = len(self.names)
         repeated = [
-            None if pair is None else (pair[0].expand(rows, *_ALL), pair[1].expand(rows, *_ALL))
+            pair and (pair[0].expand(rows, -1, -1, -1), pair[1].expand(rows, -1, -1, -1))
             for pair in first_token
         ]
         cache = cache_of(repeated)
@@ -97,7 +97,3 @@ class Visit:
             self.fail(error)
             return
         self.finish(logits, [pair and (pair[0][-1:], pair[1][-1:]) for pair in keys_values(cache)])
-
-
-_ALL = (-1, -1, -1)
-"""Dimensions that `expand` leaves as they are."""

@@ -154,7 +154,12 @@ def read_for_vllm(
     adapter = Adapter.load(directory)
     companions = companions_of(directory)
     settings = InferenceSettings.load(companions)
-    _require_support(adapter, settings, str(place), target)
+    if problems := _problems(adapter, settings):
+        raise AdapterFileError(
+            f"{target} cannot serve {place}: got {'; '.join(problems)}, expected low-rank updates "
+            f"of the linear layers of a CAUSAL_LM. Serve it with `lorakit serve {place}`, or merge "
+            f"it into its base with `lorakit merge {place} OUTPUT` and serve that."
+        )
     base = base_model or adapter.base_model
     if base is None:
         raise ConfigError(
@@ -175,24 +180,13 @@ def read_for_vllm(
     )
 
 
-def _require_support(
-    adapter: Adapter, settings: InferenceSettings, where: str, target: str
-) -> None:
-    problems = list(_problems(adapter, settings))
-    if problems:
-        raise AdapterFileError(
-            f"{target} cannot serve {where}: got {'; '.join(problems)}, expected low-rank updates "
-            f"of the linear layers of a CAUSAL_LM. Serve it with `lorakit serve {where}`, or merge "
-            f"it into its base with `lorakit merge {where} OUTPUT` and serve that."
-        )
-
-
 def _problems(adapter: Adapter, settings: InferenceSettings) -> list[str]:
     """Return everything about an adapter that vLLM does not have."""
     task = adapter.config.task_type or settings.task_type
     biases = [key for key in adapter.replaced if key.endswith(".bias")]
     heads = [key for key in adapter.replaced if key not in biases]
-    stacked, largest = adapter.stacked, max(_ranks(adapter).values(), default=0)
+    stacked = adapter.stacked
+    largest = max((A.shape[-2] for A, _ in adapter.factors.values()), default=0)
     found: Mapping[str, bool] = {
         f"the task {task}": task not in (None, TaskType.CAUSAL_LM),
         f"layers trained in full ({first_few(sorted(heads))})": bool(heads),
@@ -215,10 +209,6 @@ def _problems(adapter: Adapter, settings: InferenceSettings) -> list[str]:
         "no adapted module": not adapter.factors,
     }
     return [problem for problem, is_there in found.items() if is_there]
-
-
-def _ranks(adapter: Adapter) -> dict[str, int]:
-    return {path: A.shape[-2] for path, (A, _) in adapter.factors.items()}
 
 
 def _name_of(directory: Path) -> str:

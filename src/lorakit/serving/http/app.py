@@ -17,29 +17,36 @@ from lorakit.recipes.numerics import package_version
 from lorakit.serving.http.call import Handler, answering
 from lorakit.serving.http.context import Context
 from lorakit.serving.http.errors import error_response, of_http_exception
-from lorakit.serving.http.protocol.administration import (
-    DetokenizeBody,
-    LoadBody,
-    TokenizeBody,
-    UnloadBody,
-)
 from lorakit.serving.http.protocol.body import Body
 from lorakit.serving.http.protocol.chat import ChatBody
 from lorakit.serving.http.protocol.completions import CompletionBody
-from lorakit.serving.http.protocol.pooled import ClassifyBody, EmbeddingsBody, ScoreBody
+from lorakit.serving.http.protocol.other_calls import (
+    ClassifyBody,
+    DetokenizeBody,
+    EmbeddingsBody,
+    LoadBody,
+    ScoreBody,
+    TokenizeBody,
+    UnloadBody,
+)
 from lorakit.serving.http.routes.chat import chat
 from lorakit.serving.http.routes.completions import completions
-from lorakit.serving.http.routes.health import health, metrics, ready
-from lorakit.serving.http.routes.models import (
+from lorakit.serving.http.routes.state import (
+    health,
     list_models,
     load_adapter,
+    metrics,
+    ready,
     show_model,
     unload_adapter,
 )
 from lorakit.serving.http.routes.texts import classify, embeddings, score
 from lorakit.serving.http.routes.tokens import detokenize, tokenize
 
-_POSTS: tuple[tuple[str, Handler, type[Body]], ...] = (
+_Calls = tuple[tuple[str, Handler, type[Body] | None], ...]
+"""Path, handler and body of some calls; those without a body are answered to GET."""
+
+_CALLS: _Calls = (
     ("/v1/chat/completions", chat, ChatBody),
     ("/v1/completions", completions, CompletionBody),
     ("/v1/embeddings", embeddings, EmbeddingsBody),
@@ -49,17 +56,15 @@ _POSTS: tuple[tuple[str, Handler, type[Body]], ...] = (
     ("/score", score, ScoreBody),
     ("/tokenize", tokenize, TokenizeBody),
     ("/detokenize", detokenize, DetokenizeBody),
+    ("/v1/models", list_models, None),
+    ("/v1/models/{name:path}", show_model, None),
+    ("/metrics", metrics, None),
 )
-_ADMINISTRATION: tuple[tuple[str, Handler, type[Body]], ...] = (
+_ADMINISTRATION: _Calls = (
     ("/v1/load_lora_adapter", load_adapter, LoadBody),
     ("/v1/unload_lora_adapter", unload_adapter, UnloadBody),
 )
-_GETS: tuple[tuple[str, Handler], ...] = (
-    ("/v1/models", list_models),
-    ("/v1/models/{name:path}", show_model),
-    ("/metrics", metrics),
-)
-_OPEN_GETS: tuple[tuple[str, Handler], ...] = (("/health", health), ("/ready", ready))
+_OPEN: _Calls = (("/health", health, None), ("/ready", ready, None))
 
 
 def build_app(context: Context) -> FastAPI:
@@ -81,15 +86,14 @@ def build_app(context: Context) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.context = context
-    for path, handler, kind in _POSTS:
-        _add(app, path, "POST", answering(context, handler), handler, kind)
-    for path, handler, kind in _ADMINISTRATION:
-        _add(app, path, "POST", answering(context, handler, is_admin=True), handler, kind)
-    for path, handler in _GETS:
-        _add(app, path, "GET", answering(context, handler), handler)
-    for path, handler in _OPEN_GETS:
-        _add(app, path, "GET", answering(context, handler, is_open=True), handler)
-
+    groups: tuple[tuple[_Calls, dict[str, bool]], ...] = (
+        (_CALLS, {}),
+        (_ADMINISTRATION, {"is_admin": True}),
+        (_OPEN, {"is_open": True}),
+    )
+    for calls, options in groups:
+        for path, handler, kind in calls:
+            _add(app, path, answering(context, handler, **options), handler, kind)
     app.add_exception_handler(HTTPException, _explain)
     return app
 
@@ -99,11 +103,9 @@ def build_calls(context: Context) -> Starlette:
 
     Unlike FastAPI, which caches its handlers for good, it keeps nothing when it is dropped.
     """
-    calls = [("GET", path, handler) for path, handler in _GETS]
-    calls += [("POST", path, handler) for path, handler, _ in _POSTS]
     routes = [
-        Route(path, answering(context, handler), methods=[method])
-        for method, path, handler in calls
+        Route(path, answering(context, handler), methods=[_method(kind)])
+        for path, handler, kind in _CALLS
         if path.startswith("/v1/")
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _explain})
@@ -115,14 +117,11 @@ async def _explain(request: Request, error: Exception) -> Response:
     return error_response(of_http_exception(error, request))
 
 
-def _add(
-    app: FastAPI,
-    path: str,
-    method: str,
-    route: Any,
-    handler: Handler,
-    kind: type[Body] | None = None,
-) -> None:
+def _method(kind: type[Body] | None) -> str:
+    return "GET" if kind is None else "POST"
+
+
+def _add(app: FastAPI, path: str, route: Any, handler: Handler, kind: type[Body] | None) -> None:
     extra = None
     if kind is not None:
         schema = kind.model_json_schema()
@@ -132,7 +131,7 @@ def _add(
     app.add_api_route(
         path,
         route,
-        methods=[method],
+        methods=[_method(kind)],
         name=handler.__name__,
         summary=(handler.__doc__ or "").strip(),
         openapi_extra=extra,

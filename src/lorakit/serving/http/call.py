@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -187,13 +187,9 @@ async def _unless_client_leaves(call: Call, work: Awaitable[T]) -> T:
             raise ClientDisconnect
         return working.result()
     finally:
-        await _cancel(working, leaving)
-
-
-async def _cancel(*tasks: asyncio.Future[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 class EventStream(Response):
@@ -214,18 +210,12 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        sending = asyncio.ensure_future(self._send_all(send))
-        leaving = asyncio.ensure_future(self._call.client_left())
         status, error = CLIENT_GONE, None
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                error = sending.result()
+            with suppress(ClientDisconnect, OSError):
+                error = await _unless_client_leaves(self._call, self._send_all(send))
                 status = 200 if error is None else 500
-        except OSError:  # sending failed: the client went away
-            status = CLIENT_GONE
         finally:
-            await _cancel(sending, leaving)
             await self._events.aclose()
             self._call.at_end.close()
             self._call.end(status, error)

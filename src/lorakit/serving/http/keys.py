@@ -52,11 +52,6 @@ class ApiKeys:
         """Whether a caller needs a key."""
         return bool(self._keys)
 
-    @property
-    def has_admin(self) -> bool:
-        """Whether there is a key for the calls of administrators."""
-        return bool(self._admin_keys)
-
     def caller(self, authorization: str | None) -> Caller:
         """Return who sent a request.
 
@@ -93,17 +88,13 @@ class ApiKeys:
         if caller.is_admin:
             return
         why = (
-            "got a key that is not an administrator's"
-            if self.has_admin
-            else "the server was started without an administrator's key"
-        )
-        step = (
-            "Use the administrator's key."
-            if self.has_admin
-            else f"Start it with --admin-key-file or {ADMIN_KEY_VARIABLE}."
+            "got a key that is not an administrator's. Use the administrator's key."
+            if self._admin_keys
+            else "the server was started without an administrator's key. Start it with "
+            f"--admin-key-file or {ADMIN_KEY_VARIABLE}."
         )
         raise RequestError(
-            f"Adapters cannot be loaded or unloaded: {why}. {step}",
+            f"Adapters cannot be loaded or unloaded: {why}",
             status=403,
             code="admin_key_required",
         )

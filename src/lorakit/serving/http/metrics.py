@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,56 +20,67 @@ UNKNOWN = "unknown"
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
+_STATE: dict[str, tuple[Any, str]] = {
+    "waiting": (GaugeMetricFamily, "Requests or texts that wait for a model."),
+    "running": (GaugeMetricFamily, "Requests that an engine reads or decodes."),
+    "kv_bytes": (GaugeMetricFamily, "Memory of keys and values of answers."),
+    "prefix_cache_bytes": (GaugeMetricFamily, "Memory of cached prefixes."),
+    "adapter_bytes": (GaugeMetricFamily, "Memory of the adapters that a model carries."),
+    "engine_steps": (CounterMetricFamily, "Steps of decoding."),
+    "engine_cached_tokens": (CounterMetricFamily, "Tokens of prompts that the prefix cache had."),
+    "engine_preemptions": (
+        CounterMetricFamily,
+        "Times that an answer gave its place to older ones.",
+    ),
+}
+"""Kind and description of what each model reports."""
+
 
 class Metrics:
     """All figures of a server; each server has its own registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        self._requests = counter(
             "lorakit_requests",
             "Requests that ended, by model, path and status.",
             ("model", "path", "status"),
-            registry=self._registry,
         )
-        self._tokens = Counter(
+        self._tokens = counter(
             "lorakit_tokens",
             "Tokens of prompts (input) and answers (output).",
             ("model", "direction"),
-            registry=self._registry,
         )
-        self._duration = Histogram(
+        self._duration = histogram(
             "lorakit_request_seconds",
             "Time of a request from its arrival to its end.",
             ("path",),
             buckets=_SECONDS,
-            registry=self._registry,
         )
-        self._first_token = Histogram(
+        self._first_token = histogram(
             "lorakit_first_token_seconds",
             "Time from a request in the engine's queue to its first token.",
             buckets=_SECONDS,
-            registry=self._registry,
         )
-        self._next_token = Histogram(
+        self._next_token = histogram(
             "lorakit_next_token_seconds",
             "Time between two tokens of an answer.",
             buckets=_SECONDS,
-            registry=self._registry,
         )
-        self._step_rows = Histogram(
+        self._step_rows = histogram(
             "lorakit_step_rows",
             "Answers that one step of decoding continues.",
             buckets=_ROWS,
-            registry=self._registry,
         )
 
     @property
     def hooks(self) -> EngineHooks:
         """What an engine calls."""
         return EngineHooks(
-            first_token=lambda adapter, s: self._first_token.observe(s),
-            next_token=lambda adapter, s: self._next_token.observe(s),
+            first_token=self._first_token.observe,
+            next_token=self._next_token.observe,
             step=lambda rows, s: self._step_rows.observe(rows),
         )
 
@@ -115,48 +127,26 @@ class _State:
         self._service = service
 
     def collect(self) -> Iterable[Metric]:
-        gauges = {
-            "waiting": GaugeMetricFamily(
-                "lorakit_waiting", "Requests or texts that wait for a model.", labels=["task"]
-            ),
-            "running": GaugeMetricFamily(
-                "lorakit_running", "Requests that an engine reads or decodes.", labels=["task"]
-            ),
-            "kv_bytes": GaugeMetricFamily(
-                "lorakit_kv_bytes", "Memory of keys and values of answers.", labels=["task"]
-            ),
-            "prefix_cache_bytes": GaugeMetricFamily(
-                "lorakit_prefix_cache_bytes", "Memory of cached prefixes.", labels=["task"]
-            ),
+        families = {
+            name: kind(f"lorakit_{name}", text, labels=["task"])
+            for name, (kind, text) in _STATE.items()
         }
-        adapter_bytes = GaugeMetricFamily(
-            "lorakit_adapter_bytes", "Memory of the adapters that a model carries.", labels=["task"]
-        )
         events = CounterMetricFamily(
             "lorakit_adapter_events",
             "Loads, evictions and refusals of adapters.",
             labels=["adapter", "event"],
         )
-        totals = {
-            name: CounterMetricFamily(f"lorakit_engine_{name}", text, labels=["task"])
-            for name, text in (
-                ("steps", "Steps of decoding."),
-                ("cached_tokens", "Tokens of prompts that the prefix cache had."),
-                ("preemptions", "Times that an answer gave its place to older ones."),
-            )
-        }
         for model in self._service.models:
             task = str(model.kind)
-            adapter_bytes.add_metric([task], model.store.bytes_in_memory)
+            families["adapter_bytes"].add_metric([task], model.store.bytes_in_memory)
             stats = None if model.engine is None else model.engine.stats
             waiting = model.batches.waiting + (0 if stats is None else stats.waiting)
-            gauges["waiting"].add_metric([task], waiting)
+            families["waiting"].add_metric([task], waiting)
             if stats is not None:
-                for name in ("running", "kv_bytes", "prefix_cache_bytes"):
-                    gauges[name].add_metric([task], getattr(stats, name))
-                for name, family in totals.items():
-                    family.add_metric([task], getattr(stats, name))
+                for name in families.keys() - {"waiting", "adapter_bytes"}:
+                    value = getattr(stats, name.removeprefix("engine_"))
+                    families[name].add_metric([task], value)
             for name, counts in model.store.counts().items():
                 for event in ("loads", "evictions", "refusals"):
                     events.add_metric([name, event], getattr(counts, event))
-        yield from (*gauges.values(), adapter_bytes, events, *totals.values())
+        yield from (*families.values(), events)

@@ -39,17 +39,12 @@ class CarriedRequest:
         """Return the request of a scope and a body."""
         return cls({name: scope[name] for name in _KEPT if name in scope}, body)
 
-    def fields(self) -> dict[str, Any]:
-        """Return the fields of its JSON body; none if it is something else."""
-        try:
-            values = json.loads(self.body or b"{}")
-        except (ValueError, RecursionError):
-            return {}  # the application says what is wrong with it
-        return values if isinstance(values, dict) else {}
-
     def text(self, name: str) -> str:
-        """Return a field that is a text; an empty one if there is none."""
-        value = self.fields().get(name)
+        """Return a field of its JSON body that is a text; an empty one if there is none."""
+        try:
+            value = json.loads(self.body or b"{}")[name]
+        except (ValueError, RecursionError, LookupError, TypeError):
+            return ""  # the application says what is wrong with it
         return value if isinstance(value, str) else ""
 
 

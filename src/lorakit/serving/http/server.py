@@ -44,18 +44,13 @@ class Address:
     port: int = 8000
     allows_anybody: bool = False
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        return is_loopback(self.host)
-
     def require_safe(self, keys: ApiKeys) -> None:
         """Refuse to let anybody in without saying so.
 
         Raises:
             ConfigError: Other machines could use the server without a key.
         """
-        if self.is_loopback or keys.are_required or self.allows_anybody:
+        if is_loopback(self.host) or keys.are_required or self.allows_anybody:
             return
         raise ConfigError(
             f"Anybody could use this server: got host {self.host} and no API key, expected a key "

@@ -1,8 +1,9 @@
-"""What one forward pass computes: the logits of a head, or a vector of each text."""
+"""Rows of a batch, each with its adapter, and one forward pass: logits of a head, or vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,35 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lorakit.serving.pooled.batch_rows import Columns, pad_rows, running_rows
+from lorakit.injection import adapter_names, adapter_rows
+
+Columns = Mapping[str, Sequence[int]]
+"""What a tokenizer returns for one text: input_ids, attention_mask and so on."""
+
+
+def pad_rows(model: PreTrainedModel, rows: Sequence[Columns]) -> dict[str, Tensor]:
+    """Return the columns of rows as tensors (rows, tokens), padded on the right."""
+    length = max(len(row["input_ids"]) for row in rows)
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    fills = {"input_ids": pad}
+    return {
+        name: torch.tensor(
+            [[*row[name], *[fills.get(name, 0)] * (length - len(row[name]))] for row in rows],
+            device=model.device,
+        )
+        for name in rows[0]
+    }
+
+
+@contextmanager
+def running_rows(model: PreTrainedModel, adapters: Sequence[str | None]) -> Iterator[None]:
+    """Run a batch without gradients, each row with its adapter or None, inside the block."""
+    with torch.no_grad():
+        if not adapter_names(model):
+            yield
+            return
+        with adapter_rows(model, adapters):
+            yield
 
 
 @dataclass(frozen=True)

@@ -115,19 +115,16 @@ def spans(words: Sequence[LabelledWord]) -> list[Span]:
     With the labels B-x and I-x, B- begins a span; other labels form one as long as they repeat.
     """
     found: list[Span] = []
-    is_open = False
     for index, each in enumerate(words):
-        prefix, label = _without_prefix(each.label)
         if each.label == OUTSIDE:
-            is_open = False
             continue
-        last = found[-1] if found and is_open else None
+        prefix, label = _without_prefix(each.label)
+        last = found[-1] if found and found[-1].last == index - 1 else None
         if last is not None and last.label == label and prefix != "B":
             probability = min(last.probability, each.probability)
             found[-1] = Span(label, last.first, index, probability)
         else:
             found.append(Span(label, index, index, each.probability))
-        is_open = True
     return found
 
 

@@ -44,10 +44,6 @@ class MicroBatches:
 
     While a batch runs, the next ones collect, so batches grow with the load and a lone item never
     waits for others.
-
-    Attributes:
-        batches: Number of batches that have run.
-        rows: Number of items in them.
     """
 
     def __init__(
@@ -68,7 +64,6 @@ class MicroBatches:
             most_tokens: Tokens of a padded batch; one item alone may have more.
             most_waiting: Items that may wait.
         """
-        self.batches = self.rows = 0
         self._run = run
         self._between_steps = between_steps
         self._most_rows, self._most_tokens = most_rows, most_tokens
@@ -155,8 +150,6 @@ class MicroBatches:
             return batch
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
-        self.batches += 1
-        self.rows += len(batch)
         try:
             results = self._run([each.item for each in batch])
         except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StoppingCriteria
 
-from lorakit.serving.pooled.batch_rows import Columns, pad_rows, running_rows
+from lorakit.serving.pooled.forward_items import Columns, pad_rows, running_rows
 from lorakit.serving.requests import FinishReason, Sampling
 
 

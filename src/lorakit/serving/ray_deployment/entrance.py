@@ -122,7 +122,7 @@ class Entrance:
             return PlainTextResponse(merge_texts(dict(await self._ask_all("metrics"))))
         carried = CarriedRequest.of(request.scope, body)
         if request.method == "POST" and request.url.path in (_LOAD, _UNLOAD):
-            return await self._change(carried)
+            return await self._change(carried, request.receive)
         return Relayed(self._replicas, carried, await self._known_changes(), self._base_name)
 
     async def _ask_all(self, method: str) -> list[Any]:
@@ -148,7 +148,7 @@ class Entrance:
         self._changes = self._changes or latest
         return self._changes
 
-    async def _change(self, request: CarriedRequest) -> Response:
+    async def _change(self, request: CarriedRequest, receive: Receive) -> Response:
         """Have one replica make a change; the others follow before their next answer."""
         path = request.text("lora_path") if request.scope["path"] == _LOAD else None
         async with self._changing:
@@ -160,7 +160,7 @@ class Entrance:
             async def keep(message: Message) -> None:
                 sent.append(message)
 
-            await relayed.send_all(keep)
+            await relayed(request.scope, receive, keep)
             if sent[0]["status"] == 200:
                 self._changes = then
         response = Response(b"".join(each.get("body", b"") for each in sent), sent[0]["status"])
@@ -188,11 +188,10 @@ class Relayed(Response):
         self._is_begun = self._is_finished = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer; Ray cancels this call when the client goes away."""
-        await self.send_all(send)
+        """Send the answer, or why there is none.
 
-    async def send_all(self, send: Send) -> None:
-        """Send the answer, or why there is none."""
+        Ray cancels this call when the client goes away.
+        """
         error: Exception | None = None
         for _ in range(_TRIES):
             answers: Any = self._replicas.answer.remote(*self._arguments)
@@ -214,7 +213,12 @@ class Relayed(Response):
                 answers.cancel()
         if self._is_finished or error is None:
             return
-        await self._send_error(send, as_request_error(error))
+        refused = as_request_error(error)
+        if not self._is_begun:
+            await error_response(refused)(scope, receive, send)
+            return
+        event = f"data: {json.dumps(error_body(refused))}\n\n".encode()
+        await send({"type": "http.response.body", "body": event, "more_body": False})
 
     async def _send(self, send: Send, message: Message) -> None:
         """Send a message; the start of an answer waits for its first bytes.
@@ -224,29 +228,11 @@ class Relayed(Response):
         if message["type"] == "http.response.start":
             self._start = message
             return
-        await self._begin(send)
-        self._is_finished = not message.get("more_body", False)
-        await send(message)
-
-    async def _begin(self, send: Send) -> None:
         if self._start is not None and not self._is_begun:
             self._is_begun = True
             await send(self._start)
-
-    async def _send_error(self, send: Send, refused: RequestError) -> None:
-        if not self._is_begun:
-            response = error_response(refused)
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": response.status_code,
-                    "headers": response.raw_headers,
-                }
-            )
-            await send({"type": "http.response.body", "body": bytes(response.body)})
-            return
-        event = f"data: {json.dumps(error_body(refused))}\n\n".encode()
-        await send({"type": "http.response.body", "body": event, "more_body": False})
+        self._is_finished = not message.get("more_body", False)
+        await send(message)
 
 
 def _replica_ended() -> RequestError:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.adapters.peft_files.files import CONFIG_FILE, read_adapter_header
 from lorakit.adapters.peft_files.format import config_from_peft
-from lorakit.config import TaskType
 from lorakit.inference.loaded import companions_of
+from lorakit.serving.base_models import TASKS_WITH_LABELS, ModelKind
 from lorakit.serving.store.values import FilesKey
 
 _OF_RUN = "adapter"
@@ -20,20 +22,28 @@ _OF_RUN = "adapter"
 _SETTLED_S = 2.0
 """Age of the newest file at which nobody is writing the directory any more."""
 
+_HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier|out_proj|output)(\.modules_to_save)?\.weight$")
+
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What the header of a file says.
+    """What the files of an adapter say, and what it needs of the base.
 
     Attributes:
+        kind: Its task and labels; None if the files do not say.
+        base: The base that it names.
+        settings: The settings of its training.
+        trained_in_full: Modules that it replaces.
         rank: Largest rank of the updates; None if there are none.
-        task: What the adapter was trained for, if the configuration says so.
         elements: Number of elements of all its tensors.
     """
 
-    rank: int | None
-    task: TaskType | None
-    elements: int
+    kind: ModelKind | None = None
+    base: str | None = None
+    settings: InferenceSettings = field(default_factory=InferenceSettings)
+    trained_in_full: tuple[str, ...] = ()
+    rank: int | None = None
+    elements: int = 0
 
 
 def adapter_directory(path: Path) -> Path | None:
@@ -86,7 +96,7 @@ def may_be_written(directory: Path) -> bool:
 
 
 def read_facts(directory: Path) -> AdapterFacts:
-    """Read the headers of an adapter's files.
+    """Return what the files of an adapter say; no tensor is read.
 
     Raises:
         MissingFileError: One of the files does not exist.
@@ -95,9 +105,19 @@ def read_facts(directory: Path) -> AdapterFacts:
     """
     values, entries = read_adapter_header(directory)
     config = config_from_peft(values, str(directory))
+    settings = InferenceSettings.load(companions_of(directory))
+    task, labels = config.task_type or settings.task_type, settings.labels
+    heads = [one.shape[0] for key, one in entries.items() if _HEAD_WEIGHT.search(key)]
+    number = None
+    if task in TASKS_WITH_LABELS:
+        number = len(labels) if labels is not None else heads[-1] if heads else None
+    base = values.get("base_model_name_or_path")
     of_A = [one.shape for key, one in entries.items() if ".lora_A" in key or "embedding_A" in key]
     return AdapterFacts(
+        kind=None if task is None else ModelKind(task, number),
+        base=base if isinstance(base, str) and base else None,
+        settings=settings,
+        trained_in_full=tuple(config.modules_to_save or ()),
         rank=max((shape[0] for shape in of_A if shape), default=None),
-        task=config.task_type,
         elements=sum(entry.elements for entry in entries.values()),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -15,15 +15,18 @@ from typing import Any
 from torch import nn
 
 from lorakit.errors import AdapterNameError, LorakitError
-from lorakit.serving.store.admission import Admission, Visit
+from lorakit.serving.store.admission import Admission, Trial, Visit
 from lorakit.serving.store.allowed_paths import AllowedPaths
 from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.loader import Answer, Loader, RequireBase, stopping
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
-from lorakit.serving.store.placing import Placing
-from lorakit.serving.store.probe import Probe
-from lorakit.serving.store.trial import Trial
-from lorakit.serving.store.values import AdapterCounts, KnownAdapter, Lease, StoreSettings
+from lorakit.serving.store.values import (
+    AdapterCounts,
+    AdapterPlaces,
+    KnownAdapter,
+    Lease,
+    StoreSettings,
+)
 from lorakit.serving.store.watcher import Watcher
 
 
@@ -40,12 +43,10 @@ class AdapterStore:
         self,
         model: nn.Module,
         base: str,
+        places: AdapterPlaces,
         *,
         run_between_steps: Callable[[Callable[[], Any]], Future[Any]],
         visit: Visit | None = None,
-        folder: Path | None = None,
-        named: Mapping[str, Path] | None = None,
-        root: Path | None = None,
         require_base: RequireBase | None = None,
         settings: StoreSettings | None = None,
     ):
@@ -54,13 +55,10 @@ class AdapterStore:
         Args:
             model: A transformers model in evaluation mode, which does not run yet.
             base: Name of the base alone, which no adapter may have.
+            places: Where the adapters are.
             run_between_steps: Runs a function in the thread that owns the model, after those given
                 to it before, with no `adapter_rows` block open.
             visit: Lets an adapter take part in one step of an engine; None if no engine runs.
-            folder: A folder whose subfolders are adapters or run directories, named after them.
-            named: Directories of further adapters, or of runs, by name.
-            root: The directory below which all adapters that the server is asked to load must lie,
-                those of the folder too; None is the folder. Those in `named` may lie anywhere.
             require_base: Refuses adapters that were trained on other weights; None refuses none.
             settings: Memory, pins and the like.
 
@@ -69,36 +67,27 @@ class AdapterStore:
             MissingFileError: The folder, or the directory of a named adapter, does not exist.
         """
         self._settings = settings or StoreSettings()
-        self._paths = AllowedPaths(root or folder)
+        self._paths = AllowedPaths(places.root or places.folder)
         self._lock = threading.Condition()
-        self._catalogue = Catalogue(base, folder, named or {}, self._paths)
+        self._catalogue = Catalogue(base, places.folder, places.named, self._paths)
         self._memory = AdapterMemory(self._settings.memory_bytes)
-        dtype = self._settings.factor_dtype
-        self._placing = Placing(model, dtype)
+        self._admission = Admission(model, self._settings, run_between_steps, visit)
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._run_between_steps = run_between_steps
         self._loader = Loader(
             self._lock,
             self._catalogue,
             self._memory,
-            Trial(model, dtype),
-            Admission(
-                self._placing,
-                Probe(model, allow_noop=self._settings.allow_noop),
-                run_between_steps,
-                visit,
-            ),
-            self._placing,
-            run_between_steps,
+            Trial(model, self._settings.factor_dtype),
+            self._admission,
             self._settings,
-            self._count,
+            self._counts,
             self._end_load,
             require_base,
         )
         self._waiting: dict[Entry, list[Future[Lease]]] = {}
         self._is_watching = False
         self._watcher = Watcher(self.scan, self._settings.scan_every_s)
-        run_between_steps(self._placing.keep_base_alike)
+        run_between_steps(self._admission.keep_base_alike)
         self.scan()
 
     # ---- what is known ----
@@ -124,15 +113,14 @@ class AdapterStore:
 
     def _describe(self, entry: Entry) -> KnownAdapter:
         version = self._memory.get(entry.content_hash)
-        facts = entry.facts
         return KnownAdapter(
             name=entry.name,
             path=entry.path,
             problem=None if entry.failure is None else str(entry.failure),
             content_hash=entry.content_hash,
-            rank=None if facts is None else facts.rank,
-            task=None if facts is None else facts.task,
-            bytes=0 if facts is None else self._placing.bytes_of(facts.elements),
+            rank=entry.facts.rank,
+            kind=entry.facts.kind,
+            bytes=self._admission.bytes_of(entry.facts.elements),
             in_memory=version is not None,
             pinned=entry.name in self._settings.pinned,
             leases=0 if version is None else version.leases,
@@ -188,7 +176,7 @@ class AdapterStore:
                 return None
         except LorakitError as error:
             if not isinstance(error, AdapterNameError):  # names that nobody has are not counted
-                self._count(name, "refusals")
+                self._counts[name, "refusals"] += 1
             return partial(_refuse, future, error)
         return partial(_hand_over, future, lease)
 
@@ -212,9 +200,8 @@ class AdapterStore:
             name=entry.name,
             carried_name=version.carried_name,
             content_hash=version.content_hash,
-            path=entry.path,
             companions=entry.companions,
-            settings=entry.settings,
+            settings=entry.facts.settings,
             files_key=entry.files_key,
             give_back=lambda: self._give_back(version),
         )
@@ -231,9 +218,8 @@ class AdapterStore:
         """Take unused versions out of the model that no adapter has any more."""
         gone = self._memory.take_unknown(self._catalogue.hashes)
         if gone:
-            names = [version.carried_name for version in gone]
             with suppress(RuntimeError):  # an engine that has stopped serves nobody
-                self._run_between_steps(lambda: self._placing.remove(names))
+                self._admission.remove([version.carried_name for version in gone])
 
     # ---- loads ----
 
@@ -254,12 +240,9 @@ class AdapterStore:
             # They begin again if the files have changed meanwhile.
             answers = [self._answer(entry.name, future) for future in futures]
             return [answer for answer in answers if answer is not None]
-        for _ in futures:
-            self._count(entry.name, "refusals")
+        if futures:
+            self._counts[entry.name, "refusals"] += len(futures)
         return [partial(_refuse, future, error) for future in futures]
-
-    def _count(self, name: str, what: str) -> None:
-        self._counts[name, what] += 1
 
     # ---- changes ----
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Set
 from difflib import get_close_matches
 from pathlib import Path
 
-from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.errors import (
     AdapterFileError,
     AdapterNameError,
@@ -30,7 +29,7 @@ from lorakit.serving.store.allowed_paths import AllowedPaths
 from lorakit.serving.store.values import FilesKey
 
 _MOST_NAME_CHARACTERS = 200
-_NO_SETTINGS = InferenceSettings()
+_UNREAD = AdapterFacts()
 
 
 class Entry:
@@ -41,13 +40,12 @@ class Entry:
         path: The directory of its two files.
         companions: The directory of its tokenizer and `lorakit.json`.
         files_key: What its files were; empty if they could not be read.
-        facts: What their headers say, if they could be read.
+        facts: What they say, as far as they could be read.
         failure: Why it cannot be served.
         is_final: Whether `failure` stays until a file changes; while files may be half-written it
             does not.
         content_hash: Hash of the content; None until it has been read.
         previous_hash: The hash of the entry before, until this one's is known.
-        settings: Contents of `lorakit.json`; read with the content.
     """
 
     def __init__(
@@ -57,12 +55,11 @@ class Entry:
         self.path = path
         self.companions = path
         self.files_key = files_key
-        self.facts: AdapterFacts | None = None
+        self.facts = _UNREAD
         self.failure: LorakitError | None = None
         self.is_final = True
         self.content_hash: str | None = None
         self.previous_hash = previous_hash
-        self.settings = _NO_SETTINGS
 
     def fail(self, error: LorakitError) -> None:
         """Keep the reason why the adapter cannot be served."""

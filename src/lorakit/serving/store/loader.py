@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -13,19 +14,28 @@ from typing import Any
 
 from lorakit.adapters import Adapter
 from lorakit.adapters.inference_settings import InferenceSettings
-from lorakit.errors import AdapterFileError, AdapterMemoryError, AdapterStateError, LorakitError
+from lorakit.errors import (
+    AdapterFileError,
+    AdapterMemoryError,
+    AdapterStateError,
+    ConfigError,
+    LorakitError,
+    MissingFileError,
+)
 from lorakit.injection.state import valid_name
 from lorakit.ops.native import openmp
-from lorakit.serving.store.admission import Admission
+from lorakit.serving.store.admission import Admission, Trial
 from lorakit.serving.store.catalogue import Catalogue, Entry
+from lorakit.serving.store.content_hash import content_hash
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
-from lorakit.serving.store.placing import Placing
-from lorakit.serving.store.reading import Reader
-from lorakit.serving.store.trial import Trial
+from lorakit.serving.store.probe import require_update
 from lorakit.serving.store.values import StoreSettings
 
 _NAME_CHARACTERS, _HASH_CHARACTERS = 40, 12
 """Characters of an adapter's name and hash in its carried name."""
+
+_PAUSE_S = 0.05
+"""Pause before files are read again that may be half-written."""
 
 Answer = Callable[[], None]
 """Tells somebody that a load has ended; called without the lock."""
@@ -58,10 +68,8 @@ class Loader:
         memory: AdapterMemory,
         trial: Trial,
         admission: Admission,
-        placing: Placing,
-        run_between_steps: Callable[[Callable[[], Any]], Future[Any]],
         settings: StoreSettings,
-        count: Callable[[str, str], None],
+        counts: Counter[tuple[str, str]],
         finished: Callable[[Entry, Exception | None], list[Answer]],
         require_base: RequireBase | None = None,
     ):
@@ -72,11 +80,9 @@ class Loader:
             catalogue: The known adapters.
             memory: The versions that the model carries.
             trial: Compares adapters with the base.
-            admission: Lets them into the model.
-            placing: Takes them out.
-            run_between_steps: As in `AdapterStore`.
+            admission: Lets them into the model and takes them out.
             settings: As in `AdapterStore`.
-            count: Counts "loads" and "evictions" by name; called with the lock.
+            counts: "loads" and "evictions" by name.
             finished: Takes the outcome of a load, None for success or if the entry's files have
                 changed; called with the lock, in the moment in which a version is in memory.
             require_base: As in `AdapterStore`.
@@ -86,13 +92,10 @@ class Loader:
         self._memory = memory
         self._trial = trial
         self._admission = admission
-        self._placing = placing
-        self._run_between_steps = run_between_steps
         self._settings = settings
-        self._count = count
+        self._counts = counts
         self._finished = finished
         self._require_base = require_base
-        self._reader = Reader(lock, catalogue, allow_noop=settings.allow_noop)
         self._admitting: set[Future[None]] = set()
         self._is_stopped = False
         self._claimed: set[str] = set()
@@ -131,11 +134,12 @@ class Loader:
     def _load(self, entry: Entry) -> None:
         try:
             self._require_possible(entry)  # before anything is read
-            adapter = self._reader.read(entry)
+            adapter = self._read(entry)
             if adapter is not None:
                 self._require_weights(entry, adapter)
-                if self._claim(entry):
-                    self._bring_in(entry, adapter)
+                version = self._version_of(entry)
+                if self._claim(version):
+                    self._bring_in(entry, version, adapter)
                     return
         except Exception as error:
             self._finish(entry, error)
@@ -143,27 +147,64 @@ class Loader:
             self._finish(entry, None)
 
     def _require_possible(self, entry: Entry) -> None:
-        if entry.facts is not None:
-            needed_bytes = self._placing.bytes_of(entry.facts.elements)
+        needed_bytes = self._admission.bytes_of(entry.facts.elements)
+        with self._lock:
+            self._memory.require_possible(entry.name, needed_bytes, self.pinned_hashes())
+
+    def _read(self, entry: Entry) -> Adapter | None:
+        """Return the adapter in an entry's files; None if the entry is not the current one.
+
+        Files that are just being written are read again until they belong together.
+
+        Raises:
+            AdapterFileError, ConfigError, MissingFileError: They are damaged or missing, or all
+                updates are zero; the entry keeps the failure.
+        """
+        while True:
+            adapter, found = None, ""
+            try:
+                if entry.failure is not None:
+                    raise entry.failure
+                adapter = Adapter.load(entry.path)
+                if not self._settings.allow_noop:
+                    require_update(entry.name, adapter)
+                found = content_hash(adapter)
+            except (AdapterFileError, ConfigError, MissingFileError) as error:
+                with self._lock:
+                    entry.fail(error)
+                if entry.is_final:
+                    raise
+                time.sleep(_PAUSE_S)
             with self._lock:
-                self._memory.require_possible(entry.name, needed_bytes, self.pinned_hashes())
+                if self._catalogue.look_up(entry.name) is not entry:
+                    return None
+                if adapter is not None:
+                    self._catalogue.set_content(entry, found)
+                    return adapter
 
     def _require_weights(self, entry: Entry, adapter: Adapter) -> None:
         """Refuse an adapter that was trained on other weights of the base."""
         if self._require_base is None:
             return
         try:
-            self._require_base(entry.name, adapter, entry.settings, entry.path)
+            self._require_base(entry.name, adapter, entry.facts.settings, entry.path)
         except LorakitError as error:
             self._remember(entry, error)
             raise
 
-    def _claim(self, entry: Entry) -> bool:
-        """Return whether this load brings in an entry's content; False if it is in memory.
+    def _version_of(self, entry: Entry) -> CarriedVersion:
+        """Return the version that carries the content of an entry, which has been read."""
+        key, prefix = entry.content_hash or "", valid_name(entry.name)[:_NAME_CHARACTERS]
+        needed_bytes = self._admission.bytes_of(entry.facts.elements)
+        carried_name = f"{prefix}-{key[:_HASH_CHARACTERS]}"
+        return CarriedVersion(entry.name, carried_name, key, needed_bytes)
+
+    def _claim(self, version: CarriedVersion) -> bool:
+        """Return whether this load brings in a version; False if it is in memory.
 
         Another load of the same content is waited for.
         """
-        key, _ = self._key_and_bytes(entry)
+        key = version.content_hash
         with self._lock:
             self._lock.wait_for(lambda: key not in self._claimed)
             if key in self._memory:
@@ -171,14 +212,10 @@ class Loader:
             self._claimed.add(key)
             return True
 
-    def _bring_in(self, entry: Entry, adapter: Adapter) -> None:
+    def _bring_in(self, entry: Entry, version: CarriedVersion, adapter: Adapter) -> None:
         """Let an adapter in and ask for others to leave; `_end_placing` ends the load."""
-        key, needed_bytes = self._key_and_bytes(entry)
-        prefix = valid_name(entry.name)[:_NAME_CHARACTERS]
-        carried_name = f"{prefix}-{key[:_HASH_CHARACTERS]}"
-        version = CarriedVersion(entry.name, carried_name, key, needed_bytes)
         try:
-            self._admit(entry, carried_name, adapter)
+            self._admit(entry, version.carried_name, adapter)
             try:
                 with self._lock:  # one block, so that versions leave as room was made
                     leaving = self._make_room(version)
@@ -188,7 +225,7 @@ class Loader:
                 raise
         except Exception:
             with self._lock:
-                self._claimed.discard(key)
+                self._claimed.discard(version.content_hash)
             raise
         placed.add_done_callback(partial(self._end_placing, entry, version, leaving))
 
@@ -250,22 +287,14 @@ class Loader:
             return done
         names = [one.carried_name for one in leaving]
         try:
-            return self._run_between_steps(partial(self._placing.remove, names))
+            return self._admission.remove(names)
         except Exception:
             self._memory.undo_room(version.bytes, leaving)
             raise
 
     def _withdraw(self, version: CarriedVersion) -> None:
         with suppress(RuntimeError):  # an engine that has stopped serves nobody
-            self._run_between_steps(partial(self._placing.remove, [version.carried_name]))
-
-    def _key_and_bytes(self, entry: Entry) -> tuple[str, int]:
-        if entry.content_hash is None or entry.facts is None:
-            raise AdapterStateError(
-                f"Cannot load adapter {entry.name!r}: got no content, expected it to be read "
-                "first. Report this as a defect of lorakit."
-            )
-        return entry.content_hash, self._placing.bytes_of(entry.facts.elements)
+            self._admission.remove([version.carried_name])
 
     # ---- in the thread that owns the model ----
 
@@ -285,27 +314,24 @@ class Loader:
         with self._lock:  # one block, so that nobody evicts what others wait for
             if error is None:
                 self._memory.add(version)
-                self._count(entry.name, "loads")
+                self._counts[entry.name, "loads"] += 1
             else:
                 self._memory.undo_room(version.bytes, [] if has_run else leaving)
             for one in leaving if has_run else ():
-                self._count(one.name, "evictions")
+                self._counts[one.name, "evictions"] += 1
             self._claimed.discard(version.content_hash)
             answers = self._end(entry, error)
-        _tell(answers)
+        for answer in answers:
+            answer()
 
     # ---- in both ----
 
     def _finish(self, entry: Entry, error: Exception | None) -> None:
         with self._lock:
             answers = self._end(entry, error)
-        _tell(answers)
+        for answer in answers:
+            answer()
 
     def _end(self, entry: Entry, error: Exception | None) -> list[Answer]:
         self._lock.notify_all()
         return self._finished(entry, error)
-
-
-def _tell(answers: Iterable[Answer]) -> None:
-    for answer in answers:
-        answer()

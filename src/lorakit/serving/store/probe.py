@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from lorakit.adapters import Adapter
 from lorakit.errors import AdapterFileError, LorakitError, first_few, first_line
 from lorakit.injection import Injection, adapter_rows
 from lorakit.injection.state import adapted_layers
+from lorakit.serving.engine.visits import VisitOutput
 
 _TOKENS = 3
 """More than the rows, so that a model which puts tokens first (XLNet) cannot be mistaken."""
@@ -21,25 +22,6 @@ _CLEAR = 1e-3
 """Change of the outputs, relative to the largest, that is no rounding of one token in float32."""
 _NOISE = 4.0
 """Times the difference that two equal rows of one batch have, which kernels may cause."""
-
-
-class Outputs(Protocol):
-    """Outputs of two rows that have read the same token, as `VisitOutput` has them."""
-
-    @property
-    def base(self) -> Tensor:
-        """Without the adapter."""
-        ...
-
-    @property
-    def adapted(self) -> Tensor:
-        """With it."""
-        ...
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether all numbers of the adapted row are finite."""
-        ...
 
 
 class Probe:
@@ -50,6 +32,7 @@ class Probe:
 
     def __init__(self, model: nn.Module, *, allow_noop: bool = False):
         self._model = model
+        self._config: Any = model.config
         self._allow_noop = allow_noop
         self._noise: float | None = None
 
@@ -57,7 +40,7 @@ class Probe:
         """Return a token to probe an adapter with, one that it trains if there is any."""
         return self._tokens_for(adapter)[-1]
 
-    def is_passed(self, outputs: Outputs) -> bool:
+    def is_passed(self, outputs: VisitOutput) -> bool:
         """Return whether the outputs of one token leave no doubt that `check` passes."""
         base, adapted = outputs.base, outputs.adapted
         if not (outputs.is_finite and base.isfinite().all()):
@@ -116,8 +99,7 @@ class Probe:
 
     def _tokens_for(self, adapter: Adapter) -> list[int]:
         """Return a few tokens, the last ones of those that the adapter trains."""
-        config: Any = getattr(self._model, "config", None)
-        text_config = config.get_text_config()
+        text_config = self._config.get_text_config()
         size = int(text_config.vocab_size)
         padding = getattr(text_config, "pad_token_id", None)
         usual = [1 + place * (size - 1) // (_TOKENS + 1) for place in range(1, _TOKENS + 1)]
@@ -132,9 +114,8 @@ class Probe:
         """Return the same few tokens in two rows, (2, tokens)."""
         device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]  # models of texts have embeddings
         tokens = self._tokens_for(adapter)
-        config: Any = getattr(self._model, "config", None)
-        end: Any = getattr(config, "eos_token_id", None)
-        if getattr(config, "is_encoder_decoder", False) and isinstance(end, int):
+        end: Any = getattr(self._config, "eos_token_id", None)
+        if self._config.is_encoder_decoder and isinstance(end, int):
             # BART and T5 classify at this token.
             tokens = [*(token for token in tokens if token != end), end]
         return torch.tensor([tokens] * 2, device=device)
@@ -142,9 +123,8 @@ class Probe:
     @torch.no_grad()
     def _outputs(self, names: list[str | None], ids: Tensor) -> Tensor:
         """Return the output of each row, (2, …), in float32 at least."""
-        config: Any = getattr(self._model, "config", None)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if getattr(config, "is_encoder_decoder", False):
+        if self._config.is_encoder_decoder:
             inputs["decoder_input_ids"] = ids
         with adapter_rows(self._model, names):
             result: Any = self._model(**inputs)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import torch
 
 from lorakit.adapters.inference_settings import InferenceSettings
-from lorakit.config import TaskType
+from lorakit.serving.base_models import ModelKind
 
 FilesKey = tuple[tuple[str, int, int, int], ...]
 """(name, size, time of the last change in ns, inode) of each file of an adapter's directory that
 affects answers. It changes whenever one of them is written."""
+
+
+@dataclass(frozen=True)
+class AdapterPlaces:
+    """Where the adapters of a server are.
+
+    Attributes:
+        folder: A watched folder whose subfolders are adapters or runs, named after them.
+        named: Directories of further ones by name, which may lie anywhere.
+        root: Directory below which all other adapters must lie, those of the folder too; None is
+            the folder.
+    """
+
+    folder: Path | None = None
+    named: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,7 @@ class KnownAdapter:
         content_hash: Hash of everything that affects its outputs, 64 hexadecimal digits; None
             until its files have been read.
         rank: Largest rank of its updates; None if the files say none.
-        task: What it was trained for; None if the files do not say.
+        kind: Its task and labels; None if the files do not say.
         bytes: Memory that it takes in the model.
         in_memory: Whether the model carries its current version.
         pinned: Whether it stays in memory once it is there.
@@ -64,7 +80,7 @@ class KnownAdapter:
     problem: str | None
     content_hash: str | None
     rank: int | None
-    task: TaskType | None
+    kind: ModelKind | None
     bytes: int
     in_memory: bool
     pinned: bool
@@ -80,48 +96,46 @@ class AdapterCounts:
     refusals: int = 0
 
 
+@dataclass(eq=False)
 class Lease:
-    """The right to use one version of an adapter: the model carries it until `release`.
+    """The right to use one version of an adapter, or the base alone.
+
+    The model carries the version until all holders have released the lease; whoever gets it is the
+    first of them. The defaults are those of the base alone.
 
     Attributes:
         name: The name that the request asked for.
         carried_name: Name under which the model carries the version, for `adapter_rows`.
         content_hash: Hash of everything that affects its outputs, the key of its cached prefixes.
-        path: The directory of its two files.
         companions: The directory of its tokenizer, chat template and `lorakit.json`.
         settings: The contents of `lorakit.json`: task, labels, format of inputs.
         files_key: Changes whenever a file of the adapter, its tokenizer or its template is
             written; a key for what was read from them.
+        give_back: Called when the last holder has released it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        carried_name: str,
-        content_hash: str,
-        path: Path,
-        companions: Path,
-        settings: InferenceSettings,
-        files_key: FilesKey,
-        give_back: Callable[[], None],
-    ):
-        self.name = name
-        self.carried_name = carried_name
-        self.content_hash = content_hash
-        self.path = path
-        self.companions = companions
-        self.settings = settings
-        self.files_key = files_key
-        self._give_back = give_back
-        self._lock = threading.Lock()
-        self._is_released = False
+    name: str = ""
+    carried_name: str | None = None
+    content_hash: str = ""
+    companions: Path | None = None
+    settings: InferenceSettings = field(default_factory=InferenceSettings)
+    files_key: FilesKey = ()
+    give_back: Callable[[], None] = field(default=lambda: None)
+    _holders: int = field(default=1, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def release(self) -> None:
-        """End the use; calls after the first do nothing. May be called from any thread."""
+    def hold(self) -> None:
+        """Become one more holder."""
         with self._lock:
-            was_released, self._is_released = self._is_released, True
-        if not was_released:
-            self._give_back()
+            self._holders += 1
+
+    def release(self, *_: object) -> None:
+        """Stop being a holder; any thread may call it, and so may a future that is done."""
+        with self._lock:
+            self._holders -= 1
+            is_last = not self._holders
+        if is_last:
+            self.give_back()
 
     def __enter__(self) -> Self:
         return self

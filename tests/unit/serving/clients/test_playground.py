@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
+from fixtures.preferences import read_votes
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.runs.mixtures import write_mixture
-from lorakit.runs.votes import read_votes
 from lorakit.serving.clients.candidates import Candidate, Question, Wanted
 from lorakit.serving.clients.playground import Answer, Playground
 from lorakit.serving.clients.talking import AnswerOptions

@@ -11,7 +11,7 @@ import pytest
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, StoppedError
 from lorakit.inference import generate_text, load_for_inference
-from lorakit.runs.device_room import DeviceRoom
+from lorakit.runs.base_memory import DeviceRoom
 from lorakit.serving.clients import side_by_side
 from lorakit.serving.clients.side_by_side import Candidate, Question, SideBySide, Wanted, Words
 from lorakit.serving.clients.talking import AnswerOptions, End

@@ -1,4 +1,7 @@
-"""The model, called for rows with adapters."""
+"""The model, called for rows with adapters, in a thread that takes short turns."""
+
+import sys
+import threading
 
 import pytest
 import torch
@@ -8,7 +11,8 @@ from fixtures.engines import tiny_llama, with_adapters
 from lorakit import add_adapter, set_adapter
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterStateError, ConfigError
-from lorakit.serving.engine.runner import ModelRunner, cache_of, keys_values
+from lorakit.serving.engine import runner
+from lorakit.serving.engine.runner import ModelRunner, cache_of, keys_values, short_turns
 from tiny_models import bloom, t5
 from tolerances import LOGITS_TOLERANCE, largest_error
 
@@ -72,3 +76,45 @@ def test_a_cache_keeps_all_tokens():
 def test_an_encoder_with_a_decoder_is_refused():
     with pytest.raises(ConfigError, match="Use a CAUSAL_LM base"):
         ModelRunner(t5())
+
+
+# ---- shorter turns of threads ----
+
+
+@pytest.fixture
+def usual_turns():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_turns_are_short_until_the_last_block_ends(usual_turns):
+    inside, may_end = threading.Event(), threading.Event()
+
+    def run():
+        with short_turns():
+            inside.set()
+            assert may_end.wait(30)
+
+    thread = threading.Thread(target=run)
+    with short_turns():
+        thread.start()
+        assert inside.wait(30)
+    assert sys.getswitchinterval() == pytest.approx(
+        runner._TURN_S, abs=1e-6
+    )  # the thread still runs
+    may_end.set()
+    thread.join(30)
+    assert sys.getswitchinterval() == pytest.approx(0.005, abs=1e-6)
+
+
+def test_an_error_ends_them_and_shorter_ones_stay(usual_turns):
+    with pytest.raises(OSError), short_turns():
+        raise OSError
+    assert sys.getswitchinterval() == pytest.approx(0.005, abs=1e-6)
+    sys.setswitchinterval(0.0001)
+    shorter = sys.getswitchinterval()  # whole microseconds
+    with short_turns():
+        assert sys.getswitchinterval() == pytest.approx(shorter, abs=1e-6)
+    assert sys.getswitchinterval() == pytest.approx(shorter, abs=1e-6)

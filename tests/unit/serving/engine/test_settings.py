@@ -16,4 +16,4 @@ def test_they_are_values():
 
 def test_hooks_that_are_not_given_take_no_notice():
     hooks = EngineHooks()
-    assert hooks.first_token("a", 0.1) is hooks.next_token(None, 0.1) is hooks.step(3, 0.1) is None
+    assert hooks.first_token(0.1) is hooks.next_token(0.1) is hooks.step(3, 0.1) is None

@@ -21,8 +21,8 @@ def test_requests_are_counted_by_model_path_and_status():
 def test_an_engine_reports_its_times():
     metrics = Metrics()
     hooks = metrics.hooks
-    hooks.first_token("german", 0.2)
-    hooks.next_token("german", 0.01)
+    hooks.first_token(0.2)
+    hooks.next_token(0.01)
     hooks.step(3, 0.01)
     found = lines(metrics)
     assert "lorakit_first_token_seconds_sum 0.2" in found

@@ -54,7 +54,6 @@ def test_what_waits_together_runs_together(made):
     assert ran == [[1, 2, 3]]
     assert [future.result() for future in (*first, *others)] == [10, 20, 30]
     assert not turns.functions
-    assert (batches.batches, batches.rows) == (1, 3)
 
 
 def test_items_of_another_kind_have_their_turn(made):

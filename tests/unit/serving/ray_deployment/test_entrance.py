@@ -76,7 +76,7 @@ def relay(replicas, body=b'{"model": "german"}'):
     async def send(message):
         sent.append(message)
 
-    request = CarriedRequest({"path": "/v1/completions"}, body)
+    request = CarriedRequest({"type": "http", "path": "/v1/completions"}, body)
     relayed = Relayed(replicas, request, Changes(), "base")
     asyncio.run(relayed(request.scope, None, send))
     return sent

@@ -34,7 +34,7 @@ def test_an_adapter_and_a_run_are_found_and_other_folders_are_not(saved, tmp_pat
 
 def test_ranks_task_and_sizes(saved, tmp_path):
     facts = read_facts(saved)
-    assert (facts.rank, facts.task) == (3, "CAUSAL_LM")
+    assert (facts.rank, facts.kind) == (3, ("CAUSAL_LM", None))
     size = (saved / "adapter_model.safetensors").stat().st_size
     assert 0.5 * size < 4 * facts.elements < size
     embedding = save_adapter_of(

@@ -28,7 +28,8 @@ from lorakit.errors import (
     MissingFileError,
 )
 from lorakit.injection import adapter_names
-from lorakit.serving.store import adapter_directory
+from lorakit.injection.detached import attach_adapter
+from lorakit.serving.store import adapter_directory, admission
 from tiny_models import llama
 from tiny_models.adapted import save_adapter_of, with_adapter
 from tolerances import LOGITS_TOLERANCE, largest_error
@@ -86,7 +87,7 @@ def test_a_lease_tells_what_requests_need(folder):
     with serving(folder) as store, leased(store, "a") as lease:
         known = store.find("a")
         assert lease.settings == settings
-        assert lease.companions == lease.path == known.path
+        assert lease.companions == known.path
         assert lease.content_hash == known.content_hash and len(lease.content_hash) == 64
         assert known.in_memory and known.leases == 1
         key = lease.files_key
@@ -231,16 +232,15 @@ def test_a_removed_one_is_unknown_and_running_requests_finish(folder):
         assert adapter_names(store.model) == ()
 
 
-def test_watching_notices_by_itself_and_loads_what_is_pinned(folder):
+def test_watching_notices_by_itself_and_loads_what_is_pinned(folder, monkeypatch):
     with serving(folder, pinned=frozenset("b"), scan_every_s=0.01) as store:
         loaded = threading.Event()
-        place = store._placing.enter
 
         def noticing(*args):
-            place(*args)
+            attach_adapter(*args)
             loaded.set()
 
-        store._placing.enter = noticing
+        monkeypatch.setattr(admission, "attach_adapter", noticing)
         store.start_watching()
         assert loaded.wait(WAIT_S)
         loaded.clear()

@@ -95,7 +95,7 @@ def test_two_names_of_equal_content_share_a_version(folder):
     with serving(folder) as store:
         first, second = [f.result(WAIT_S) for f in (store.lease("a"), store.lease("twin"))]
         assert first.carried_name == second.carried_name
-        assert first.path != second.path
+        assert first.companions != second.companions
         assert len(adapter_names(store.model)) == 1
         store.unload("a")
         first.release()
@@ -199,7 +199,7 @@ def fails(function):
     raise ZeroDivisionError("the engine is broken")
 
 
-def test_a_change_that_is_cancelled_ends_the_wait(folder):
+def test_a_change_that_is_cancelled_ends_the_wait(folder, monkeypatch):
     with serving(folder) as store:
         leased(store, "b").release()
         store._memory.limit_bytes = size_of(store)
@@ -207,16 +207,14 @@ def test_a_change_that_is_cancelled_ends_the_wait(folder):
         cancelled = Future()
         cancelled.cancel()
         cancelled.set_running_or_notify_cancel()
-        steps = store._loader._run_between_steps
         admission = store._loader._admission
-        for one in (store._loader, admission):
-            one._run_between_steps = lambda function: cancelled
-            assert isinstance(refusal(store, "a"), AdapterStateError)
+        for name in ("remove", "_run_between_steps"):
+            with monkeypatch.context() as patched:
+                patched.setattr(admission, name, lambda _: cancelled)
+                assert isinstance(refusal(store, "a"), AdapterStateError)
             assert store.find("b").in_memory and store.counts()["b"].evictions == 0
-            one._run_between_steps = steps
-            store.steps(
-                lambda: store._placing.remove({*adapter_names(store.model)} - held)
-            ).result()
+            for entered in {*adapter_names(store.model)} - held:
+                admission.remove([entered]).result()
         assert leased(store, "a").name == "a"
 
 
@@ -247,3 +245,51 @@ def test_a_load_in_a_thread_disturbs_no_other_lease(folder):
             go_on.set()
             loader.Adapter.load = load
         assert future.result(WAIT_S).name == "b"
+
+
+# ---- files that are written, rewritten or removed while they are read ----
+
+
+def test_half_written_files_are_waited_for(folder, monkeypatch):
+    monkeypatch.setattr(adapter_directory, "_SETTLED_S", 20.0)
+    weights = folder / "a" / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-10])
+    with serving(folder) as store:
+        future = store.lease("a")
+        time.sleep(0.2)
+        assert not future.done()
+        weights.write_bytes(whole)
+        assert future.result(WAIT_S).name == "a"
+
+
+def test_files_that_change_while_they_are_read_are_read_again(folder, monkeypatch):
+    load = loader.Adapter.load
+    seen = []
+
+    def rewriting(path):
+        adapter = load(path)
+        if not seen:
+            save_adapter_of(folder / "a", llama(), seed=99)
+        seen.append(adapter)
+        return adapter
+
+    monkeypatch.setattr(loader.Adapter, "load", rewriting)
+    with serving(folder) as store:
+        lease = leased(store, "a")
+        assert len(seen) == 2
+        assert lease.content_hash == store.find("a").content_hash
+        assert len(adapter_names(store.model)) == 1
+
+
+def test_one_that_vanishes_while_it_is_loaded_is_unknown(folder, monkeypatch):
+    load = loader.Adapter.load
+
+    def removing(path):
+        adapter = load(path)
+        shutil.rmtree(path)
+        return adapter
+
+    monkeypatch.setattr(loader.Adapter, "load", removing)
+    with serving(folder) as store:
+        assert "There is no adapter 'a'" in str(refusal(store, "a"))

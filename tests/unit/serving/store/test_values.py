@@ -1,16 +1,18 @@
-"""A lease ends once."""
+"""A lease ends when its last holder releases it."""
 
-from pathlib import Path
-
-from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.serving.store.values import Lease
 
 
 def test_it_is_given_back_once():
     calls = []
-    path = Path("a")
-    lease = Lease("a", "a-0", "0", path, path, InferenceSettings(), (), lambda: calls.append(None))
+    lease = Lease("a", give_back=lambda: calls.append(None))
     with lease:
-        assert not calls
+        lease.hold()
+    assert not calls
     lease.release()
     assert len(calls) == 1
+
+
+def test_the_base_alone_has_nothing_to_give_back():
+    with Lease() as base:
+        assert (base.carried_name, base.content_hash) == (None, "")

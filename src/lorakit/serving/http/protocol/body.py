@@ -16,7 +16,13 @@ _SHOWN_CHARACTERS = 60
 _MOST_PROBLEMS = 5
 
 
-class Body(BaseModel):
+class StrictModel(BaseModel):
+    """A value in a body, in which every field must be known and have the type that is written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Body(StrictModel):
     """The body of a request.
 
     Attributes:
@@ -24,8 +30,6 @@ class Body(BaseModel):
             nothing and are therefore accepted.
         reasons: Why a field is not supported, and what to do instead.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     reasons: ClassVar[Mapping[str, str]] = {}
@@ -78,7 +82,6 @@ def _request_error(error: ValidationError, kind: type[Body]) -> RequestError:
     return RequestError(
         " ".join(texts[:_MOST_PROBLEMS]) + more,
         param=next(iter(by_place)) or _find_parameter(texts[0]),
-        code="invalid_parameter",
     )
 
 

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from lorakit.serving.http.protocol.sampling_fields import SamplingFields
+from lorakit.serving.http.protocol.body import StrictModel
+from lorakit.serving.http.protocol.completions import SamplingFields
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
 _NO_TOOLS = (
     "Each model writes calls of tools in its own way, which this server does not parse; ask for "
     "JSON with response_format and a schema."
 )
 
 
-class TextPart(BaseModel):
+class TextPart(StrictModel):
     """A part of a message; only texts are supported."""
-
-    model_config = _STRICT
 
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
+class Message(StrictModel):
     """One message of a conversation."""
-
-    model_config = _STRICT
 
     role: Literal["system", "developer", "user", "assistant"]
     """`developer` is rendered as `system`, which chat templates know."""
@@ -47,10 +43,10 @@ class Message(BaseModel):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(StrictModel):
     """The schema of an answer."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     name: str
     description: str | None = None
@@ -59,10 +55,8 @@ class JsonSchema(BaseModel):
     """Answers always keep to the schema."""
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(StrictModel):
     """Text, any JSON object, or JSON of a schema."""
-
-    model_config = _STRICT
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -120,7 +114,6 @@ class ChatBody(SamplingFields):
     messages: list[Message] = Field(min_length=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     metadata: dict[str, str] | None = None
     """Written to the access log."""
@@ -146,8 +139,6 @@ class ChatBody(SamplingFields):
                 f"The parameters 'max_tokens' and 'max_completion_tokens' disagree: got {both[0]} "
                 f"and {both[1]}. Give one of them."
             )
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("The parameter 'stream_options' requires 'stream': true.")
         return self
 
     @property

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from lorakit.config import TaskType
+from lorakit.errors import first_line
 from lorakit.serving.http.call import Call
 from lorakit.serving.http.protocol.chat import ChatBody
-from lorakit.serving.http.routes.generation import Asked, Events, Prompt, after_first, ask
-from lorakit.serving.http.routes.grammars import json_grammars
+from lorakit.serving.http.routes.generation import (
+    Asked,
+    Events,
+    Prompt,
+    after_first,
+    ask,
+    stream,
+)
 from lorakit.serving.http.routes.sampling import check_counts, choice_samplings, most_new_tokens
-from lorakit.serving.http.routes.token_texts import token_bytes, token_text
+from lorakit.serving.http.routes.tokens import token_bytes, token_text
+from lorakit.serving.refusals import RequestError
 from lorakit.serving.requests import Finished, TokenLogprob
+from lorakit.serving.text_side import TextSide
+
+_COMPACT: Any = {"whitespace_flexible": False}
+"""A small model may otherwise write spaces until its tokens are used up."""
 
 
 async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
@@ -27,7 +38,7 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     if body.metadata:
         call.noted["metadata"] = body.metadata
     model = found.model
-    async with model.using(found.adapter, to_generate=True) as (shared, text):
+    async with model.using(found.adapter, to_generate=True) as (lease, text):
         messages = [message.render() for message in body.messages]
         ids = await model.in_text_thread(text.chat_ids, messages, body.chat_template_kwargs)
         call.note_prompt(messages)
@@ -38,7 +49,7 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
         grammars = None
         if schema is not None:
             grammars = await model.in_text_thread(json_grammars, text, schema, len(samplings))
-        asked = ask(call, model, shared, text, [Prompt(ids, samplings)], grammars)
+        asked = ask(call, model, lease, text, [Prompt(ids, samplings)], grammars)
     head = {
         "id": f"chatcmpl-{call.id}",
         "created": int(time.time()),
@@ -46,7 +57,10 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
         "system_fingerprint": None,
     }
     if body.stream:
-        return _stream(asked, await after_first(asked.events()), body, head)
+        events = await after_first(asked.events())
+        pieces = _pieces(asked, events, with_logprobs=bool(body.logprobs))
+        head["object"] = "chat.completion.chunk"
+        return stream(pieces, head, asked.usage, includes_usage=body.includes_usage)
     choices = await asked.collect()
     return {
         **head,
@@ -64,28 +78,22 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     }
 
 
-async def _stream(
-    asked: Asked, events: Events, body: ChatBody, head: dict[str, Any]
-) -> AsyncGenerator[str]:
-    head = {**head, "object": "chat.completion.chunk"}
-    usage: dict[str, Any] = {"usage": None} if body.includes_usage else {}
-
-    def chunk(
+async def _pieces(
+    asked: Asked, events: Events, *, with_logprobs: bool
+) -> AsyncIterator[dict[str, Any]]:
+    def piece(
         index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None
-    ) -> str:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return json.dumps({**head, "choices": [choice], **usage})
+    ) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
     for index in range(asked.choices):
-        yield chunk(index, {"role": "assistant", "content": ""})
+        yield piece(index, {"role": "assistant", "content": ""})
     async for index, event in events:
         if isinstance(event, Finished):
-            yield chunk(index, {}, reason=event.reason)
+            yield piece(index, {}, reason=event.reason)
         elif event.text or event.logprobs:
-            logprobs = _logprobs(asked, event.logprobs) if body.logprobs else None
-            yield chunk(index, {"content": event.text}, logprobs)
-    if body.includes_usage:
-        yield json.dumps({**head, "choices": [], "usage": asked.usage.as_json()})
+            logprobs = _logprobs(asked, event.logprobs) if with_logprobs else None
+            yield piece(index, {"content": event.text}, logprobs)
 
 
 def _logprobs(asked: Asked, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -106,3 +114,36 @@ def _logprobs(asked: Asked, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         ],
         "refusal": None,
     }
+
+
+def json_grammars(text: TextSide, schema: Mapping[str, Any], answers: int) -> list[Any]:
+    """Return the grammar of a JSON schema for each of several answers.
+
+    Args:
+        text: The tokenizer of the model.
+        schema: The schema.
+        answers: Number of answers; each moves through its grammar alone.
+
+    Raises:
+        RequestError: The schema is wrong, or uses what llguidance does not know.
+    """
+    from llguidance import LLMatcher
+
+    tokenizer = text.grammar_tokenizer
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(dict(schema), _COMPACT)
+    except ValueError as error:
+        raise _unusable(str(error)) from None
+    matcher = LLMatcher(tokenizer, grammar, log_level=0)
+    if matcher.is_error():
+        raise _unusable(matcher.get_error())
+    return [matcher, *(matcher.deep_copy() for _ in range(answers - 1))]
+
+
+def _unusable(problem: str) -> RequestError:
+    return RequestError(
+        f"The schema of response_format cannot be used: {first_line(ValueError(problem))}. "
+        "Change it.",
+        param="response_format",
+        code="invalid_schema",
+    )

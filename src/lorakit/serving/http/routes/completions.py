@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from lorakit.config import TaskType
 from lorakit.serving.http.call import Call
 from lorakit.serving.http.protocol.completions import DEFAULT_TOKENS, CompletionBody
-from lorakit.serving.http.routes.generation import Asked, Events, Prompt, after_first, ask
+from lorakit.serving.http.routes.generation import (
+    Asked,
+    Events,
+    Prompt,
+    after_first,
+    ask,
+    stream,
+)
 from lorakit.serving.http.routes.sampling import check_counts, choice_samplings, most_new_tokens
 from lorakit.serving.http.routes.sequence_to_sequence import write_completions
-from lorakit.serving.http.routes.token_texts import distinct_text, token_text
+from lorakit.serving.http.routes.tokens import distinct_text, token_text
 from lorakit.serving.requests import Finished, TokenLogprob
 from lorakit.serving.text_side import TextSide
 
@@ -32,7 +38,7 @@ async def completions(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     head |= {"object": "text_completion"}
     if model.kind.task is TaskType.SEQ_2_SEQ_LM:
         return await write_completions(call, body, found, head)
-    async with model.using(found.adapter, to_generate=True) as (shared, text):
+    async with model.using(found.adapter, to_generate=True) as (lease, text):
         prompts = []
         model.check_ids([int(key) for key in body.logit_bias or {}], "logit_bias")
         for given in body.prompts:
@@ -45,9 +51,11 @@ async def completions(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
             first = sum(len(prompt.samplings) for prompt in prompts)
             samplings = choice_samplings(body, text, most, body.logprobs, first)
             prompts.append(Prompt(ids, samplings))
-        asked = ask(call, model, shared, text, prompts)
+        asked = ask(call, model, lease, text, prompts)
     if body.stream:
-        return _stream(asked, await after_first(asked.events()), body, head)
+        events = await after_first(asked.events())
+        pieces = _pieces(asked, events, with_logprobs=body.logprobs is not None)
+        return stream(pieces, head, asked.usage, includes_usage=body.includes_usage)
     choices = await asked.collect()
     return {
         **head,
@@ -64,25 +72,18 @@ async def completions(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     }
 
 
-async def _stream(
-    asked: Asked, events: Events, body: CompletionBody, head: dict[str, Any]
-) -> AsyncGenerator[str]:
-    usage: dict[str, Any] = {"usage": None} if body.includes_usage else {}
+async def _pieces(
+    asked: Asked, events: Events, *, with_logprobs: bool
+) -> AsyncIterator[dict[str, Any]]:
     logprobs = [_Logprobs(asked.text) for _ in range(asked.choices)]
     async for index, event in events:
-        choice: dict[str, Any] = {"index": index, "text": "", "logprobs": None}
+        piece: dict[str, Any] = {"index": index, "text": "", "logprobs": None}
         if isinstance(event, Finished):
-            choice["finish_reason"] = event.reason
+            yield {**piece, "finish_reason": event.reason}
         elif event.text or event.logprobs:
-            wanted = body.logprobs is not None
-            choice["text"] = event.text
-            choice["logprobs"] = logprobs[index].of(event.logprobs) if wanted else None
-            choice["finish_reason"] = None
-        else:
-            continue
-        yield json.dumps({**head, "choices": [choice], **usage})
-    if body.includes_usage:
-        yield json.dumps({**head, "choices": [], "usage": asked.usage.as_json()})
+            piece["text"] = event.text
+            piece["logprobs"] = logprobs[index].of(event.logprobs) if with_logprobs else None
+            yield {**piece, "finish_reason": None}
 
 
 class _Logprobs:

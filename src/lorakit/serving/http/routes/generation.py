@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
-from lorakit.serving.answers import Answers, SharedLease
+from lorakit.serving.answers import Answers
 from lorakit.serving.http.call import Call
 from lorakit.serving.requests import Finished, GenerationRequest, NewText, Sampling, TokenLogprob
 from lorakit.serving.served_model import ServedModel
+from lorakit.serving.store import Lease
 from lorakit.serving.text_side import TextSide
 
 
@@ -63,10 +66,8 @@ class Asked:
         self.choices = sum(len(prompt.samplings) for prompt in prompts)
         self._call = call
         self._answers = answers
-        starts = [0]
-        for prompt in prompts:
-            starts.append(starts[-1] + len(prompt.samplings))
-        self._first_choices = set(starts[:-1])
+        counts = (len(prompt.samplings) for prompt in prompts[:-1])
+        self._first_choices = set(accumulate(counts, initial=0))
         self._texts = [""] * self.choices
         call.input_tokens = self.usage.prompt
 
@@ -104,7 +105,7 @@ class Asked:
 def ask(
     call: Call,
     model: ServedModel,
-    shared: SharedLease,
+    lease: Lease,
     text: TextSide,
     prompts: Sequence[Prompt],
     grammars: Sequence[Any] | None = None,
@@ -114,7 +115,7 @@ def ask(
     Args:
         call: The call.
         model: The model.
-        shared: The adapter.
+        lease: The adapter.
         text: Its tokenizer.
         prompts: The prompts.
         grammars: What each answer must keep to.
@@ -122,21 +123,43 @@ def ask(
     Raises:
         LorakitError: The engine's queue is full, or a request can never fit.
     """
-    answers = model.answers(shared)
+    answers = model.answers(lease)
     call.at_end.callback(answers.cancel)
     pairs = [(prompt.ids, sampling) for prompt in prompts for sampling in prompt.samplings]
     for number, (ids, sampling) in enumerate(pairs):
         answers.ask(
             GenerationRequest(
                 prompt=tuple(ids),
-                adapter=shared.carried_name,
-                cache_key=shared.content_hash,
+                adapter=lease.carried_name,
+                cache_key=lease.content_hash,
                 sampling=sampling,
                 grammar=None if grammars is None else grammars[number],
                 tokenizer=text.tokenizer,
             )
         )
     return Asked(call, text, prompts, answers)
+
+
+async def stream(
+    choices: AsyncIterator[dict[str, Any]],
+    head: dict[str, Any],
+    usage: Usage,
+    *,
+    includes_usage: bool,
+) -> AsyncGenerator[str]:
+    """Yield the chunks of a response, one for each piece of a choice, and the usage if wanted.
+
+    Args:
+        choices: The pieces.
+        head: The fields that all chunks have.
+        usage: Tokens, complete when the last piece has come.
+        includes_usage: Whether the last chunk counts them.
+    """
+    extra: dict[str, Any] = {"usage": None} if includes_usage else {}
+    async for choice in choices:
+        yield json.dumps({**head, "choices": [choice], **extra})
+    if includes_usage:
+        yield json.dumps({**head, "choices": [], "usage": usage.as_json()})
 
 
 Events = AsyncIterator[tuple[int, NewText | Finished]]

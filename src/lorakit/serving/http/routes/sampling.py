@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 from lorakit.serving.http.limits import Limits
-from lorakit.serving.http.protocol.sampling_fields import SamplingFields
+from lorakit.serving.http.protocol.completions import SamplingFields
 from lorakit.serving.refusals import RequestError
 from lorakit.serving.requests import Sampling
 from lorakit.serving.served_model import ServedModel
@@ -25,7 +25,6 @@ def check_counts(fields: SamplingFields, prompts: int, limits: Limits) -> None:
         raise RequestError(
             "The parameter 'prompt' is wrong: got no prompt, expected at least one.",
             param="prompt",
-            code="invalid_parameter",
         )
     answers = prompts * (fields.n or 1)
     longest = max(map(len, fields.stops), default=0)
@@ -39,7 +38,6 @@ def check_counts(fields: SamplingFields, prompts: int, limits: Limits) -> None:
             raise RequestError(
                 f"The parameter '{param}' is wrong: got {got} {what}, expected at most {most}.",
                 param=param,
-                code="invalid_parameter",
             )
 
 
@@ -78,7 +76,6 @@ def most_new_tokens(
             f"The parameter 'max_tokens' is wrong: got {wanted}, expected at most "
             f"{limits.output_tokens}, the limit of this server.",
             param="max_tokens",
-            code="invalid_parameter",
         )
     if room is not None and (room < 1 or (wanted is not None and wanted > room)):
         raise RequestError(

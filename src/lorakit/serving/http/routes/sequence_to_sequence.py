@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from lorakit.data.tokenizers import decode
 from lorakit.serving.http.call import Call
 from lorakit.serving.http.protocol.completions import CompletionBody
-from lorakit.serving.http.routes.generation import Usage
+from lorakit.serving.http.routes.generation import Usage, stream
 from lorakit.serving.http.routes.sampling import choice_samplings, most_new_tokens
 from lorakit.serving.pooled.written_texts import Written, WrittenItem
 from lorakit.serving.refusals import RequestError
@@ -18,7 +17,7 @@ from lorakit.serving.text_side import TextSide
 
 _DEFAULT_TOKENS = 64
 
-_UNSUPPORTED = (*("logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "ignore_eos"),)
+_UNSUPPORTED = ("logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "ignore_eos")
 
 
 async def write_completions(
@@ -38,7 +37,7 @@ async def write_completions(
     _refuse_unsupported(body)
     model = found.model
     items: list[WrittenItem] = []
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter) as (lease, text):
         default = text.settings.max_target_length or _DEFAULT_TOKENS
         for given in body.prompts:
             if not isinstance(given, str):
@@ -46,26 +45,25 @@ async def write_completions(
                     "The parameter 'prompt' is wrong: got token ids, expected texts, because the "
                     "model was trained on texts with a prefix.",
                     param="prompt",
-                    code="invalid_parameter",
                 )
             columns = await model.in_text_thread(text.source_columns, given)
             call.input_tokens += len(columns["input_ids"])
             most = most_new_tokens(body.max_tokens, default, 0, model, call.context.limits)
             samplings = choice_samplings(body, text, most, None, len(items))
             beams = text.settings.num_beams
-            items += [WrittenItem(columns, shared.carried_name, each, beams) for each in samplings]
+            items += [WrittenItem(columns, lease.carried_name, each, beams) for each in samplings]
         for item in items:
             call.at_end.callback(item.is_cancelled.set)
-        written: list[Written] = await model.forward(items, shared)
+        written: list[Written] = await model.forward(items, lease)
     call.output_tokens = sum(len(each.token_ids) for each in written)
     call.note_first_token()
     choices = [_choice(index, each, body, text) for index, each in enumerate(written)]
     for choice in choices:
         call.note_answer(choice["text"])
-    usage = Usage(call.input_tokens, 0, call.output_tokens).as_json()
+    usage = Usage(call.input_tokens, 0, call.output_tokens)
     if body.stream:
-        return _stream(choices, usage, body, head)
-    return {**head, "choices": choices, "usage": usage}
+        return stream(_each(choices), head, usage, includes_usage=body.includes_usage)
+    return {**head, "choices": choices, "usage": usage.as_json()}
 
 
 def _refuse_unsupported(body: CompletionBody) -> None:
@@ -92,14 +90,6 @@ def _choice(index: int, written: Written, body: CompletionBody, text: TextSide) 
     }
 
 
-async def _stream(
-    choices: list[dict[str, Any]],
-    usage: dict[str, Any],
-    body: CompletionBody,
-    head: dict[str, Any],
-) -> AsyncGenerator[str]:
-    extra: dict[str, Any] = {"usage": None} if body.includes_usage else {}
+async def _each(choices: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     for choice in choices:
-        yield json.dumps({**head, "choices": [choice], **extra})
-    if body.includes_usage:
-        yield json.dumps({**head, "choices": [], "usage": usage})
+        yield choice

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 import time
+from base64 import b64encode
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,9 +12,8 @@ from lorakit.config import TaskType
 from lorakit.serving.classification import text_labels, word_labels
 from lorakit.serving.http.call import Call
 from lorakit.serving.http.protocol.completions import as_list
-from lorakit.serving.http.protocol.pooled import ClassifyBody, EmbeddingsBody, ScoreBody
-from lorakit.serving.pooled.batch_rows import Columns
-from lorakit.serving.pooled.forward_items import ForwardItem
+from lorakit.serving.http.protocol.other_calls import ClassifyBody, EmbeddingsBody, ScoreBody
+from lorakit.serving.pooled.forward_items import Columns, ForwardItem
 from lorakit.serving.pooled.labels import LabelledWord, TextLabel, spans
 from lorakit.serving.refusals import RequestError
 
@@ -28,7 +26,7 @@ async def embeddings(call: Call) -> dict[str, Any]:
     found = await call.context.service.find(body.model, list(TaskType), "embed")
     call.model, model = body.model, found.model
     call.note_prompt(body.input)
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter) as (lease, text):
         columns: list[Columns] = []
         for given in inputs:
             if not isinstance(given, str):
@@ -36,8 +34,8 @@ async def embeddings(call: Call) -> dict[str, Any]:
             made = await model.in_text_thread(text.columns_to_embed, given, model.limit)
             columns.append(made)
         tokens = _count(call, columns)
-        items = [ForwardItem(each, shared.carried_name, "vector") for each in columns]
-        vectors = await model.forward(items, shared)
+        items = [ForwardItem(each, lease.carried_name, "vector") for each in columns]
+        vectors = await model.forward(items, lease)
     as_text = body.encoding_format == "base64"
     return {
         "object": "list",
@@ -46,16 +44,14 @@ async def embeddings(call: Call) -> dict[str, Any]:
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": _base64(vector.tolist()) if as_text else vector.tolist(),
+                "embedding": b64encode(vector.numpy().astype("<f4")).decode()
+                if as_text
+                else vector.tolist(),
             }
             for index, vector in enumerate(vectors)
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-
-
-def _base64(numbers: Sequence[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
 async def classify(call: Call) -> dict[str, Any]:
@@ -68,13 +64,13 @@ async def classify(call: Call) -> dict[str, Any]:
     call.model, model = body.model, found.model
     call.note_prompt(body.input)
     count = partial(_count, call)
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter) as (lease, text):
         if model.kind.task is TaskType.TOKEN_CLS:
-            words = await word_labels(model, shared, text, inputs, count)
+            words = await word_labels(model, lease, text, inputs, count)
             data = [_label_words(each) for each in words]
         else:
             pairs = [_text_or_pair(given) for given in inputs]
-            data = [format_classes(e) for e in await text_labels(model, shared, text, pairs, count)]
+            data = [format_classes(e) for e in await text_labels(model, lease, text, pairs, count)]
     return {
         "id": f"classify-{call.id}",
         "object": "list",
@@ -93,7 +89,6 @@ def _text_or_pair(given: str | list[str]) -> str | tuple[str, str]:
             f"The parameter 'input' is wrong: got a list of {len(given)} texts as one input, "
             "expected a text or a pair of texts.",
             param="input",
-            code="invalid_parameter",
         )
     return given[0], given[1]
 
@@ -158,7 +153,7 @@ async def score(call: Call) -> dict[str, Any]:
     found = await call.context.service.find(body.model, [TaskType.SEQ_CLS], "score pairs")
     call.model, model = body.model, found.model
     call.note_prompt([body.text_1, body.text_2])
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter) as (lease, text):
         labels = len(text.labels)
         is_class = text.settings.problem_type is None
         if not text.settings.text_pair or labels > (2 if is_class else 1):
@@ -171,8 +166,8 @@ async def score(call: Call) -> dict[str, Any]:
             )
         columns = [await model.in_text_thread(text.class_columns, pair) for pair in pairs]
         tokens = _count(call, columns)
-        items = [ForwardItem(each, shared.carried_name, "logits") for each in columns]
-        logits = await model.forward(items, shared)
+        items = [ForwardItem(each, lease.carried_name, "logits") for each in columns]
+        logits = await model.forward(items, lease)
     scores = [
         float(row[0].sigmoid()) if labels == 1 else float(row.softmax(-1)[1]) for row in logits
     ]
@@ -195,7 +190,6 @@ def _check_number(call: Call, inputs: int, param: str) -> None:
             f"The parameter '{param}' is wrong: got {inputs} inputs, expected 1 to {most}. Send "
             "them in several requests.",
             param=param,
-            code="invalid_parameter",
         )
 
 

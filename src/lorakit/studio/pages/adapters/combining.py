@@ -10,7 +10,7 @@ from nicegui import ui
 from lorakit.errors import ConfigError, escaped
 from lorakit.runs.adapters import AdapterFacts
 from lorakit.runs.mixtures import mixture_name, write_mixture
-from lorakit.runs.new_paths import new_path
+from lorakit.runs.paths import new_path
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.context import Studio
 from lorakit.studio.long_action import LongAction, Progress

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from nicegui import ui
 
 from lorakit.runs.adapters import AdapterFacts
-from lorakit.runs.new_paths import new_path
+from lorakit.runs.paths import new_path
 from lorakit.studio.blocks import card, note
 from lorakit.studio.context import Studio
 from lorakit.studio.pages.adapters.commands import CommandsPart

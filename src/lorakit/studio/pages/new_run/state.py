@@ -67,7 +67,7 @@ class Walk:
 
     async def write(self, text: str) -> None:
         """Save another text of the recipe, and check it."""
-        self.draft = self.draft.with_text(text)
+        self.draft = replace(self.draft, text=text)
         async with self._writing:
             if self.draft.text != text:  # meanwhile more was typed
                 return
@@ -98,7 +98,7 @@ class Walk:
         if is_further and not self.is_reachable(step):
             return
         self.cancel()
-        self.draft = self.draft.at(step)
+        self.draft = replace(self.draft, step=step)
         await self._save()
         if self.on_step is not None:
             await self.on_step()
@@ -143,7 +143,7 @@ class Walk:
     def begin_at(self, step: str) -> None:
         """Show the step that an address names, if it can be shown; nothing is saved."""
         if self.is_open(step):
-            self.draft = self.draft.at(step)
+            self.draft = replace(self.draft, step=step)
 
     def is_open(self, name: str) -> TypeGuard[Step]:
         """Return whether a name is that of a step that can be shown now."""

@@ -5,7 +5,7 @@ import pytest
 
 from lorakit.serving.http.limits import Limits
 from lorakit.serving.http.protocol.body import parse_body
-from lorakit.serving.http.protocol.sampling_fields import SamplingFields
+from lorakit.serving.http.protocol.completions import SamplingFields
 from lorakit.serving.http.routes.sampling import check_counts, choice_samplings, most_new_tokens
 from lorakit.serving.refusals import RequestError
 

@@ -1,3 +1,8 @@
+from lorakit.data.tokenizers import token_ids
+from lorakit.serving.http.routes.tokens import distinct_text, token_bytes, token_text
+from tiny_models.tokenizers import byte_bpe, one_piece_per_word
+
+
 def test_a_text_becomes_tokens_and_back(served):
     body = {"model": "german", "prompt": "the sky is blue", "return_token_strs": True}
     made = served.post("/tokenize", body)
@@ -19,3 +24,20 @@ def test_tokens_outside_the_vocabulary_are_refused(served):
     error = served.post("/detokenize", {"model": "base", "tokens": [10**6]}, 400)
     assert error["param"] == "tokens"
     assert served.post("/detokenize", {"model": "base", "tokens": []}) == {"prompt": ""}
+
+
+def test_parts_of_a_character_have_their_bytes():
+    tokenizer = byte_bpe()
+    ids = token_ids(tokenizer, "é sky")
+    assert bytes(byte for one in ids for byte in token_bytes(tokenizer, one)) == "é sky".encode()
+    assert token_text(tokenizer, ids[0]) == "\ufffd"
+    assert distinct_text(tokenizer, ids[0]) == "bytes:\\xc3"
+    assert distinct_text(tokenizer, ids[-1]) == " sky"
+
+
+def test_a_word_has_the_space_before_it():
+    tokenizer = one_piece_per_word()
+    first, second, _ = token_ids(tokenizer, "the sky")
+    assert token_text(tokenizer, first) == " the"
+    assert token_text(tokenizer, second) == " sky"
+    assert token_bytes(tokenizer, second) == list(b" sky")

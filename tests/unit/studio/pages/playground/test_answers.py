@@ -5,8 +5,8 @@ import json
 import pytest
 from nicegui import ui
 
+from fixtures.preferences import read_votes
 from fixtures.studio_pages import click, ended, load
-from lorakit.runs.votes import read_votes
 
 pytestmark = pytest.mark.anyio
 

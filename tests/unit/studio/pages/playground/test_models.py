@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fixtures.studio_pages import load
-from lorakit.runs.device_room import DeviceRoom
+from lorakit.runs.base_memory import DeviceRoom
 
 pytestmark = pytest.mark.anyio
 

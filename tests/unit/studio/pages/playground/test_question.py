@@ -7,7 +7,7 @@ from nicegui import ui
 
 from fixtures.studio_pages import load
 from lorakit.serving.http.protocol.body import parse_body
-from lorakit.serving.http.protocol.sampling_fields import SamplingFields
+from lorakit.serving.http.protocol.completions import SamplingFields
 
 pytestmark = pytest.mark.anyio
 

@@ -147,7 +147,7 @@ async def test_a_new_report_appears_while_the_page_is_open(user, studio):
 
 async def test_the_output_is_shown_without_codes_of_a_terminal(user, studio):
     write_run(studio.root / "run")
-    job = JobFolder(studio.root).create(["train"], "run", studio.root, {}, {}, created_s=1.0)
+    job = JobFolder(studio.root).create(["train"], "run", studio.root, {})
     job.log_file.write_bytes(b"\x1b[31m10%\r100%\x1b[0m\n\x07<script>\n")
     await user.open("/run/run")
     await user.should_see("100%\n\\x07<script>\n")
@@ -155,7 +155,7 @@ async def test_the_output_is_shown_without_codes_of_a_terminal(user, studio):
 
 async def test_a_run_that_waits_has_a_page(user, studio):
     about = {"task": "SEQ_CLS", "model": "base"}
-    JobFolder(studio.root).create(["train"], "later", studio.root, about, {}, created_s=1.0)
+    JobFolder(studio.root).create(["train"], "later", studio.root, about)
     await user.open("/run/later")
     await user.should_see("queued")
     await user.should_see("base")

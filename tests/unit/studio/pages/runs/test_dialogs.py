@@ -67,7 +67,7 @@ async def test_a_run_that_is_written_to_is_not_deleted(user, studio):
 
 async def test_a_job_that_waits_is_removed(user, studio, monkeypatch):
     monkeypatch.setattr("lorakit.runs.queue.start_supervisor", lambda job, root: None)
-    studio.queue.add_training("model: m\n", "later")
+    studio.queue.add(["train", "recipe.yaml"], "later")
     await user.open("/")
     await asked(user, "remove", "later")
     await user.should_see("Remove later from the queue?")

@@ -7,7 +7,7 @@ import pytest
 from nicegui import ui
 
 from fixtures.run_folders import evaluation, locked_by, logged, made_run
-from lorakit.runs.index import list_runs
+from lorakit.runs.index import RunIndex
 from lorakit.runs.notes import write_tags
 from lorakit.studio.pages.runs.table import Filter, cells
 
@@ -70,6 +70,6 @@ async def test_the_filter_is_in_the_address(user, studio):
 
 def test_hostile_texts_are_escaped_and_links_quoted(tmp_path):
     made_run(tmp_path, "<script>\x1b", model="a\u202eb", finished=True)
-    (row,) = map(cells, list_runs(tmp_path))
+    (row,) = map(cells, RunIndex(tmp_path).refresh())
     assert row["shown"] == "<script>\\x1b" and row["base"] == "a\\u202eb"
     assert row["href"] == "/run/%3Cscript%3E%1B"

@@ -1,11 +1,12 @@
-"""GET /v1/models, and vLLM's calls that load and unload adapters."""
+"""GET /health, /ready, /metrics and /v1/models, and vLLM's calls that load and unload adapters."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from starlette.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import TaskType
@@ -13,7 +14,7 @@ from lorakit.errors import LorakitError
 from lorakit.inference.loaded import companions_of
 from lorakit.serving.base_models import ModelKind
 from lorakit.serving.http.call import Call
-from lorakit.serving.http.protocol.administration import LoadBody, UnloadBody
+from lorakit.serving.http.protocol.other_calls import LoadBody, UnloadBody
 from lorakit.serving.store import KnownAdapter
 
 _STARTED = int(time.time())
@@ -92,3 +93,27 @@ async def unload_adapter(call: Call) -> PlainTextResponse:
     call.noted["adapter"] = body.lora_name
     call.context.service.unload_adapter(body.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+
+async def health(call: Call) -> Response:
+    """Tell whether the process works: it is to be restarted if not."""
+    failures = [
+        f"{type(failure).__name__}: {failure}"
+        for model in call.context.service.models
+        if model.engine is not None and (failure := model.engine.failure) is not None
+    ]
+    if failures:
+        return JSONResponse({"status": "failed", "failures": failures}, 503)
+    return JSONResponse({"status": "ok", "lost_log_lines": call.context.log.lost})
+
+
+async def ready(call: Call) -> Response:
+    """Tell whether requests are to be sent here now."""
+    if call.context.is_stopping:
+        return JSONResponse({"status": "stopping"}, 503, {"retry-after": "5"})
+    return JSONResponse({"status": "ready"})
+
+
+async def metrics(call: Call) -> Response:
+    """Return figures for Prometheus."""
+    return Response(call.context.metrics.text(), media_type=CONTENT_TYPE_LATEST)
