@@ -139,7 +139,7 @@ def decoding(model: nn.Module, scope: Scope, arguments: dict[str, Any], ids: Ten
 
     cache = DynamicCache()
     with torch.no_grad(), scope():
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
+        model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1, **arguments)
 
     def sample(watch: Stopwatch) -> None:
         watch.start()
@@ -147,7 +147,7 @@ def decoding(model: nn.Module, scope: Scope, arguments: dict[str, Any], ids: Ten
             for token in range(DECODED_TOKENS):
                 model(
                     input_ids=ids[:, token : token + 1],
-                    past_key_values=cache,
+                    cache=cache,
                     use_cache=True,
                     **arguments,
                 )

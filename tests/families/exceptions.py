@@ -13,7 +13,8 @@ _NEEDS = {
     "the library natten": "dinat",
     "the library detectron2": "layoutlmv2",
     "a codec with its own size": (
-        "blt chameleon emu3 dia evolla janus vibevoice vibevoice_asr kyutai_speech_to_text"
+        "apertus1p5 blt chameleon emu3 dia evolla janus vibevoice vibevoice_asr "
+        "kyutai_speech_to_text"
     ),
     "a convolutional encoder with its own size": "align got_ocr2 pp_chart2table pp_formulanet",
     "sizes that depend on each other": (
@@ -22,7 +23,7 @@ _NEEDS = {
         "hunyuan_vl levit mobilevit mobilevitv2 molmo2 moonshine_streaming muse_spark "
         "nemo_speechlm nemotron_h_omni qwen2_5_omni_thinker textnet inkling2 inkling_mm_model "
         "gemma4_assistant gemma4_unified_assistant qwen3_omni_moe_thinker videoprism "
-        "dots3_note dots3_note_text qwen4_exp qwen4_exp_text"
+        "dots3_note dots3_note_text hy_v4_vl qwen4_exp qwen4_exp_text"
     ),
     "a gradient at the input of its reversible layers": "reformer",
     "two models": "musicgen musicgen_melody speech-encoder-decoder",
@@ -142,6 +143,10 @@ def _spectrogram(model: PreTrainedModel, generator: torch.Generator) -> Inputs:
     return {"input_values": torch.randn(shape, generator=generator)}
 
 
+def _one_channel(model: PreTrainedModel, generator: torch.Generator) -> Inputs:
+    return {"input_values": torch.randn(2, 1, 2000, generator=generator)}
+
+
 def _patches(model: PreTrainedModel, generator: torch.Generator) -> Inputs:
     vision = model.config.vision_config
     width = vision.num_channels * vision.patch_size**2
@@ -162,6 +167,7 @@ def _boxes(model: PreTrainedModel, generator: torch.Generator) -> Inputs:
 
 INPUTS: dict[str, Callable[[PreTrainedModel, torch.Generator], Inputs]] = {
     "audio-spectrogram-transformer": _spectrogram,
+    "omniasr_ctc": _one_channel,
     "siglip2": _patches,
     "udop": _boxes,
 }

@@ -148,7 +148,7 @@ def _tensors(found: Any) -> Any:
             yield found
     elif isinstance(found, dict):
         for key, value in found.items():
-            if key not in ("past_key_values", "cache_params", "mems", "loss"):
+            if key not in ("cache", "cache_params", "mems", "loss"):
                 yield from _tensors(value)
     elif isinstance(found, list | tuple):
         for value in found:

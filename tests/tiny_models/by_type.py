@@ -46,7 +46,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 1e4}
 
 _SPECIAL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32"), _LATENT),
-    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash"), _LATENT),
+    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "sarvam_mla"), _LATENT),
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "glm4v_moe": {"head_dim": 8, "rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
     "mamba2": {"head_dim": 8},

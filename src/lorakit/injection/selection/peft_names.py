@@ -38,7 +38,7 @@ NAMES_OF_EXPERTS: dict[str, frozenset[str]] = {
             *("exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe"),
             *("glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "olmoe", "qwen3_moe"),
             *("qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker"),
-            "solar_open",
+            *("sarvam_mla", "solar_open"),
         ),
         _QWEN2_NAMES,
     ),

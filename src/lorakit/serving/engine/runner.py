@@ -73,7 +73,7 @@ class ModelRunner:
         output = self._model(
             input_ids=ids,
             attention_mask=attention_mask,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             **arguments,
         )

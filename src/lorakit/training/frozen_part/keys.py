@@ -63,7 +63,7 @@ def rows_of(
         limits: See `position_limits`: a batch beyond one has other keys.
     """
     ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or inputs.get("past_key_values") is not None:
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or inputs.get("cache") is not None:
         return None
     tensors: dict[str, Tensor] = {}
     for name, value in sorted(inputs.items()):

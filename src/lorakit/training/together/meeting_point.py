@@ -20,7 +20,7 @@ from lorakit.training.together.stacked_model import backbone_of
 from lorakit.training.together.stacking import Inputs, can_be_stacked
 
 _ADAPTER = "default"
-_CACHE = "past_key_values"
+_CACHE = "cache"
 _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions", "output_router_logits")
 
 

@@ -148,7 +148,7 @@ class StepTrainerMixin(_Base):
             return ()
         if ignore_keys is None:
             config = getattr(self.model, "config", None)
-            ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
+            ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["cache"])
         if isinstance(outputs, dict):
             left_out = {"loss", *(ignore_keys or ())}
             found = tuple(value for key, value in outputs.items() if key not in left_out)

@@ -42,7 +42,7 @@ def expected(model, name):
         with adapter_rows(model, [None, None]):
             base = model(both[:, :1], use_cache=True)
         with adapter_rows(model, [None, name]):
-            return model(both[:, 1:], past_key_values=base.past_key_values).logits[:, -1]
+            return model(both[:, 1:], cache=base.cache).logits[:, -1]
 
 
 @pytest.mark.parametrize("name", LLAMA_ADAPTERS)

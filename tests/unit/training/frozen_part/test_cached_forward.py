@@ -82,7 +82,6 @@ def test_values_and_gradients_are_the_same_and_the_blocks_do_not_run(build, side
     ("architecture", "task"),
     [
         ("Bloom", "CausalLM"),
-        ("GPTJ", "CausalLM"),
         ("Falcon", "CausalLM"),
         ("DebertaV2", "TokenClassification"),
     ],

@@ -58,7 +58,7 @@ def test_a_batch_beyond_a_limit_of_positions_has_other_keys():
     "inputs",
     [
         {"inputs_embeds": torch.ones(1, 3, 4)},
-        {**batch([5, 6, 7]), "past_key_values": object()},
+        {**batch([5, 6, 7]), "cache": object()},
         {**batch([5, 6, 7]), "pixel_values": torch.ones(1, 3, 2)},
         batch([0, 0, 0]),
     ],

@@ -79,7 +79,7 @@ def test_passes_with_a_cache_or_other_outputs_run_alone(model):
         trainer.callbacks[0].on_train_begin(None, None, None)
         cache = model.generate(
             **inputs, max_new_tokens=2, return_dict_in_generate=True
-        ).past_key_values
+        ).cache
         assert cache is not None
         model(**inputs, output_hidden_states=True)
     assert set(asked.asked[1:]) == {"alone"}

@@ -57,7 +57,7 @@ def test_only_rows_of_tokens_can_be_stacked():
     assert can_be_stacked({"inputs_embeds": torch.zeros(2, 3, 4)})
     assert not can_be_stacked({"use_cache": False})
     assert not can_be_stacked(inputs(2, 3, cache_position=torch.arange(3)))
-    assert not can_be_stacked(inputs(2, 3, past_key_values=object()))
+    assert not can_be_stacked(inputs(2, 3, cache=object()))
     positions = torch.zeros(2, 3).long()
     assert not can_be_stacked(inputs(2, 3, position_ids=positions)), "a packed sequence"
     mask = torch.ones(2, 1, 3, 3)
