@@ -77,9 +77,7 @@ def test_passes_with_a_cache_or_other_outputs_run_alone(model):
     inputs = tokens(model)
     with meeting(trainer, asked.join):
         trainer.callbacks[0].on_train_begin(None, None, None)
-        cache = model.generate(
-            **inputs, max_new_tokens=2, return_dict_in_generate=True
-        ).cache
+        cache = model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True).cache
         assert cache is not None
         model(**inputs, output_hidden_states=True)
     assert set(asked.asked[1:]) == {"alone"}
