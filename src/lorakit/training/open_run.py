@@ -10,7 +10,7 @@ from typing import Any
 
 from lorakit.distributed.processes import Terminated, is_main_process, process_count, run_on_main
 from lorakit.distributed.shared_output import require_shared_directory
-from lorakit.errors import DiskError, StoppedError
+from lorakit.errors import DiskError, StoppedError, TrainingError
 from lorakit.recipes import checkpoints
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.recipes.numerics import note_changed_numerics
@@ -126,6 +126,9 @@ def recording_failure(run: OpenRun) -> Iterator[None]:
     """Write down why training failed; delete a new run that fails before its first checkpoint.
 
     The files of a run that was stopped, or whose disk was full, are kept.
+
+    Raises:
+        TrainingError: The run directory is gone, and training failed for that reason.
     """
     try:
         yield
@@ -133,6 +136,13 @@ def recording_failure(run: OpenRun) -> Iterator[None]:
         raise
     except (Exception, Terminated) as error:
         if is_main_process():
+            path = run.directory.path
+            if isinstance(error, FileNotFoundError) and not path.exists():
+                raise TrainingError(
+                    f"Cannot write the run to {path}: the directory has been deleted or moved "
+                    f"since training started, expected it to stay until the end ({error}). Train "
+                    "again; if you have moved it, resume it where it is now."
+                ) from error
             if run.is_new and checkpoints.newest_complete(run.directory.path) is None:
                 run.directory.remove()
             elif not isinstance(error, Terminated):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,18 @@ def test_a_failure_after_a_checkpoint_is_written_down_until_the_run_is_resumed(r
     assert sentence.startswith("Memory ran out with training.per_device_train_batch_size=4.")
     train(recipe(training=saving), resume=True)
     assert run.is_finished and not run.failure_file.exists()
+
+
+def test_a_directory_that_is_deleted_meanwhile_is_named(recipe):
+    path = Path(recipe().output)
+
+    def delete(name, payload):
+        if name == "step":
+            shutil.rmtree(path, ignore_errors=True)
+
+    with pytest.raises(TrainingError, match="the directory has been deleted or moved") as caught:
+        train(recipe(), on_event=delete)
+    assert str(caught.value).startswith(f"Cannot write the run to {path}: ")
 
 
 def test_a_finished_run_is_not_trained_again(done):
