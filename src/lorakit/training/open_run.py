@@ -23,7 +23,7 @@ from lorakit.training.example_digests import (
     note_changed_examples,
     require_same_labels,
 )
-from lorakit.training.resuming import note_lost_metrics
+from lorakit.training.resuming import note_lost_metrics, note_new_schedule
 from lorakit.training.setup import Setup
 from lorakit.training.starting_point import run_lineage
 
@@ -104,6 +104,7 @@ def _reopen(setup: Setup) -> tuple[OpenRun, dict[str, Any]]:
     removed |= checkpoints.remove_incomplete(path)
     checkpoint = checkpoints.newest_complete(path)
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
+    schedule = note_new_schedule(directory, setup.recipe)
     directory.write_recipe(setup.recipe)
     for file in (directory.report_file, directory.verdict_file, directory.failure_file):
         file.unlink(missing_ok=True)
@@ -115,7 +116,7 @@ def _reopen(setup: Setup) -> tuple[OpenRun, dict[str, Any]]:
         file = directory.environment_file
         examples = note_changed_examples(file, example_digests(setup.encoded))
         lost = note_lost_metrics(directory, checkpoint)
-        changes = (examples, note_changed_numerics(file), parent, lost)
+        changes = (schedule, examples, note_changed_numerics(file), parent, lost)
     note = " ".join(filter(None, changes)) or None
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return OpenRun(directory, checkpoint, is_new=False), event
