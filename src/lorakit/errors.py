@@ -14,7 +14,7 @@ LorakitError
 ├── MissingFileError     (FileNotFoundError)  a file or directory does not exist
 ├── OutputExistsError    (FileExistsError)    an output would overwrite an earlier run
 ├── DataError            (ValueError)         the examples of a dataset do not fit the task
-├── ClusterError         (RuntimeError)       Ray is unreachable, or has too few resources
+├── ClusterError         (RuntimeError)       processes cannot meet, or Ray lacks resources
 ├── PlanError            (RuntimeError)       a step's memory cannot be known without running it
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
 ├── DiskError            (OSError)            a disk is full, read-only or not writable
@@ -134,7 +134,7 @@ class DataError(LorakitError, ValueError):
 
 
 class ClusterError(LorakitError, RuntimeError):
-    """A Ray cluster is unreachable, or has fewer resources than requested."""
+    """Processes cannot find each other, or a Ray cluster lacks the requested resources."""
 
     exit_code = 2
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lorakit.cli.launched import is_launched_in_parallel
+from lorakit.cli.launched import is_first, is_launched_in_parallel
 
 if TYPE_CHECKING:
     from lorakit.training.stop_request import StopRequest
@@ -148,7 +148,7 @@ class Ending:
 
     def _say(self, text: str) -> None:
         # Bypass Python's buffers: the main thread may be writing to them.
-        if os.environ.get("RANK", "0") != "0":
+        if not is_first():
             return
         with contextlib.suppress(OSError, ValueError):
             if sys.stdout.isatty():

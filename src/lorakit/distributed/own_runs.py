@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from lorakit.distributed.launcher import launched_processes, launched_rank
+
 T = TypeVar("T")
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -25,8 +27,7 @@ _POLL_S = 0.5
 
 def own_share(items: Sequence[T]) -> list[T]:
     """Return the items of this process: every N-th for N processes of a launcher."""
-    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return [*items[rank::count]]
+    return [*items[launched_rank() :: launched_processes()]]
 
 
 @contextmanager

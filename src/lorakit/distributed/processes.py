@@ -21,7 +21,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from lorakit.errors import LorakitError, TrainingError
+from lorakit.distributed.launcher import (
+    launched_processes,
+    launched_rank,
+    require_launcher_variables,
+)
+from lorakit.errors import ClusterError, LorakitError, TrainingError
 
 T = TypeVar("T")
 
@@ -76,20 +81,36 @@ def init_process_groups(use_cpu: bool | None = None, timeout_s: int | None = Non
         use_cpu: Whether to train on the CPU; None does so if there is no accelerator.
         timeout_s: How long to wait for another process within a step, `training.ddp_timeout`; None
             is half an hour. A default process group that the launcher made keeps its own timeout.
+
+    Raises:
+        ClusterError: The processes cannot find each other.
     """
     global _group, _step_group
     timeout = timedelta(seconds=timeout_s or _STEP_TIMEOUT_S)
     if not _is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        require_launcher_variables()
+        if launched_processes() == 1:
             return
         from accelerate import PartialState
 
         cpu = not torch.accelerator.is_available() if use_cpu is None else use_cpu
-        PartialState(cpu=cpu, timeout=timeout)
+        try:
+            PartialState(cpu=cpu, timeout=timeout)
+        except distributed.DistError as error:
+            raise ClusterError(_not_met_message(error)) from error
     if _group is None and process_count() > 1:
         # Separate groups: they run on the CPU, and the first waits longer than a step may take.
         _group = distributed.new_group(backend="gloo", timeout=_SETUP_TIMEOUT)
         _step_group = distributed.new_group(backend="gloo", timeout=timeout)
+
+
+def _not_met_message(error: Exception) -> str:
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return (
+        f"Process {launched_rank()} of {launched_processes()} cannot meet the others at {address}, "
+        f"as MASTER_ADDR and MASTER_PORT say: {' '.join(str(error).split())} Use a free port of "
+        "the machine where process 0 runs, and see that all processes have started."
+    )
 
 
 def destroy_process_groups() -> None:

@@ -52,8 +52,10 @@ def locking_directory(directory: Path, final: Path | None = None) -> Generator[N
     try:
         yield
     finally:
-        # Delete while the lock is held: the next process creates another file.
-        ((final or directory) / LOCK_NAME).unlink(missing_ok=True)
+        # Delete while the lock is held: the next process creates another file. On a disk that has
+        # become read-only it stays, and the error that ends the block is the one to report.
+        with contextlib.suppress(OSError):
+            ((final or directory) / LOCK_NAME).unlink(missing_ok=True)
         lock.release()
 
 

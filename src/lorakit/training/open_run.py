@@ -10,7 +10,7 @@ from typing import Any
 
 from lorakit.distributed.processes import Terminated, is_main_process, process_count, run_on_main
 from lorakit.distributed.shared_output import require_shared_directory
-from lorakit.errors import DiskError, StoppedError
+from lorakit.errors import DiskError, StoppedError, TrainingError
 from lorakit.recipes import checkpoints
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.recipes.numerics import note_changed_numerics
@@ -23,7 +23,7 @@ from lorakit.training.example_digests import (
     note_changed_examples,
     require_same_labels,
 )
-from lorakit.training.resuming import note_lost_metrics
+from lorakit.training.resuming import note_lost_metrics, note_new_schedule
 from lorakit.training.setup import Setup
 from lorakit.training.starting_point import run_lineage
 
@@ -104,6 +104,7 @@ def _reopen(setup: Setup) -> tuple[OpenRun, dict[str, Any]]:
     removed |= checkpoints.remove_incomplete(path)
     checkpoint = checkpoints.newest_complete(path)
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
+    schedule = note_new_schedule(directory, setup.recipe)
     directory.write_recipe(setup.recipe)
     for file in (directory.report_file, directory.verdict_file, directory.failure_file):
         file.unlink(missing_ok=True)
@@ -115,7 +116,7 @@ def _reopen(setup: Setup) -> tuple[OpenRun, dict[str, Any]]:
         file = directory.environment_file
         examples = note_changed_examples(file, example_digests(setup.encoded))
         lost = note_lost_metrics(directory, checkpoint)
-        changes = (examples, note_changed_numerics(file), parent, lost)
+        changes = (schedule, examples, note_changed_numerics(file), parent, lost)
     note = " ".join(filter(None, changes)) or None
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return OpenRun(directory, checkpoint, is_new=False), event
@@ -126,6 +127,9 @@ def recording_failure(run: OpenRun) -> Iterator[None]:
     """Write down why training failed; delete a new run that fails before its first checkpoint.
 
     The files of a run that was stopped, or whose disk was full, are kept.
+
+    Raises:
+        TrainingError: The run directory is gone, and training failed for that reason.
     """
     try:
         yield
@@ -133,6 +137,13 @@ def recording_failure(run: OpenRun) -> Iterator[None]:
         raise
     except (Exception, Terminated) as error:
         if is_main_process():
+            path = run.directory.path
+            if isinstance(error, FileNotFoundError) and not path.exists():
+                raise TrainingError(
+                    f"Cannot write the run to {path}: the directory has been deleted or moved "
+                    f"since training started, expected it to stay until the end ({error}). Train "
+                    "again; if you have moved it, resume it where it is now."
+                ) from error
             if run.is_new and checkpoints.newest_complete(run.directory.path) is None:
                 run.directory.remove()
             elif not isinstance(error, Terminated):

@@ -86,6 +86,25 @@ def require_resumable(recipe: Recipe) -> None:
         )
 
 
+def note_new_schedule(run: RunDirectory, recipe: Recipe) -> str | None:
+    """Return a note if a resumed run is of another length, and so has another learning rate.
+
+    Call it before the recipe is written into the run.
+    """
+    before, now = _recipe_before(run).training, recipe.training
+    changed = [
+        f"training.{key} was {before.get(key, unset):g} and is {now.get(key, unset):g}"
+        for key, unset in (("num_train_epochs", 3), ("max_steps", -1))
+        if before.get(key, unset) != now.get(key, unset)
+    ]
+    if not changed or str(now.get("lr_scheduler_type", "")).startswith("constant"):
+        return None
+    return (
+        f"{' and '.join(changed)}: the learning rate goes on as in a run that was planned so from "
+        "its start, so it may rise at this step."
+    )
+
+
 def note_lost_metrics(run: RunDirectory, checkpoint: Path) -> str | None:
     """Return a note if metrics.jsonl lacks rows that the run had written before a checkpoint."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))

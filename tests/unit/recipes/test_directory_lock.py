@@ -1,8 +1,10 @@
 """Two processes never write into one directory; a dead one keeps nobody out."""
 
+import errno
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,16 @@ def test_the_second_process_learns_who_holds_the_lock(tmp_path):
     assert message.endswith("Wait for it or stop it, or set another `output`.")
     assert list(tmp_path.iterdir()) == []
     take(tmp_path)  # and it can be had again
+
+
+def test_a_lock_that_cannot_be_deleted_hides_no_error(tmp_path, monkeypatch):
+    def fail(path, **_):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyError), locking_directory(tmp_path):
+        patch.setattr(Path, "unlink", fail)
+        raise KeyError
+    take(tmp_path)
 
 
 def test_a_killed_process_holds_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,18 @@ def test_a_failure_after_a_checkpoint_is_written_down_until_the_run_is_resumed(r
     assert sentence.startswith("Memory ran out with training.per_device_train_batch_size=4.")
     train(recipe(training=saving), resume=True)
     assert run.is_finished and not run.failure_file.exists()
+
+
+def test_a_directory_that_is_deleted_meanwhile_is_named(recipe):
+    path = Path(recipe().output)
+
+    def delete(name, payload):
+        if name == "step":
+            shutil.rmtree(path, ignore_errors=True)
+
+    with pytest.raises(TrainingError, match="the directory has been deleted or moved") as caught:
+        train(recipe(), on_event=delete)
+    assert str(caught.value).startswith(f"Cannot write the run to {path}: ")
 
 
 def test_a_finished_run_is_not_trained_again(done):
@@ -144,8 +157,19 @@ def test_a_finished_run_may_train_on_for_longer(recipe):
     epochs = {"max_steps": -1, "num_train_epochs": 1}
     first = train(recipe(training=epochs))
     before = adapter_bytes(first)
-    longer = train(recipe(training={**epochs, "num_train_epochs": 2}), resume=True)
+    notes = []
+    longer = train(
+        recipe(training={**epochs, "num_train_epochs": 2}),
+        resume=True,
+        on_event=lambda name, payload: notes.append(payload["note"]) if "removed" in payload else 0,
+    )
     assert longer.steps == 2 * first.steps
+    # The rate is that of two epochs from the first new step on, where it had been zero.
+    steps = [row for row in untimed_metrics(longer) if row["event"] == "step"][first.steps :]
+    start = RunDirectory.open(longer.run_dir).recipe().training["learning_rate"]
+    expected = [start * (1 - (row["step"] - 1) / longer.steps) for row in steps]
+    assert [row["learning_rate"] for row in steps] == pytest.approx(expected)
+    assert notes[0].startswith("training.num_train_epochs was 1 and is 2: the learning rate goes")
     assert adapter_bytes(longer) != before
     assert RunDirectory.open(longer.run_dir).recipe().training["num_train_epochs"] == 2
 

@@ -105,7 +105,7 @@ class QuickstartView(RunView):
             say(f"  {', '.join(payload['labels'])}")
         elif event == "method":
             self.progress.stop()
-            if self.is_open:
+            if self.path is not None:
                 heading(f"For comparison: {payload['method']}")
         else:
             super().__call__(event, payload)

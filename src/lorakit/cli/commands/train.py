@@ -227,8 +227,12 @@ def stopping_on_signals(view: RunView, command: str) -> Iterator[StopRequest]:
     def state_left() -> str:
         if view.is_finished:
             return "The run is finished."
-        if not view.is_open:
+        if view.path is None:
             return "Nothing has been written."
+        if not (view.path / RECIPE_NAME).is_file():
+            return f"Nothing is left of the run: {view.path} has been deleted or moved."
+        if not any(view.path.glob("checkpoint-*/manifest.json")):
+            return f"No checkpoint is complete; start over with: {command} --resume"
         return f"Resume from the last complete checkpoint with: {command} --resume"
 
     with ending.ending_with(state_left, stop):

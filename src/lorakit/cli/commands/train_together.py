@@ -41,10 +41,12 @@ def train_several(
         ConfigError: The recipes cannot run together.
         PlanError: They do not fit into memory together.
     """
+    from lorakit.distributed.launcher import require_launcher_variables
     from lorakit.distributed.own_runs import beside_others, own_share
     from lorakit.recipes.recipe import Recipe
     from lorakit.training.together.agreement import require_agreement
 
+    require_launcher_variables()
     if is_first():
         say(f"Reading {', '.join(map(str, recipes))} ...")
     loaded = [Recipe.load(path, [*changes]) for path in recipes]

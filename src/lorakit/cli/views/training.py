@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.views.console import heading, number_text, pairs, say, table
@@ -17,7 +18,8 @@ class RunView:
 
     def __init__(self) -> None:
         self.progress = TrainingProgress()
-        self.is_open = False
+        self.path: Path | None = None
+        """The run directory; None until it is open."""
         self.is_finished = False
 
     def __enter__(self) -> RunView:
@@ -36,7 +38,7 @@ class RunView:
         elif event == "injected":
             show_injection(payload["injection"], payload["parameter_count"])
         elif event == "run_opened":
-            self.is_open = True
+            self.path = Path(payload["path"])
             show_opening(payload)
         elif event == "notes":
             for note in payload["notes"]:

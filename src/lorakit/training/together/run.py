@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lorakit.distributed.launcher import launched_processes
 from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
@@ -45,7 +45,7 @@ def train_together(
     loaded = [r if isinstance(r, Recipe) else Recipe.load(r) for r in recipes]
     if not loaded:
         raise ConfigError("Cannot train together: got no recipe, expected at least one.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched_processes() > 1:
         raise ConfigError(
             "Cannot train together: got several processes, which a launcher (torchrun, accelerate "
             "launch) has started, expected one. Call this in a block of "

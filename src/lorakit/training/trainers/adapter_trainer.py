@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import ProgressCallback, Trainer
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
@@ -190,6 +191,20 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
     def _load_best_model(self) -> None:
         """Copy the best checkpoint's adapter into the model's adapter, in place."""
         self._load_adapter_from(str(self.state.best_model_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the states, with the learning rate of this run's schedule at that step.
+
+        The saved rate is that of the run as it was planned then: zero at the end of its last epoch.
+        """
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler, optimizer = self.lr_scheduler, cast(Any, self.optimizer)
+        if checkpoint is None or not isinstance(scheduler, LambdaLR):
+            return
+        factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+        scheduler._last_lr = [r * f for r, f in zip(scheduler.base_lrs, factors, strict=True)]
+        for group, rate in zip(optimizer.param_groups, scheduler._last_lr, strict=True):
+            group["lr"] = rate
 
     def _load_adapter_from(self, checkpoint: str) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)

@@ -81,17 +81,21 @@ class StepTrainerMixin(_Base):
     ) -> float | Tensor | None:
         """Return how many labels count in the batches of a step.
 
-        In several processes it is their mean, since the gradients are averaged.
+        In several processes it is their mean, since the gradients are averaged. Without
+        `average_tokens_across_devices` the loss is the mean of the processes' losses; at the end of
+        an epoch some may have no labels, and so no loss.
         """
         if not batch_samples:
             return None
         counted = [split_batch(batch, self.step.count)[1] for batch in batch_samples]
         labels = sum(count.labels for count in counted)
-        if self.args.world_size == 1 or not self.args.average_tokens_across_devices:
+        if self.args.world_size == 1:
             return labels
         here = torch.full((), labels, dtype=torch.int64, device=device)
-        total: Tensor = self.accelerator.gather(here).sum()  # type: ignore[union-attr]  # a tensor gives a tensor
-        return total / self.accelerator.num_processes
+        of_each: Any = self.accelerator.gather(here)
+        if self.args.average_tokens_across_devices:
+            return of_each.sum() / self.accelerator.num_processes
+        return labels * (of_each > 0).sum() / self.accelerator.num_processes
 
     # ---- losses ----
 

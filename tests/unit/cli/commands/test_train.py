@@ -5,9 +5,11 @@ import shlex
 from types import SimpleNamespace
 
 import pytest
+import typer
 import yaml
 
 from fixtures.printed import flat
+from lorakit.cli.commands.train import stopping_on_signals
 from lorakit.cli.views.result import show_result
 from lorakit.cli.views.training import RunView
 
@@ -142,6 +144,27 @@ def test_interrupted_before_anything_was_written_it_promises_no_resume(
     monkeypatch.setattr(RunView, "__call__", interrupt)
     result = cli("train", cls_recipe)
     assert (result.exit_code, result.stderr) == (130, "Interrupted. Nothing has been written.\n")
+
+
+def test_what_it_says_of_an_interrupted_run_is_so(tmp_path, capsys):
+    def said():
+        with (
+            pytest.raises(typer.Exit),
+            stopping_on_signals(view, "lorakit train a.yaml"),
+        ):
+            raise KeyboardInterrupt
+        return capsys.readouterr().err.removeprefix("Interrupted. ").strip()
+
+    view = RunView()
+    view.path = tmp_path / "run"
+    again = "with: lorakit train a.yaml --resume"
+    assert said() == f"Nothing is left of the run: {view.path} has been deleted or moved."
+    checkpoint = view.path / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    (view.path / "recipe.yaml").touch()
+    assert said() == f"No checkpoint is complete; start over {again}"
+    (checkpoint / "manifest.json").touch()
+    assert said() == f"Resume from the last complete checkpoint {again}"
 
 
 def csv_of(directory, text):

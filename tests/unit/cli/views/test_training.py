@@ -1,5 +1,6 @@
 """What is shown of the events of a run."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 from fixtures.printed import flat
@@ -41,10 +42,10 @@ def test_events_say_how_far_a_run_is(capsys):
     with RunView() as view:
         data = {"train_examples": 1200, "validation_examples": 0, "notes": ["9 were cut."]}
         view("data", {**data, "task_type": "CAUSAL_LM", "labels": None})
-        assert not view.is_open
+        assert view.path is None
         opening = {"path": "runs/a", "resumed_from": "checkpoint-4", "note": None}
         view("run_opened", {**opening, "removed": {"checkpoint-8": "it is incomplete"}})
-        assert view.is_open and not view.is_finished
+        assert view.path == Path("runs/a") and not view.is_finished
         view("notes", {"notes": ["Watch this."]})
         view("an event of a later version", {})
         view("finished", {})

@@ -33,6 +33,25 @@ def test_the_labels_of_a_step_are_those_of_its_batches(trainer):
     assert trainer._get_num_items_in_batch([], torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize(
+    ("in_all", "others", "expected"),
+    [(True, 3, 3.0), (True, 0, 1.5), (False, 3, 3.0), (False, 0, 1.5)],
+)
+def test_a_process_without_labels_has_no_part_in_a_mean(
+    trainer, monkeypatch, in_all, others, expected
+):
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
+    monkeypatch.setattr(
+        trainer.accelerator, "gather", lambda here: torch.stack([here, torch.tensor(others)])
+    )
+    trainer.args.average_tokens_across_devices = in_all
+    (batch, *_), _ = trainer.get_batch_samples(
+        iter(trainer.get_train_dataloader()), 1, torch.device("cpu")
+    )
+    assert trainer._get_num_items_in_batch([batch], torch.device("cpu")) == expected
+
+
 def test_predictions_are_the_models_logits_and_need_no_counts(trainer):
     trainer.model.eval()
     batch = trainer.data_collator([trainer.train_dataset[index] for index in range(3)])
