@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lorakit.errors import OutputExistsError
@@ -25,9 +25,6 @@ _AT_CWD, _EXCHANGE = -100, 2
 
 _LOCK_WAIT_S, _PAUSE_S = 5.0, 0.001
 """Maximum wait for another process that moves files into the same directory."""
-
-_JUST_MADE_S = 60.0
-"""A directory younger than this may be one that its process has not locked yet."""
 
 _unfinished: set[Path] = set()
 """Temporary paths to remove when the process ends."""
@@ -214,45 +211,9 @@ def _temporary_path(path: Path) -> Path:
 def _filling_directory(path: Path) -> Iterator[Path]:
     with reporting_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in leftovers(path.parent, [path.name]):
-            with suppress(OSError):  # another process removes it too
-                _remove_abandoned(left)
         with _removing_at_exit(_temporary_path(path)) as temporary:
             temporary.mkdir()
-            descriptor = _lock(temporary)
-            try:
-                yield temporary
-            finally:
-                if descriptor is not None:
-                    os.close(descriptor)
-
-
-def _remove_abandoned(directory: Path) -> None:
-    """Remove a temporary directory whose process has been killed while it filled it."""
-    if not directory.is_dir() or time.time() - directory.stat().st_mtime < _JUST_MADE_S:
-        return
-    descriptor = _lock(directory)
-    if descriptor is not None:
-        shutil.rmtree(directory, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _lock(directory: Path) -> int | None:
-    """Lock a directory until the descriptor is closed, or this process ends, also by a kill.
-
-    Returns: The descriptor; None if another process has the lock, or the system has none.
-    """
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+            yield temporary
 
 
 @contextmanager

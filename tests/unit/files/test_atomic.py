@@ -130,20 +130,6 @@ def test_a_failing_block_leaves_no_directory(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_what_a_killed_process_has_left_is_removed_by_the_next_one(tmp_path, monkeypatch):
-    left, other = tmp_path / ".out.0123abcd", tmp_path / ".other.0123abcd"
-    for directory in (left, other):
-        directory.mkdir()
-        (directory / "weights").touch()
-    with creating_directory(tmp_path / "out"):
-        assert left.is_dir()  # its process may be about to lock it
-    (tmp_path / "out").rmdir()
-    monkeypatch.setattr(atomic, "_JUST_MADE_S", -1.0)
-    with creating_directory(tmp_path / "out") as ours, creating_directory(tmp_path / "out"):
-        assert not left.exists() and ours.is_dir()  # and not that of a process that is alive
-    assert other.is_dir()
-
-
 def test_a_directory_with_files_is_never_replaced(tmp_path):
     target = tmp_path / "b"
     target.mkdir()
