@@ -68,12 +68,7 @@ def build_adapter(
         recorded,
         False,
         tuple(
-            DetachedUpdate(
-                site.path,
-                update,
-                site.adapted_class,
-                isinstance(site.module, AdaptedParameter) and site.module.is_transposed,
-            )
+            DetachedUpdate(site.path, update, site.adapted_class)
             for site, update in zip(plan.sites, updates, strict=True)
         ),
         tuple(_frozen_copy(model.get_submodule(path), path, made) for path, made in copies.items()),

@@ -14,7 +14,6 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.injection.activation import removing_on_failure
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
-from lorakit.injection.selection.parameters import attach
 from lorakit.injection.siblings import group_siblings
 from lorakit.injection.state import (
     adapted_layers,
@@ -30,7 +29,8 @@ from lorakit.injection.state import (
 )
 from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import AdaptedLayer, LowRankUpdate, plain_class_of, replace_in_place
-from lorakit.layers.kinds.parameter import AdaptedParameter, get_adapted_parameter
+from lorakit.layers.kinds.experts import attach, get_adapted_parameter
+from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.trained_tokens import TrainedTokensOfEmbedding
 
 
@@ -42,13 +42,11 @@ class DetachedUpdate:
         path: The layer.
         update: Its update.
         layer_class: The class that the layer has while it is adapted.
-        is_transposed: Whether an adapted parameter is stored as (in, out).
     """
 
     path: str
     update: LowRankUpdate
     layer_class: type[AdaptedLayer]
-    is_transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,6 @@ def adapter_in_place(model: nn.Module, name: str) -> DetachedAdapter:
             path,
             layer.updates[name],  # type: ignore[arg-type]  # an item of a ModuleDict
             plain_class_of(layer),  # type: ignore[arg-type]  # an adapted class
-            isinstance(layer, AdaptedParameter) and layer.is_transposed,
         )
         for path, layer in adapted_layers(model)
         if name in layer.updates
@@ -159,7 +156,7 @@ def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:
     if issubclass(given.layer_class, AdaptedParameter):
         owner_path, _, parameter = given.path.rpartition(".")
         owner = model.get_submodule(owner_path)
-        layer: nn.Module = get_adapted_parameter(owner, parameter, given.is_transposed)
+        layer: nn.Module = get_adapted_parameter(owner, parameter)
         attach(layer)
         is_new = False
     else:

@@ -20,7 +20,6 @@ from lorakit.injection.new_parts import (
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.selection.adapted_classes import describe
 from lorakit.injection.selection.checks.settings import check_room
-from lorakit.injection.selection.parameters import attach
 from lorakit.injection.selection.peft_names import unread_by_peft
 from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
 from lorakit.injection.selection.plan_from_tensors import plan_from_tensors
@@ -42,6 +41,7 @@ from lorakit.layers import AdaptedLayer, LowRankUpdate, replace_in_place
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import swap_class
 from lorakit.layers.hooks import has_foreign_forward
+from lorakit.layers.kinds.experts import attach
 from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.offload import is_offloaded, weights_in_place
 

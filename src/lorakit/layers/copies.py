@@ -9,7 +9,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.kinds.experts import LoraExperts
+from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.offload import weights_in_place
 from lorakit.layers.replaced import ReplacedModule, plain_class_of, restore_in_place
 from lorakit.layers.trained_tokens import (
@@ -41,9 +42,9 @@ def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if _is_hooked(child):
             del child._hf_hook
             child.forward = child.__dict__.pop("_old_forward")
-        if isinstance(child, ParameterOwner):
-            child.restore_owner_in_place()
-        elif isinstance(child, AdaptedLayer) and not isinstance(child, AdaptedParameter):
+        if isinstance(child, AdaptedLayer | LoraExperts) and not isinstance(
+            child, AdaptedParameter
+        ):
             child.restore_in_place()
         if isinstance(child, ReplacedModule):
             restore_in_place(child)

@@ -20,7 +20,7 @@ from lorakit.layers import (
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 from lorakit.layers.kinds.attention import LoraAttentionOutput, LoraMultiheadAttention
 from lorakit.layers.kinds.linear_subclass import linear_subclass, runs_as_linear
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
@@ -90,8 +90,5 @@ def describe(module: nn.Module) -> str:
     """Return the name of this module's plain class, for users."""
     if isinstance(module, AdaptedParameter):
         return f"{describe(module.weight_owner)} ({module.experts})"
-    if isinstance(module, AdaptedLayer):
-        return module.plain_class.__name__
-    if isinstance(module, ParameterOwner):
-        return plain_class_of(module).plain_owner_class().__name__  # type: ignore[attr-defined]  # an adapted class
-    return plain_class_of(module).__name__
+    kind = plain_class_of(module)
+    return getattr(kind, "plain_class", kind).__name__

@@ -18,8 +18,12 @@ from lorakit.injection.selection.targets import layer_index, name_matches, short
 from lorakit.injection.selection.variants import obstacle_of_parameters
 from lorakit.injection.state import base_modules
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.kinds.experts import expert_parameters, experts_class, is_known_experts
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, get_adapted_parameter
+from lorakit.layers.kinds.experts import (
+    expert_parameters,
+    get_adapted_parameter,
+    is_known_experts,
+)
+from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight, read_weight_class
 from lorakit.layers.replaced import plain_class_of
 
@@ -39,23 +43,13 @@ def adaptable_parameter(owner: nn.Module | None, name: str) -> AdaptedParameter 
     """Return the `AdaptedParameter` of a module's parameter, or None if it cannot be adapted."""
     if owner is None or not _is_adaptable(owner, name):
         return None
-    return get_adapted_parameter(owner, name, bool(owner.is_transposed))
+    return get_adapted_parameter(owner, name)
 
 
 def parameter_at(modules: Mapping[str, nn.Module], path: str) -> AdaptedParameter | None:
     """Return the `AdaptedParameter` at a path, or None if none can be adapted there."""
     owner_path, _, name = path.rpartition(".")
     return adaptable_parameter(modules.get(owner_path), name) if owner_path else None
-
-
-def attach(adapted: AdaptedParameter) -> None:
-    """Make the module's forward read an adapted parameter."""
-    owner = adapted.weight_owner
-    plain = plain_class_of(owner)
-    if isinstance(owner, ParameterOwner):
-        adapted.attach(plain)  # type: ignore[arg-type]  # an adapted class
-    else:
-        adapted.attach(experts_class(plain))
 
 
 def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:

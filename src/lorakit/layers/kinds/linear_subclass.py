@@ -87,15 +87,9 @@ def _is_same(probe: nn.Linear, x: Tensor, size: float) -> bool:
     return torch.allclose(got, expected, rtol=1e-12, atol=1e-12 * size)
 
 
-class _LoraLinearSubclass(LoraLinear):
-    """Mixin for such a class: while no update acts, the forward of the class runs."""
-
-    @classmethod
-    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
-        """Return the members of the class that is mixed with a plain one."""
-        return {"plain_class": plain}
-
-
 def linear_subclass(plain: type[nn.Linear]) -> type[LoraLinear]:
-    """Return the class that adapts layers of a subclass, itself a subclass of it."""
-    return mixed_class(_LoraLinearSubclass, plain, "Lora")
+    """Return the class that adapts layers of a subclass, itself a subclass of it.
+
+    While no update acts, the forward of the subclass runs.
+    """
+    return mixed_class(LoraLinear, plain, "Lora")
