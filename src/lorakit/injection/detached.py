@@ -1,7 +1,7 @@
 """Moving an adapter from one model to another with the same modules.
 
 Adding an adapter compares every tensor with its place and copies it. A model that is running gets
-one that was built for a copy of it instead (`build_adapter`): attaching only puts finished objects
+one that was built for a copy of it instead (`AdapterBuilder`): attaching only puts finished objects
 into their places.
 """
 
@@ -12,22 +12,18 @@ from dataclasses import dataclass
 from torch import nn
 
 from lorakit.config import LoraConfig
-from lorakit.injection.activation import removing_on_failure
-from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
+from lorakit.injection.activation import adding_adapter
+from lorakit.injection.fused_mlp import unfuse_all
 from lorakit.injection.siblings import group_siblings
 from lorakit.injection.state import (
     adapted_layers,
     check_new_name,
-    create_state,
     replaced_modules,
     require_adapter,
     require_no_other_holder,
     require_unmerged,
-    state_of,
-    take_over_quantized,
     unwrap,
 )
-from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import AdaptedLayer, LowRankUpdate, plain_class_of, replace_in_place
 from lorakit.layers.kinds.experts import attach, get_adapted_parameter
 from lorakit.layers.kinds.parameter import AdaptedParameter
@@ -130,14 +126,7 @@ def attach_adapter(model: nn.Module, adapter: DetachedAdapter) -> None:
     require_unmerged(model, "attach an adapter")
     require_no_other_holder(model)
     check_new_name(model, adapter.name)
-    is_first = state_of(model) is None
-    state = create_state(model)
-    state.configs[adapter.name] = adapter.config
-    state.trainable[adapter.name] = adapter.is_trainable
-    with removing_on_failure(model, adapter.name):
-        if is_first:
-            model.requires_grad_(False)
-            take_over_quantized(model)
+    with adding_adapter(model, adapter.name, adapter.config, adapter.is_trainable):
         newly_adapted = [
             each.path for each in adapter.updates if _attach_update(model, adapter.name, each)
         ]
@@ -145,10 +134,6 @@ def attach_adapter(model: nn.Module, adapter: DetachedAdapter) -> None:
             _attach_copy(model, adapter.name, each)
         LowRankUpdate.count_exchange()  # layers look again at what they have prepared
         group_siblings(model, newly_adapted)
-        if is_first:
-            set_fused_mlp(model, True)
-        if newly_adapted or adapter.copies:
-            disable_fast_paths(model)
 
 
 def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:

@@ -9,14 +9,8 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.initialization.initialize import Initializer
-from lorakit.injection.activation import activate, removing_on_failure, restoring_activation
-from lorakit.injection.fused_mlp import set_fused_mlp
-from lorakit.injection.new_parts import (
-    load_companions_,
-    new_copies,
-    new_token_copies,
-    new_update,
-)
+from lorakit.injection.activation import activate, adding_adapter, restoring_activation
+from lorakit.injection.new_parts import load_companions_, new_copies, new_update
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.selection.adapted_classes import describe
 from lorakit.injection.selection.checks.settings import check_room
@@ -32,11 +26,8 @@ from lorakit.injection.state import (
     create_state,
     require_no_other_holder,
     require_unmerged,
-    state_of,
-    take_over_quantized,
     unwrap,
 )
-from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import AdaptedLayer, LowRankUpdate, replace_in_place
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import swap_class
@@ -102,27 +93,19 @@ def add_adapter(
         check_room(plan.config, plan.sites, max_rank)
 
     recorded = recorded_config(model, plan)
-    is_first = state_of(model) is None
     state = create_state(model)
-    state.configs[name] = recorded
-    state.trainable[name] = trainable
     initializer = Initializer(model, plan.config)
-    with restoring_activation(model), removing_on_failure(model, name):
-        if is_first:
-            model.requires_grad_(False)
-            take_over_quantized(model)
-        for site in plan.sites:
-            _add_update(site, plan, name, dtype, tensors, initializer).reserve_(max_rank or site.r)
-        for copies in (new_copies, new_token_copies):
-            for path, made in copies(plan, dtype, tensors).items():
-                replace_in_place(model.get_submodule(path)).trained_copies[name] = made
+    with restoring_activation(model), adding_adapter(model, name, recorded, trainable):
+        updates = [
+            _add_update(site, plan, name, dtype, tensors, initializer) for site in plan.sites
+        ]
+        for update in updates:
+            update.reserve_(max_rank or 0)
+        for path, made in new_copies(plan, dtype, tensors).items():
+            replace_in_place(model.get_submodule(path)).trained_copies[name] = made
         group_siblings(model, [site.path for site in plan.sites])
         activate(model, state, (name,))
-        if is_first:
-            set_fused_mlp(model, True)
-        disable_fast_paths(model)
-        updates = [site.module.updates[name] for site in plan.sites]  # type: ignore[index,union-attr]  # an item of a ModuleDict
-        return describe_injection(model, plan, name, recorded, updates)  # type: ignore[arg-type]  # LowRankUpdates
+        return describe_injection(model, plan, name, recorded, updates)
 
 
 def check_floating(name: str, dtype: torch.dtype | None) -> None:

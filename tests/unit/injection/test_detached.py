@@ -17,7 +17,7 @@ from lorakit import (
 )
 from lorakit.errors import AdapterNameError, AdapterStateError
 from lorakit.injection import adapter_names
-from lorakit.injection.built import build_adapter
+from lorakit.injection.built import AdapterBuilder
 from lorakit.injection.detached import adapter_in_place, attach_adapter
 from tiny_models import assert_untouched, gpt2, llama, mixtral, randomize_, snapshot, tokens
 from tiny_models.adapted import CASES, with_adapter
@@ -26,7 +26,7 @@ from tiny_models.trained_tokens import BUILDS, with_tokens
 
 def detached(model, adapter, name="x"):
     """Return an adapter that was built for a model."""
-    return build_adapter(model, adapter, name)[0]
+    return AdapterBuilder(model).build(adapter, name)[0]
 
 
 def rows(model, *names):

@@ -10,7 +10,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import first_few
 from lorakit.injection.selection.targets import is_inside, name_matches, no_match_message
 from lorakit.injection.selection.vocabulary import input_embedding
-from lorakit.layers import AdaptedLayer, copy_with_trained_tokens, plain_class_of
+from lorakit.layers import AdaptedLayer, plain_class_of
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.offload import is_offloaded
 
@@ -204,25 +204,3 @@ def misfits(sites: Sequence[TokenSite], saved_rows: Mapping[str, Tensor]) -> lis
         and not (path in repeats and _repeats(saved_rows, path, repeats[path]))
     ]
     return problems
-
-
-def token_copies(
-    site: TokenSite, dtype: torch.dtype, saved_rows: Tensor | None
-) -> dict[str, nn.Module]:
-    """Return a module that trains the tokens for every module of a site, by path.
-
-    Args:
-        site: The tokens and their modules.
-        dtype: dtype of the rows, which all modules share.
-        saved_rows: Values of the rows; None takes the base's.
-    """
-    weight = site.weight
-    where = torch.tensor(site.indices, device=weight.device)
-    values = weight.detach()[where] if saved_rows is None else saved_rows
-    rows = nn.Parameter(values.to(weight.device, dtype, copy=True))
-    return {
-        path: copy_with_trained_tokens(
-            module, site.indices, rows, is_named=path == site.path
-        ).train(module.training)
-        for path, module in site.modules.items()
-    }
