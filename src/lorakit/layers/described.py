@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from lorakit.layers.row_norms import RowNorms
+from lorakit.layers.row_norms import row_norms_with
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops import LinearOperands, LowRankTerm
 from lorakit.ops.quantized import Weight
@@ -37,10 +37,10 @@ class DescribedLayer(nn.Module):
         active_updates: Names of the adapters that act in forward.
         kept_parameters: The base's own parameters while the layer is merged; empty otherwise.
         executor: What forward calls with the layer and its input.
+        siblings: The `SiblingGroup` of layers expected to read the same input, or None.
         per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
         prepared: What decoding keeps from call to call.
         known_terms: What decoding keeps of each adapter where rows have different ones.
-        row_norms: Norms of the rows of the updated weight, where an update scales them.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -56,7 +56,6 @@ class DescribedLayer(nn.Module):
     executor: Callable[[Any, Tensor], Tensor]
     siblings: Any
     per_row_adapters: Any = None
-    row_norms: RowNorms | None = None
     prepared: Any = None
     known_terms: Any = None
 
@@ -125,9 +124,7 @@ class DescribedLayer(nn.Module):
 
     def norms_with(self, update: LowRankUpdate, term: LowRankTerm) -> Tensor:
         """Return ‖W0 + s B A‖ of each row of the weight with one of the updates, (out,)."""
-        if self.row_norms is None:
-            self.row_norms = RowNorms()
-        return self.row_norms.of(update, term, self.weight, self.base_weight)
+        return row_norms_with(update, term, self.weight, self.base_weight)
 
     def base_output(self, x: Tensor) -> Tensor:
         """Return the output of the base alone."""

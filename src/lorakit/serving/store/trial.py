@@ -12,8 +12,7 @@ from lorakit.adapters import Adapter
 from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import AdapterMismatchError, LorakitError
 from lorakit.injection import Injection
-from lorakit.injection.built import AdapterBuilder
-from lorakit.injection.detached import DetachedAdapter
+from lorakit.injection.detached import AdapterBuilder, DetachedAdapter
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
 from lorakit.models.same_weights import copy_over_same_weights
