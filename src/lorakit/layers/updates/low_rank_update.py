@@ -67,14 +67,14 @@ class LowRankUpdate(nn.Module):
         is_training: bool = True,
         **companions: Tensor | None,
     ):
-        """Create the update.
+        """Create the update; see the class.
 
         Args:
-            lora_A: See the class.
-            lora_B: See the class.
-            scaling: See the class.
-            drop_probability: See the class.
-            variants: See the class; those with a tensor come with it.
+            lora_A: (r, in).
+            lora_B: (out, r).
+            scaling: The factor s.
+            drop_probability: That of the dropout.
+            variants: Those with a tensor come with it.
             is_training: Whether dropout acts.
             companions: The tensors of variants by name, None for none.
         """
