@@ -25,7 +25,7 @@ from lorakit.injection.fused_mlp import unfuse_all
 from lorakit.injection.inject import check_floating, check_plan, describe_injection
 from lorakit.injection.new_parts import load_companions_, new_copies, new_update
 from lorakit.injection.report import Injection
-from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers
+from lorakit.injection.selection.bypassed_layers import bypassed_layers
 from lorakit.injection.selection.parameters import modules_by_path
 from lorakit.injection.selection.plan import InjectionPlan
 from lorakit.injection.selection.plan_from_tensors import plan_from_tensors

@@ -13,7 +13,7 @@ from lorakit.injection.activation import activate, adding_adapter, restoring_act
 from lorakit.injection.new_parts import load_companions_, new_copies, new_update
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.selection.adapted_classes import describe
-from lorakit.injection.selection.checks.settings import check_room
+from lorakit.injection.selection.checks import check_room
 from lorakit.injection.selection.peft_names import unread_by_peft
 from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
 from lorakit.injection.selection.plan_from_tensors import plan_from_tensors

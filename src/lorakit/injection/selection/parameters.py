@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError, did_you_mean
-from lorakit.injection.selection.adapted_classes import describe
+from lorakit.injection.selection.adapted_classes import adapted_class_of, describe, output_class_of
 from lorakit.injection.selection.targets import layer_index, name_matches, shortest_names
 from lorakit.injection.selection.variants import obstacle_of_parameters
 from lorakit.injection.state import base_modules
@@ -63,13 +63,15 @@ def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
     return read_weight_class(plain_class_of(module))
 
 
-def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
-    """Return the class that adapts what `select_parameters` selected, except layers."""
-    is_parameter = isinstance(module, AdaptedParameter)
-    found = AdaptedParameter if is_parameter else weight_class_of(module)
-    if found is None:
-        raise TypeError(f"A {type(module).__name__} has no weight that can be adapted.")
-    return found
+def class_for(module: nn.Module, is_output: bool) -> type[AdaptedLayer] | None:
+    """Return the class that adapts a module, or represents a parameter, however it is named.
+
+    Args:
+        module: A module of the base, or an `AdaptedParameter`.
+        is_output: Whether it is the output projection of an attention, which is adapted too.
+    """
+    found = output_class_of(module) if is_output else adapted_class_of(module)
+    return found or weight_class_of(module)
 
 
 def is_by_parameter(config: LoraConfig, path: str) -> bool:

@@ -60,11 +60,6 @@ def is_taken_for_experts(model: nn.Module, path: str) -> bool:
     return _last(path) in NAMES_OF_EXPERTS.get(model_type_of(model), ())
 
 
-def is_forbidden(model: nn.Module, path: str) -> bool:
-    """Return whether PEFT refuses to adapt a module of this model, however it is named."""
-    return _last(path) in FORBIDDEN_NAMES.get(model_type_of(model), ())
-
-
 def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -> str | None:
     """Return why PEFT does not read an adapter of these modules as lorakit does, or None.
 
@@ -75,7 +70,8 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
     """
     kind = f"models of type {model_type_of(model)!r}"
     paths = list(paths)
-    forbidden = [path for path in paths if is_forbidden(model, path)]
+    refused = FORBIDDEN_NAMES.get(model_type_of(model), ())
+    forbidden = [path for path in paths if _last(path) in refused]
     if forbidden:
         return (
             f"PEFT does not read this adapter: it refuses to adapt {_names_of(forbidden)} in "

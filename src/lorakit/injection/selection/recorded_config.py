@@ -41,15 +41,11 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
 
 def _find_named_by_weight(model: nn.Module, plan: InjectionPlan) -> set[str]:
     """Return the modules that must be selected by their weight's name, in lorakit or in PEFT."""
-    config = plan.config
-    taken = {
-        site.path
-        for site in plan.sites
-        if issubclass(site.adapted_class, AdaptedLinear) and is_taken_for_experts(model, site.path)
-    }
-    if obstacle_of_parameters(config) is not None:  # PEFT has it only for layers, too
-        taken = set()
-    return taken | {s.path for s in plan.sites if issubclass(s.adapted_class, LoraReadWeight)}
+    found = {s.path for s in plan.sites if issubclass(s.adapted_class, LoraReadWeight)}
+    if obstacle_of_parameters(plan.config) is None:  # otherwise PEFT has it only for layers, too
+        layers = [s.path for s in plan.sites if issubclass(s.adapted_class, AdaptedLinear)]
+        found.update(path for path in layers if is_taken_for_experts(model, path))
+    return found
 
 
 def recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
