@@ -124,10 +124,6 @@ def check_floating(name: str, dtype: torch.dtype | None) -> None:
 def check_plan(plan: InjectionPlan, dtype: torch.dtype | None) -> None:
     """Refuse what a plan cannot do with the modules of its model.
 
-    Args:
-        plan: The plan.
-        dtype: dtype of the factors; None for the usual one.
-
     Raises:
         TargetError: The class of a module cannot be swapped, or its bias is offloaded.
         DtypeError: A quantized layer would have to cast the factors in every pass.
@@ -189,15 +185,7 @@ def describe_injection(
     config: LoraConfig,
     updates: Sequence[LowRankUpdate],
 ) -> Injection:
-    """Return what an adapter adds to a model.
-
-    Args:
-        model: The model.
-        plan: Where the adapter acts.
-        name: Its name.
-        config: Its configuration, as it is recorded.
-        updates: The update of each site.
-    """
+    """Return what an adapter adds to a model."""
     matches = tuple(
         Match(
             site.path,

@@ -111,11 +111,9 @@ def shallow_plain(module: nn.Module) -> nn.Module:
     for container in ("_parameters", "_buffers", "_modules"):
         made.__dict__[container] = dict(vars(module)[container])
     made._modules.pop("trained_copies", None)
-    made.__dict__.pop("active_copy", None)
-    made.__dict__.pop("per_row_adapters", None)
-    # Hooks of any kind stay with the base's module, which runs them around the copy.
+    # Hooks of any kind stay with the base's module, which runs them around the copy, and so does
+    # accelerate's, which it runs before the copy acts.
     made.__dict__.update({k: v for k, v in vars(nn.Module()).items() if "hook" in k})
-    # accelerate's hook stays with the base's module, which runs it before the copy acts.
-    for hook_attribute in ("_hf_hook", "_old_forward", "forward"):
-        made.__dict__.pop(hook_attribute, None)
+    for name in ("active_copy", "per_row_adapters", "_hf_hook", "_old_forward", "forward"):
+        made.__dict__.pop(name, None)
     return made

@@ -93,18 +93,7 @@ class DescribedLayer(nn.Module):
             updates: The updates; all of them drop the same elements of the input.
             seed: Seed of the shared dropout mask; None draws one if an update drops.
         """
-        bias, terms = self.bias_and_terms(updates, shared_seed(updates) if seed is None else seed)
-        return LinearOperands(self.operand_weight(), bias, terms)
-
-    def bias_and_terms(
-        self, updates: Sequence[LowRankUpdate], seed: Tensor | None
-    ) -> tuple[Tensor | None, list[LowRankTerm]]:
-        """Return the bias that variants of the updates give, and terms.
-
-        Args:
-            updates: See `operands`.
-            seed: Seed of the shared dropout mask; None if no update drops.
-        """
+        seed = shared_seed(updates) if seed is None else seed
         terms: list[LowRankTerm] = []
         bias = base_bias = getattr(self, "bias", None)  # a router of experts has none
         for update in updates:
@@ -116,7 +105,7 @@ class DescribedLayer(nn.Module):
                 term = variant.term(term, tensor, self, update)
                 bias = variant.bias(bias, base_bias, tensor)
             terms.append(term)
-        return bias, terms
+        return LinearOperands(self.operand_weight(), bias, terms)
 
     def operand_weight(self) -> Weight:
         """Return the weight in the form that `compute` takes."""
@@ -135,11 +124,5 @@ class DescribedLayer(nn.Module):
         return self.update_output(x, self.base_output(x), operands)
 
     def update_output(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
-        """Return the output that operands give for some batch rows, given the base's output.
-
-        Args:
-            x: Some rows of the input.
-            base: The same rows of the base's output.
-            operands: Those of these rows.
-        """
+        """Return the output that operands give for some batch rows, given the base's output."""
         raise TypeError(f"{type(self).__name__} does not say what its operands give.")

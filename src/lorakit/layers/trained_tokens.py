@@ -33,13 +33,7 @@ class TrainedTokens(nn.Module):
         self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
 
     def correct(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
-        """Return the output of `module` as if its weight had these rows.
-
-        Args:
-            output: What the module's forward returned for `input`.
-            module: The module whose rows these are.
-            input: The module's input.
-        """
+        """Return the output of `module` as if its weight had these rows."""
         raise TypeError(f"{type(self).__name__} does not say how it acts.")
 
     def extra_repr(self) -> str:
@@ -57,13 +51,7 @@ class TrainedTokensOfEmbedding(TrainedTokens):
         *,
         is_named: bool,
     ):
-        """Create the module.
-
-        Args:
-            table: An embedding of the base's class whose weight, (n, dim), are the rows.
-            indices: Which rows of the base's weight they replace.
-            is_named: See the class.
-        """
+        """Create the module."""
         super().__init__(indices, table.weight.device, is_named=is_named)
         self.table = table
         order = sorted(range(len(indices)), key=indices.__getitem__)

@@ -112,11 +112,6 @@ def choose_heads(
     modules that transformers has initialized at random because the checkpoint lacks them: loading
     the base again would give other values. Output layers of language models and embeddings are not
     among them; name these in `modules_to_save`.
-
-    Args:
-        model: Any torch module.
-        modules: The base's modules by path.
-        config: Gives `task_type`, `exclude_modules` and `target_modules`.
     """
     path_of = {id(module): path for path, module in modules.items()}
     heads = list(dict.fromkeys(path_of[id(model.get_submodule(p))] for p in task_heads(model)))

@@ -61,13 +61,7 @@ def is_taken_for_experts(model: nn.Module, path: str) -> bool:
 
 
 def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -> str | None:
-    """Return why PEFT does not read an adapter of these modules as lorakit does, or None.
-
-    Args:
-        model: The base.
-        config: The adapter's settings.
-        paths: Paths of the adapted modules.
-    """
+    """Return why PEFT does not read an adapter of these modules as lorakit does, or None."""
     kind = f"models of type {model_type_of(model)!r}"
     paths = list(paths)
     refused = FORBIDDEN_NAMES.get(model_type_of(model), ())

@@ -182,10 +182,6 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | 
     module that ends in it is selected; otherwise the full path is written. If that is also the end
     of another module's path, only a regex distinguishes them.
 
-    Args:
-        selected: Paths of the adapted modules.
-        all_paths: Paths of every module of the model.
-
     >>> compact_targets(["a.0.q", "a.1.q", "a.0.v"], ["a.0.q", "a.1.q", "a.0.v", "a.1.v"])
     ('a.0.v', 'q')
     >>> compact_targets(["q"], ["q", "a.q"])
@@ -206,10 +202,6 @@ def shortest_names(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[s
     """Return the shortest ends of these paths that no other path ends in, or None.
 
     If an end would begin with a number, the whole path is used, which is clearer.
-
-    Args:
-        selected: Paths to select.
-        all_paths: Every path there is.
 
     >>> shortest_names(["a.0.g.w", "a.1.g.w"], ["a.0.g.w", "a.1.g.w", "a.0.h.w"])
     ('g.w',)

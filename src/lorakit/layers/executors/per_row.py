@@ -229,7 +229,7 @@ class PerRowAdapters:
             terms: list[LowRankTerm] = []
             seeds = self._seeds(layer, updates, x)
             for update, seed in zip(updates.values(), seeds, strict=True):
-                bias, (term,) = layer.bias_and_terms([update], seed)
+                _, bias, (term,) = layer.operands([update], seed)
                 biases.append(None if bias is layer.bias else bias)
                 terms.append(term)
             rows = PerRowTerms(terms, index, biases, self.lengths, own_tokens=own_tokens)
