@@ -167,7 +167,7 @@ FAILURES = {
                 f"{NEW_PARTS}.full_copy",
                 f"{INJECT}.group_siblings",
                 f"{INJECT}.activate",
-                "lorakit.injection.activation.disable_fast_paths",
+                f"{INJECT}.disable_fast_paths",
                 f"{INJECT}.describe_injection",
             )
         ),

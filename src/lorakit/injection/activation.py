@@ -7,7 +7,6 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterStateError
-from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.state import (
     AdapterState,
     adapted_and_replaced_modules,
@@ -23,7 +22,7 @@ from lorakit.injection.state import (
     take_over_quantized,
     unwrap,
 )
-from lorakit.injection.torch_encoders import disable_fast_paths
+from lorakit.injection.whole_modules import disable_fast_paths, set_fused_mlp
 from lorakit.layers import AdaptedLayer, ReplacedModule, restore_in_place
 
 
@@ -263,7 +262,6 @@ def adding_adapter(
         yield
         if is_first:
             set_fused_mlp(model, True)
-        disable_fast_paths(model)
     except BaseException:
         remove_adapters(model, (name,))
         raise

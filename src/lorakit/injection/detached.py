@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from lorakit.config import LoraConfig
 from lorakit.initialization.initialize import Initializer
 from lorakit.injection.activation import adding_adapter
-from lorakit.injection.fused_mlp import unfuse_all
 from lorakit.injection.inject import check_floating, check_plan, describe_injection
 from lorakit.injection.new_parts import load_companions_, new_copies, new_update
 from lorakit.injection.report import Injection
@@ -42,6 +41,7 @@ from lorakit.injection.state import (
     require_unmerged,
     unwrap,
 )
+from lorakit.injection.whole_modules import disable_fast_paths, unfuse_all
 from lorakit.layers import (
     AdaptedLayer,
     LowRankUpdate,
@@ -59,13 +59,7 @@ _Shapes = dict[str, tuple[torch.Size, torch.Size]]
 
 @dataclass(frozen=True)
 class DetachedUpdate:
-    """The update of one layer.
-
-    Attributes:
-        path: The layer.
-        update: Its update.
-        layer_class: The class that the layer has while it is adapted.
-    """
+    """The update of the layer at a path, which has this class while it is adapted."""
 
     path: str
     update: LowRankUpdate
@@ -74,36 +68,25 @@ class DetachedUpdate:
 
 @dataclass(frozen=True)
 class DetachedCopy:
-    """The trained copy of one module.
-
-    Attributes:
-        path: The module.
-        copy: Its copy.
-        shared_children: Names of the children that the copy has in common with the module.
-    """
+    """The trained copy of the module at a path."""
 
     path: str
     copy: nn.Module
     shared_children: tuple[str, ...]
+    """Names of the children that the copy has in common with the module."""
 
 
 @dataclass(frozen=True)
 class DetachedAdapter:
-    """An adapter that no model carries, with the objects that act in a layer.
-
-    Attributes:
-        name: Its name.
-        config: Its configuration.
-        is_trainable: Whether its parameters require gradients while it acts.
-        updates: Its updates.
-        copies: Its heads, modules with trained biases, and trained tokens.
-    """
+    """An adapter that no model carries, with the objects that act in a layer."""
 
     name: str
     config: LoraConfig
     is_trainable: bool
+    """Whether its parameters require gradients while it acts."""
     updates: tuple[DetachedUpdate, ...]
     copies: tuple[DetachedCopy, ...]
+    """Its heads, modules with trained biases, and trained tokens."""
 
 
 class AdapterBuilder:
@@ -265,6 +248,8 @@ def attach_adapter(model: nn.Module, adapter: DetachedAdapter) -> None:
             _attach_copy(model, adapter.name, each)
         LowRankUpdate.count_exchange()  # layers look again at what they have prepared
         group_siblings(model, newly_adapted)
+        if newly_adapted or adapter.copies:
+            disable_fast_paths(model)
 
 
 def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:

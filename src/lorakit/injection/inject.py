@@ -28,6 +28,7 @@ from lorakit.injection.state import (
     require_unmerged,
     unwrap,
 )
+from lorakit.injection.whole_modules import disable_fast_paths
 from lorakit.layers import AdaptedLayer, LowRankUpdate, replace_in_place
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import swap_class
@@ -105,6 +106,7 @@ def add_adapter(
             replace_in_place(model.get_submodule(path)).trained_copies[name] = made
         group_siblings(model, [site.path for site in plan.sites])
         activate(model, state, (name,))
+        disable_fast_paths(model)
         return describe_injection(model, plan, name, recorded, updates)
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.initialization import initialization_of
-from lorakit.injection.fused_mlp import unfuse_all
 from lorakit.injection.selection.plan import InjectionPlan
 from lorakit.injection.selection.plan_from_tensors import saved_tensors
 from lorakit.injection.selection.sites import AdapterTensors, Site
 from lorakit.injection.selection.trained_tokens import TokenSite
 from lorakit.injection.selection.variants import variants_of
+from lorakit.injection.whole_modules import unfuse_all
 from lorakit.layers import LowRankUpdate, copy_with_own, copy_with_trained_tokens, full_copy
 from lorakit.layers.offload import execution_device
 from lorakit.layers.updates.sliced_update import SlicedUpdate

@@ -44,14 +44,8 @@ class TrainedTokens(nn.Module):
 class TrainedTokensOfEmbedding(TrainedTokens):
     """Rows of an embedding: the vectors of their tokens are looked up here."""
 
-    def __init__(
-        self,
-        table: nn.Embedding,
-        indices: Sequence[int],
-        *,
-        is_named: bool,
-    ):
-        """Create the module."""
+    def __init__(self, table: nn.Embedding, indices: Sequence[int], *, is_named: bool):
+        """Take the rows from an embedding of the base's class with weight (n, dim)."""
         super().__init__(indices, table.weight.device, is_named=is_named)
         self.table = table
         order = sorted(range(len(indices)), key=indices.__getitem__)

@@ -18,7 +18,7 @@ from lorakit.layers import (
     plain_class_of,
 )
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
-from lorakit.layers.kinds.attention import LoraAttentionOutput, LoraMultiheadAttention
+from lorakit.layers.kinds.attention import LoraMultiheadAttention
 from lorakit.layers.kinds.linear_subclass import linear_subclass, runs_as_linear
 from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight
@@ -60,11 +60,6 @@ def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     kind = plain_class_of(module)
     known = adapted_classes().get(kind)
     return linear_subclass(kind) if known is None and issubclass(kind, nn.Linear) else known
-
-
-def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
-    """Return the class that adapts the output projection of an attention."""
-    return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
 
 
 def obstacle(module: nn.Module) -> str | None:

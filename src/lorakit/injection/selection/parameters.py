@@ -13,11 +13,13 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError, did_you_mean
-from lorakit.injection.selection.adapted_classes import adapted_class_of, describe, output_class_of
+from lorakit.injection.selection.adapted_classes import adapted_class_of, describe
+from lorakit.injection.selection.attention import is_output
 from lorakit.injection.selection.targets import layer_index, name_matches, shortest_names
 from lorakit.injection.selection.variants import obstacle_of_parameters
 from lorakit.injection.state import base_modules
 from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.kinds.attention import LoraAttentionOutput
 from lorakit.layers.kinds.experts import (
     expert_parameters,
     get_adapted_parameter,
@@ -63,15 +65,16 @@ def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
     return read_weight_class(plain_class_of(module))
 
 
-def class_for(module: nn.Module, is_output: bool) -> type[AdaptedLayer] | None:
+def class_for(module: nn.Module, is_of_attention: bool) -> type[AdaptedLayer] | None:
     """Return the class that adapts a module, or represents a parameter, however it is named.
 
     Args:
         module: A module of the base, or an `AdaptedParameter`.
-        is_output: Whether it is the output projection of an attention, which is adapted too.
+        is_of_attention: Whether it is the output projection of an attention, adapted with it.
     """
-    found = output_class_of(module) if is_output else adapted_class_of(module)
-    return found or weight_class_of(module)
+    if is_of_attention and is_output(module):
+        return LoraAttentionOutput
+    return adapted_class_of(module) or weight_class_of(module)
 
 
 def is_by_parameter(config: LoraConfig, path: str) -> bool:
@@ -86,10 +89,7 @@ def select_parameters(
 ) -> dict[str, nn.Module]:
     """Select the parameters that `target_parameters` names, as PEFT matches them.
 
-    Args:
-        config: Gives target_parameters and layers_to_transform.
-        free: The base's modules outside of trained heads, by path.
-        problems: Gets a line for each name that selects nothing or cannot be adapted.
+    `problems` gets a line for each name that selects nothing or cannot be adapted.
 
     Returns: Adapted parameters, and modules whose weight is named, by path in the model's order.
     """

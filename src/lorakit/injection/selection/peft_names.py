@@ -45,6 +45,10 @@ NAMES_OF_EXPERTS: dict[str, frozenset[str]] = {
 }
 """Last parts of module paths that PEFT takes for experts' weights, by `model_type`."""
 
+_LEAVE_OUT = (
+    "Leave them out with exclude_modules, or merge the adapter, where it is to be read by PEFT."
+)
+
 _HEAD_NAMES = ("classifier", "score")
 """Names of heads that PEFT adds to `modules_to_save` for classification tasks."""
 
@@ -69,16 +73,14 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
     if forbidden:
         return (
             f"PEFT does not read this adapter: it refuses to adapt {_names_of(forbidden)} in "
-            f"{kind}, expected other modules. Leave them out with exclude_modules, or merge the "
-            "adapter, where it is to be read by PEFT."
+            f"{kind}, expected other modules. {_LEAVE_OUT}"
         )
     renamed = _find_renamed(model, paths)
     if renamed:
         return (
             f"PEFT does not read this adapter: in {kind} it changes the keys of "
             f"{_names_of(renamed)} to those of modules that are not there, and drops their "
-            "factors. Leave them out with exclude_modules, or merge the adapter, where it is to be "
-            "read by PEFT."
+            f"factors. {_LEAVE_OUT}"
         )
     mistaken = _find_taken_for_saved(model, config)
     if mistaken:

@@ -106,7 +106,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     check_slices(config, plan.sites)
     plan.sites = [split_by_conv_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
-    _note_skipped(config, modules, plan, heads)
+    _note_skipped(plan, modules, heads)
     plan.skipped += left_out.items()
     if everything:
         plan.skipped += untargeted_experts(free, parameters)
@@ -156,19 +156,14 @@ def _selects_others(targets: str | Sequence[str], path: str, adapted: Collection
     )
 
 
-def _note_skipped(
-    config: LoraConfig,
-    modules: dict[str, nn.Module],
-    plan: InjectionPlan,
-    outputs: set[int],
-) -> None:
+def _note_skipped(plan: InjectionPlan, modules: dict[str, nn.Module], outputs: set[int]) -> None:
     """Record the linear layers that the selection left out for a reason worth showing."""
-    everything = selects_all(config)
+    everything = selects_all(plan.config)
     for path, module in modules.items():
         if not isinstance(module, (nn.Linear, Conv1D)):
             continue
         if is_inside(path, plan.heads):
-            if everything or name_matches(config.target_modules or (), path):
+            if everything or name_matches(plan.config.target_modules or (), path):
                 plan.skipped.append((path, "trained in full"))
         elif everything and id(module) in outputs:
             plan.skipped.append((path, "the output head"))

@@ -19,11 +19,7 @@ from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 
 def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
-    """Return target_modules and target_parameters that select exactly what a plan adapts.
-
-    Raises:
-        TargetError: No names distinguish its parameters from others of the model.
-    """
+    """Return target_modules and target_parameters that select exactly what a plan adapts."""
     modules = {path: m for path, m in modules_by_path(model).items() if path}
     stacked = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
     by_weight = _find_named_by_weight(model, plan)

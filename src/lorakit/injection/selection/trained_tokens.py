@@ -43,14 +43,8 @@ def find_token_sites(
     """Find the modules that have the tokens that a configuration trains.
 
     As in PEFT, tokens of the input embedding act in every module that is tied to it, unless a tied
-    module has separate indices; tokens of any other module act only in that one.
-
-    Args:
-        model: The base.
-        modules: Its modules by path.
-        config: Its `trainable_token_indices` select the tokens.
-        problems: Gets a sentence for everything that does not fit.
-        saved_rows: Rows of an adapter's file, by path.
+    module has separate indices; tokens of any other module act only in that one. `problems` gets a
+    sentence for everything that does not fit.
     """
     wanted = _by_path(model, modules, config, problems)
     found = input_embedding(model, modules)

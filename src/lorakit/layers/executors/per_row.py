@@ -166,12 +166,8 @@ class PerRowAdapters:
     ) -> Any:
         """Run a module that adapters have copies of, each copy on the rows of its adapter.
 
-        Args:
-            module: The module.
-            run: The base's forward.
-            run_copy: Function of a copy, the output of the base's forward, and forward's arguments.
-            args: Arguments of forward; the first dimension of tensors is the batch rows.
-            kwargs: Likewise.
+        `run` is the base's forward, with the batch rows in the first dimension of its arguments;
+        `run_copy` takes a copy, what `run` returned, and these arguments.
         """
         copies: Any = module.trained_copies
         having = [number for number, name in enumerate(self.distinct) if name in copies]

@@ -37,11 +37,8 @@ def runs_as_linear(module: nn.Module) -> bool:
     if kind.forward is nn.Linear.forward:
         return True
     known = vars(nn.Linear(1, 1, device="meta"))
-    settings = {name: value for name, value in vars(module).items() if name not in known}
-    if isinstance(module, ReplacedModule):
-        settings = {
-            n: v for n, v in settings.items() if n not in ("active_copy", "per_row_adapters")
-        }
+    ours = {"active_copy", "per_row_adapters"} if isinstance(module, ReplacedModule) else set()
+    settings = {n: value for n, value in vars(module).items() if n not in known and n not in ours}
     children = set(module._modules) - {"trained_copies"}
     if children or module._buffers or set(module._parameters) != {"weight", "bias"}:
         return False
