@@ -9,7 +9,6 @@ from lorakit.injection.activation import (
     set_adapter,
     unload,
 )
-from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.inject import add_adapter
 from lorakit.injection.per_row import adapter_rows
 from lorakit.injection.report import Injection, Match
@@ -19,6 +18,7 @@ from lorakit.injection.trainable import (
     print_trainable_parameters,
     trainable_text,
 )
+from lorakit.injection.whole_modules import set_fused_mlp
 
 __all__ = [
     "Injection",

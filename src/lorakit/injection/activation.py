@@ -7,11 +7,11 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterStateError
-from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.state import (
     AdapterState,
     adapted_and_replaced_modules,
     adapted_layers,
+    create_state,
     drop_state,
     own_parameters,
     replaced_modules,
@@ -22,7 +22,7 @@ from lorakit.injection.state import (
     take_over_quantized,
     unwrap,
 )
-from lorakit.injection.torch_encoders import disable_fast_paths
+from lorakit.injection.whole_modules import disable_fast_paths, set_fused_mlp
 from lorakit.layers import AdaptedLayer, ReplacedModule, restore_in_place
 
 
@@ -245,10 +245,23 @@ def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def removing_on_failure(model: nn.Module, name: str) -> Iterator[None]:
-    """Remove an adapter if the block that adds it fails."""
+def adding_adapter(
+    model: nn.Module, name: str, config: LoraConfig, is_trainable: bool
+) -> Iterator[None]:
+    """Run a block that gives the modules of a model the parts of an adapter.
+
+    If it fails, the model does not carry the adapter.
+    """
+    state = create_state(model)
+    is_first = not state.configs
+    state.configs[name], state.trainable[name] = config, is_trainable
     try:
+        if is_first:
+            model.requires_grad_(False)
+            take_over_quantized(model)
         yield
+        if is_first:
+            set_fused_mlp(model, True)
     except BaseException:
         remove_adapters(model, (name,))
         raise

@@ -9,18 +9,11 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.initialization.initialize import Initializer
-from lorakit.injection.activation import activate, removing_on_failure, restoring_activation
-from lorakit.injection.fused_mlp import set_fused_mlp
-from lorakit.injection.new_parts import (
-    load_companions_,
-    new_copies,
-    new_token_copies,
-    new_update,
-)
+from lorakit.injection.activation import activate, adding_adapter, restoring_activation
+from lorakit.injection.new_parts import load_companions_, new_copies, new_update
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.selection.adapted_classes import describe
-from lorakit.injection.selection.checks.settings import check_room
-from lorakit.injection.selection.parameters import attach
+from lorakit.injection.selection.checks import check_room
 from lorakit.injection.selection.peft_names import unread_by_peft
 from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
 from lorakit.injection.selection.plan_from_tensors import plan_from_tensors
@@ -33,15 +26,14 @@ from lorakit.injection.state import (
     create_state,
     require_no_other_holder,
     require_unmerged,
-    state_of,
-    take_over_quantized,
     unwrap,
 )
-from lorakit.injection.torch_encoders import disable_fast_paths
+from lorakit.injection.whole_modules import disable_fast_paths
 from lorakit.layers import AdaptedLayer, LowRankUpdate, replace_in_place
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import swap_class
 from lorakit.layers.hooks import has_foreign_forward
+from lorakit.layers.kinds.experts import attach
 from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.offload import is_offloaded, weights_in_place
 
@@ -102,27 +94,20 @@ def add_adapter(
         check_room(plan.config, plan.sites, max_rank)
 
     recorded = recorded_config(model, plan)
-    is_first = state_of(model) is None
     state = create_state(model)
-    state.configs[name] = recorded
-    state.trainable[name] = trainable
     initializer = Initializer(model, plan.config)
-    with restoring_activation(model), removing_on_failure(model, name):
-        if is_first:
-            model.requires_grad_(False)
-            take_over_quantized(model)
-        for site in plan.sites:
-            _add_update(site, plan, name, dtype, tensors, initializer).reserve_(max_rank or site.r)
-        for copies in (new_copies, new_token_copies):
-            for path, made in copies(plan, dtype, tensors).items():
-                replace_in_place(model.get_submodule(path)).trained_copies[name] = made
+    with restoring_activation(model), adding_adapter(model, name, recorded, trainable):
+        updates = [
+            _add_update(site, plan, name, dtype, tensors, initializer) for site in plan.sites
+        ]
+        for update in updates:
+            update.reserve_(max_rank or 0)
+        for path, made in new_copies(plan, dtype, tensors).items():
+            replace_in_place(model.get_submodule(path)).trained_copies[name] = made
         group_siblings(model, [site.path for site in plan.sites])
         activate(model, state, (name,))
-        if is_first:
-            set_fused_mlp(model, True)
         disable_fast_paths(model)
-        updates = [site.module.updates[name] for site in plan.sites]  # type: ignore[index,union-attr]  # an item of a ModuleDict
-        return describe_injection(model, plan, name, recorded, updates)  # type: ignore[arg-type]  # LowRankUpdates
+        return describe_injection(model, plan, name, recorded, updates)
 
 
 def check_floating(name: str, dtype: torch.dtype | None) -> None:
@@ -140,10 +125,6 @@ def check_floating(name: str, dtype: torch.dtype | None) -> None:
 
 def check_plan(plan: InjectionPlan, dtype: torch.dtype | None) -> None:
     """Refuse what a plan cannot do with the modules of its model.
-
-    Args:
-        plan: The plan.
-        dtype: dtype of the factors; None for the usual one.
 
     Raises:
         TargetError: The class of a module cannot be swapped, or its bias is offloaded.
@@ -206,15 +187,7 @@ def describe_injection(
     config: LoraConfig,
     updates: Sequence[LowRankUpdate],
 ) -> Injection:
-    """Return what an adapter adds to a model.
-
-    Args:
-        model: The model.
-        plan: Where the adapter acts.
-        name: Its name.
-        config: Its configuration, as it is recorded.
-        updates: The update of each site.
-    """
+    """Return what an adapter adds to a model."""
     matches = tuple(
         Match(
             site.path,

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.initialization import initialization_of
-from lorakit.injection.fused_mlp import unfuse_all
 from lorakit.injection.selection.plan import InjectionPlan
 from lorakit.injection.selection.plan_from_tensors import saved_tensors
 from lorakit.injection.selection.sites import AdapterTensors, Site
-from lorakit.injection.selection.trained_tokens import token_copies
+from lorakit.injection.selection.trained_tokens import TokenSite
 from lorakit.injection.selection.variants import variants_of
-from lorakit.layers import LowRankUpdate, copy_with_own, full_copy
+from lorakit.injection.whole_modules import unfuse_all
+from lorakit.layers import LowRankUpdate, copy_with_own, copy_with_trained_tokens, full_copy
 from lorakit.layers.offload import execution_device
 from lorakit.layers.updates.sliced_update import SlicedUpdate
 from lorakit.layers.variants.trained_parts import TrainedBias
@@ -85,7 +85,10 @@ def load_companions_(update: LowRankUpdate, path: str, tensors: AdapterTensors) 
 def new_copies(
     plan: InjectionPlan, dtype: torch.dtype | None, tensors: AdapterTensors | None
 ) -> dict[str, nn.Module]:
-    """Return a full copy of each head, and copies with trained biases that share the rest.
+    """Return what an adapter trains of modules without an update, by path.
+
+    That is a full copy of each head, copies with trained biases that share the rest, and trained
+    tokens.
 
     Args:
         plan: What the adapter adds to the model.
@@ -109,6 +112,9 @@ def new_copies(
             for key, place in saved_tensors(trained).items():
                 if path in plan.heads or key == "bias":
                     place.copy_(tensors.replaced[f"{path}.{key}"])
+    for site in plan.tokens:
+        values = None if tensors is None else tensors.trained_tokens[site.path]
+        made |= _token_copies(site, dtype or trained_dtype(site.weight.dtype), values)
     return made
 
 
@@ -125,15 +131,17 @@ def _separate_unlike_(copies: Mapping[str, nn.Module], tensors: AdapterTensors) 
                 setattr(trained.get_submodule(owner), last, nn.Parameter(parameter.clone()))
 
 
-def new_token_copies(
-    plan: InjectionPlan, dtype: torch.dtype | None, tensors: AdapterTensors | None
+def _token_copies(
+    site: TokenSite, dtype: torch.dtype, values: Tensor | None
 ) -> dict[str, nn.Module]:
-    """Return a module for each one with trained tokens, by path; see `new_copies`."""
-    rows: Mapping[str, Tensor] = {} if tensors is None else tensors.trained_tokens
+    """Return a module that trains the tokens for each module of a site; all share the rows."""
+    weight = site.weight
+    if values is None:
+        values = weight[torch.tensor(site.indices, device=weight.device)]
+    rows = nn.Parameter(values.to(weight.device, dtype, copy=True))
     return {
-        path: copy
-        for site in plan.tokens
-        for path, copy in token_copies(
-            site, dtype or trained_dtype(site.weight.dtype), rows.get(site.path)
-        ).items()
+        path: copy_with_trained_tokens(
+            module, site.indices, rows, is_named=path == site.path
+        ).train(module.training)
+        for path, module in site.modules.items()
     }

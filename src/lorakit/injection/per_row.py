@@ -155,10 +155,9 @@ class RowChoice:
         rows.choose(names)
 
     def prepare(self, tokens: int) -> None:
-        """Prepare all layers for the next batch, without gradients; they would do it one by one.
+        """Prepare all layers for the next batch, of so many tokens in all rows, without gradients.
 
-        Args:
-            tokens: Tokens of all its rows together.
+        They would do it one by one.
         """
         self._rows.prepare(self._layers, tokens)
 
@@ -197,7 +196,6 @@ class _Expanding:
 
     def __call__(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
         self.rows.repeats = expand_size
-        method = getattr(type(self.model), _EXPAND)  # mostly a static method in transformers
-        is_static = isinstance(inspect.getattr_static(type(self.model), _EXPAND), staticmethod)
-        receiver = () if is_static else (self.model,)
-        return method(*receiver, expand_size, *args, **kwargs)
+        # mostly a static method in transformers
+        method = inspect.getattr_static(type(self.model), _EXPAND).__get__(self.model)
+        return method(expand_size, *args, **kwargs)

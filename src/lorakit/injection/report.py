@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from lorakit.config import LoraConfig
 from lorakit.errors import first_few
 
+_COLUMNS = ("modules", "kind", "count", "in", "out", "r", "scaling", "parameters")
+
 
 @dataclass(frozen=True)
 class Match:
@@ -79,23 +81,20 @@ class Injection:
         for m in self.matches:
             last = m.path.rpartition(".")[2]
             groups[last, m.kind, m.in_features, m.out_features, m.r, m.scaling, m.parameters] += 1
-        names = ("modules", "kind", "count", "in", "out", "r", "scaling", "parameters")
         return [
-            dict(zip(names, (last, kind, count, *sizes, count * parameters), strict=True))
+            dict(zip(_COLUMNS, (last, kind, count, *sizes, count * parameters), strict=True))
             for (last, kind, *sizes, parameters), count in groups.items()
         ]
 
     def table(self) -> str:
         """Return what matched as plain text, a line for each kind of module."""
-        rows = self.rows()
         lines = [
             f"Adapter {self.name!r}: {len(self.matches)} modules adapted, "
             f"{self.lora_parameters:,} LoRA parameters ({self.factor_dtype} on {self.base_dtype})"
         ]
-        header = ("modules", "kind", "count", "in", "out", "r", "scaling", "parameters")
-        cells = [[_cell(row[key]) for key in header] for row in rows]
-        widths = [max(len(c) for c in column) for column in zip(header, *cells, strict=True)]
-        for line in [list(header), *cells]:
+        cells = [_COLUMNS, *([_cell(value) for value in row.values()] for row in self.rows())]
+        widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]
+        for line in cells:
             aligned = [
                 c.ljust(w) if position < 2 else c.rjust(w)
                 for position, (c, w) in enumerate(zip(line, widths, strict=True))
@@ -131,10 +130,6 @@ class Injection:
 
 
 def _cell(value: str | int | float) -> str:
-    return (
-        f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else value
-    )
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -29,10 +29,6 @@ def group_siblings(model: nn.Module, paths: Iterable[str]) -> None:
 
     The groups are guessed by name; at run time the tensor itself decides. So a wrong guess, also of
     the order, costs a little time and never changes a result.
-
-    Args:
-        model: A model with adapters.
-        paths: Layers that have been adapted.
     """
     for parent_path in dict.fromkeys(path.rpartition(".")[0] for path in paths):
         parent = model.get_submodule(parent_path)

@@ -11,13 +11,13 @@ from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
 from lorakit.layers import AdaptedLayer, LowRankUpdate, ReplacedModule
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.executors.per_row import PerRowAdapters
-from lorakit.layers.kinds.parameter import ParameterOwner
+from lorakit.layers.kinds.experts import LoraExperts
 from lorakit.layers.replaced import base_parts
 
 _ATTRIBUTE = "_lorakit_state"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 _OWN_CHILDREN = ("updates", "trained_copies", "adapted_parameters")
-_CHANGED = (AdaptedLayer, ReplacedModule, ParameterOwner)
+_CHANGED = (AdaptedLayer, ReplacedModule, LoraExperts)
 
 
 @dataclass
@@ -213,7 +213,7 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             for name, child in module._modules.items()  # faster than named_children
             if child is not None and name not in skipped
         ]
-        if isinstance(module, ParameterOwner):
+        if isinstance(module, LoraExperts):
             parameters_here = module.bind_parameters()
             children += [(f"{path}.{one.parameter_name}", one) for one in parameters_here]
         stack.extend(reversed(children))
@@ -231,7 +231,7 @@ def adapted_and_replaced_modules(
     layers: list[AdaptedLayer] = []
     replaced: list[ReplacedModule] = []
     for module in base_parts(unwrap(model)):
-        if isinstance(module, ParameterOwner):
+        if isinstance(module, LoraExperts):
             module.bind_parameters()
         if isinstance(module, AdaptedLayer):
             layers.append(module)

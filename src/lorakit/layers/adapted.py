@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from lorakit.errors import AdapterStateError
 from lorakit.layers.described import DescribedLayer
-from lorakit.layers.executors.per_row import PerRowAdapters
-from lorakit.layers.executors.siblings import SiblingGroup
 from lorakit.layers.executors.single import run_base, run_single
 from lorakit.layers.replaced import swap_plain_class
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
@@ -20,11 +18,7 @@ READ_FLAG = "_is_hf_initialized"
 
 
 class AdaptedLayer(DescribedLayer):
-    """Mixin for a plain layer's class; instances come from `adapt_in_place`, never from __init__.
-
-    Attributes:
-        siblings: The layers expected to read the same input, including this one.
-    """
+    """Mixin for a plain layer's class; instances come from `adapt_in_place`, not from __init__."""
 
     zero_factor: ClassVar[Literal["A", "B"]] = "B"
     """Which factor of a new update is zero."""
@@ -33,9 +27,6 @@ class AdaptedLayer(DescribedLayer):
     """Whether "all-linear" includes layers of this kind."""
     weight_name: ClassVar[str] = "weight"
     """Name of the parameter that is updated."""
-
-    siblings: SiblingGroup | None
-    per_row_adapters: PerRowAdapters | None = None
 
     @classmethod
     def adapt_in_place(cls, module: nn.Module) -> Self:
@@ -59,8 +50,7 @@ class AdaptedLayer(DescribedLayer):
             self.siblings.leave(self)
         del self.updates, self.active_updates, self.kept_parameters, self.siblings
         del self.executor, self.prepared, self.known_terms
-        for name in ("per_row_adapters", "row_norms"):
-            vars(self).pop(name, None)
+        vars(self).pop("per_row_adapters", None)
         swap_plain_class(self, self.plain_class)
 
     def activate(self, names: tuple[str, ...]) -> None:

@@ -136,12 +136,7 @@ def keep_odd_layouts(layers: Iterable[nn.Module]) -> None:
 
 
 def quantize_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
-    """Quantize a weight as a layer's weight is quantized.
-
-    Args:
-        layer: A quantized layer; it is not changed.
-        exact: (out, in), float32.
-    """
+    """Quantize a weight (out, in) in float32 as a layer's weight is quantized."""
     library: Any = sys.modules["bitsandbytes"]
     stored: Any = layer.weight
     if bits_of(layer) == 8:

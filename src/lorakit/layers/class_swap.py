@@ -35,19 +35,19 @@ def mixed_class(mixin: type[nn.Module], plain: type[nn.Module], prefix: str) -> 
     """Return the class of both, made at run time, the same one each time.
 
     Args:
-        mixin: Its method `members_of`, if there is one, returns further members by name.
+        mixin: The class whose methods come first.
         plain: The class it is mixed into.
         prefix: Begin of the class's name.
 
-    Returns: A subclass of the mixin and then of the plain class, with `mixed_of`, the arguments.
+    Returns: A subclass of the mixin and then of the plain class, with `mixed_of`, the arguments,
+        and `plain_class`, the library's class below all mixins.
     """
-    members_of = getattr(mixin, "members_of", None)
     members = {
         "__module__": mixin.__module__,
         "mixed_of": (mixin, plain, prefix),
+        "plain_class": getattr(plain, "plain_class", plain),
         # pickle and deepcopy find no such class by its name, so they must make it again.
         "__reduce_ex__": lambda self, _: (_new, type(self).mixed_of, self.__getstate__()),
-        **({} if members_of is None else members_of(plain)),
     }
     return type(f"{prefix}{plain.__name__}", (mixin, plain), members)
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.kinds.experts import LoraExperts
+from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.offload import weights_in_place
 from lorakit.layers.replaced import ReplacedModule, plain_class_of, restore_in_place
 from lorakit.layers.trained_tokens import (
@@ -41,9 +42,9 @@ def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if _is_hooked(child):
             del child._hf_hook
             child.forward = child.__dict__.pop("_old_forward")
-        if isinstance(child, ParameterOwner):
-            child.restore_owner_in_place()
-        elif isinstance(child, AdaptedLayer) and not isinstance(child, AdaptedParameter):
+        if isinstance(child, AdaptedLayer | LoraExperts) and not isinstance(
+            child, AdaptedParameter
+        ):
             child.restore_in_place()
         if isinstance(child, ReplacedModule):
             restore_in_place(child)
@@ -110,11 +111,9 @@ def shallow_plain(module: nn.Module) -> nn.Module:
     for container in ("_parameters", "_buffers", "_modules"):
         made.__dict__[container] = dict(vars(module)[container])
     made._modules.pop("trained_copies", None)
-    made.__dict__.pop("active_copy", None)
-    made.__dict__.pop("per_row_adapters", None)
-    # Hooks of any kind stay with the base's module, which runs them around the copy.
+    # Hooks of any kind stay with the base's module, which runs them around the copy, and so does
+    # accelerate's, which it runs before the copy acts.
     made.__dict__.update({k: v for k, v in vars(nn.Module()).items() if "hook" in k})
-    # accelerate's hook stays with the base's module, which runs it before the copy acts.
-    for hook_attribute in ("_hf_hook", "_old_forward", "forward"):
-        made.__dict__.pop(hook_attribute, None)
+    for name in ("active_copy", "per_row_adapters", "_hf_hook", "_old_forward", "forward"):
+        made.__dict__.pop(name, None)
     return made

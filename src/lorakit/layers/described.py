@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from lorakit.layers.row_norms import RowNorms
+from lorakit.layers.row_norms import row_norms_with
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops import LinearOperands, LowRankTerm
 from lorakit.ops.quantized import Weight
@@ -37,10 +37,10 @@ class DescribedLayer(nn.Module):
         active_updates: Names of the adapters that act in forward.
         kept_parameters: The base's own parameters while the layer is merged; empty otherwise.
         executor: What forward calls with the layer and its input.
+        siblings: The `SiblingGroup` of layers expected to read the same input, or None.
         per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
         prepared: What decoding keeps from call to call.
         known_terms: What decoding keeps of each adapter where rows have different ones.
-        row_norms: Norms of the rows of the updated weight, where an update scales them.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -56,7 +56,6 @@ class DescribedLayer(nn.Module):
     executor: Callable[[Any, Tensor], Tensor]
     siblings: Any
     per_row_adapters: Any = None
-    row_norms: RowNorms | None = None
     prepared: Any = None
     known_terms: Any = None
 
@@ -94,18 +93,7 @@ class DescribedLayer(nn.Module):
             updates: The updates; all of them drop the same elements of the input.
             seed: Seed of the shared dropout mask; None draws one if an update drops.
         """
-        bias, terms = self.bias_and_terms(updates, shared_seed(updates) if seed is None else seed)
-        return LinearOperands(self.operand_weight(), bias, terms)
-
-    def bias_and_terms(
-        self, updates: Sequence[LowRankUpdate], seed: Tensor | None
-    ) -> tuple[Tensor | None, list[LowRankTerm]]:
-        """Return the bias that variants of the updates give, and terms.
-
-        Args:
-            updates: See `operands`.
-            seed: Seed of the shared dropout mask; None if no update drops.
-        """
+        seed = shared_seed(updates) if seed is None else seed
         terms: list[LowRankTerm] = []
         bias = base_bias = getattr(self, "bias", None)  # a router of experts has none
         for update in updates:
@@ -117,7 +105,7 @@ class DescribedLayer(nn.Module):
                 term = variant.term(term, tensor, self, update)
                 bias = variant.bias(bias, base_bias, tensor)
             terms.append(term)
-        return bias, terms
+        return LinearOperands(self.operand_weight(), bias, terms)
 
     def operand_weight(self) -> Weight:
         """Return the weight in the form that `compute` takes."""
@@ -125,9 +113,7 @@ class DescribedLayer(nn.Module):
 
     def norms_with(self, update: LowRankUpdate, term: LowRankTerm) -> Tensor:
         """Return ‖W0 + s B A‖ of each row of the weight with one of the updates, (out,)."""
-        if self.row_norms is None:
-            self.row_norms = RowNorms()
-        return self.row_norms.of(update, term, self.weight, self.base_weight)
+        return row_norms_with(update, term, self.weight, self.base_weight)
 
     def base_output(self, x: Tensor) -> Tensor:
         """Return the output of the base alone."""
@@ -138,11 +124,5 @@ class DescribedLayer(nn.Module):
         return self.update_output(x, self.base_output(x), operands)
 
     def update_output(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
-        """Return the output that operands give for some batch rows, given the base's output.
-
-        Args:
-            x: Some rows of the input.
-            base: The same rows of the base's output.
-            operands: Those of these rows.
-        """
+        """Return the output that operands give for some batch rows, given the base's output."""
         raise TypeError(f"{type(self).__name__} does not say what its operands give.")

@@ -40,9 +40,6 @@ def speed_up_frozen_layers_(model: Any) -> None:
 
     Adding an adapter swaps the class again, as it does that of any linear layer. The output layer
     keeps its class: its loss has its own way.
-
-    Args:
-        model: A transformers model on a CPU.
     """
     if not onednn_is_quicker():
         return

@@ -64,19 +64,16 @@ class ReplacedModule(nn.Module):
         args, kwargs = tree_map(partial(_cast, dtype=own_dtype), (args, kwargs))
         return tree_map(partial(_cast, dtype=base_dtype), acting(*args, **kwargs))
 
-    @classmethod
-    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
-        """Return the members of the class that is mixed with a plain one."""
-        return {"__iter__": _own_children} if issubclass(plain, nn.Sequential) else {}
+
+class _ReplacedSequential(ReplacedModule):
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Iterate over what a Sequential runs: its children without the copies."""
+        return iter([one for name, one in self._modules.items() if name != "trained_copies"])  # type: ignore[misc]  # children are not None
 
 
 def _replaced_class(plain: type[nn.Module]) -> type[nn.Module]:
-    return mixed_class(ReplacedModule, plain, "Replaced")
-
-
-def _own_children(module: nn.Module) -> Iterator[nn.Module]:
-    """Iterate over what a Sequential runs: its children without the copies."""
-    return iter([one for name, one in module._modules.items() if name != "trained_copies"])  # type: ignore[misc]  # children are not None
+    mixin = _ReplacedSequential if issubclass(plain, nn.Sequential) else ReplacedModule
+    return mixed_class(mixin, plain, "Replaced")
 
 
 def plain_class_of(module: nn.Module) -> type[nn.Module]:

@@ -33,13 +33,7 @@ class TrainedTokens(nn.Module):
         self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
 
     def correct(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
-        """Return the output of `module` as if its weight had these rows.
-
-        Args:
-            output: What the module's forward returned for `input`.
-            module: The module whose rows these are.
-            input: The module's input.
-        """
+        """Return the output of `module` as if its weight had these rows."""
         raise TypeError(f"{type(self).__name__} does not say how it acts.")
 
     def extra_repr(self) -> str:
@@ -50,20 +44,8 @@ class TrainedTokens(nn.Module):
 class TrainedTokensOfEmbedding(TrainedTokens):
     """Rows of an embedding: the vectors of their tokens are looked up here."""
 
-    def __init__(
-        self,
-        table: nn.Embedding,
-        indices: Sequence[int],
-        *,
-        is_named: bool,
-    ):
-        """Create the module.
-
-        Args:
-            table: An embedding of the base's class whose weight, (n, dim), are the rows.
-            indices: Which rows of the base's weight they replace.
-            is_named: See the class.
-        """
+    def __init__(self, table: nn.Embedding, indices: Sequence[int], *, is_named: bool):
+        """Take the rows from an embedding of the base's class with weight (n, dim)."""
         super().__init__(indices, table.weight.device, is_named=is_named)
         self.table = table
         order = sorted(range(len(indices)), key=indices.__getitem__)

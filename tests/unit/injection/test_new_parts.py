@@ -10,7 +10,6 @@ from lorakit.adapters.operations.reparametrize import outline_of
 from lorakit.injection.new_parts import (
     load_companions_,
     new_copies,
-    new_token_copies,
     new_update,
     trained_dtype,
 )
@@ -75,7 +74,7 @@ def test_a_head_is_copied_from_tensors_without_values():
 
 def test_tokens_of_tied_modules_share_their_rows():
     adapter = Adapter.from_model(with_tokens(llama_with_tokens, seed=3))
-    copies = new_token_copies(plan_from_tensors(llama_with_tokens(), adapter), None, adapter)
+    copies = new_copies(plan_from_tensors(llama_with_tokens(), adapter), None, adapter)
     (rows,) = {id(copy.rows): copy.rows for copy in copies.values()}.values()
     assert torch.equal(rows, next(iter(adapter.trained_tokens.values())))
 

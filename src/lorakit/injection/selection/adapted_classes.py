@@ -18,9 +18,9 @@ from lorakit.layers import (
     plain_class_of,
 )
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
-from lorakit.layers.kinds.attention import LoraAttentionOutput, LoraMultiheadAttention
+from lorakit.layers.kinds.attention import LoraMultiheadAttention
 from lorakit.layers.kinds.linear_subclass import linear_subclass, runs_as_linear
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
@@ -62,11 +62,6 @@ def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     return linear_subclass(kind) if known is None and issubclass(kind, nn.Linear) else known
 
 
-def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
-    """Return the class that adapts the output projection of an attention."""
-    return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
-
-
 def obstacle(module: nn.Module) -> str | None:
     """Return why a layer that looks adaptable is not, or None."""
     known = adapted_classes()
@@ -90,8 +85,5 @@ def describe(module: nn.Module) -> str:
     """Return the name of this module's plain class, for users."""
     if isinstance(module, AdaptedParameter):
         return f"{describe(module.weight_owner)} ({module.experts})"
-    if isinstance(module, AdaptedLayer):
-        return module.plain_class.__name__
-    if isinstance(module, ParameterOwner):
-        return plain_class_of(module).plain_owner_class().__name__  # type: ignore[attr-defined]  # an adapted class
-    return plain_class_of(module).__name__
+    kind = plain_class_of(module)
+    return getattr(kind, "plain_class", kind).__name__

@@ -10,7 +10,6 @@ from torch import nn
 
 from lorakit.config import LoraConfig, matching_pattern
 from lorakit.injection.selection.adapted_classes import adapted_class_of
-from lorakit.injection.selection.parameters import adaptable_parameter
 from lorakit.injection.selection.variants import obstacle_of_kind
 from lorakit.layers.kinds.experts import expert_parameters, is_known_experts
 
@@ -18,13 +17,7 @@ from lorakit.layers.kinds.experts import expert_parameters, is_known_experts
 def left_out_of_all_linear(
     config: LoraConfig, free: Mapping[str, nn.Module], bypassed: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return why linear layers are left out, by path.
-
-    Args:
-        config: The settings.
-        free: The base's modules outside of trained heads, by path.
-        bypassed: Layers whose weight acts without a call, with the reason.
-    """
+    """Return why linear layers are left out, by path."""
     left_out = {}
     for path, module in free.items():
         kind = adapted_class_of(module)
@@ -44,10 +37,6 @@ def with_lower_ranks(
 
     A gate with one output allows rank 1. Its scaling equals that of the others. If every layer is
     too small, the rank is wrong, and the settings stay as they are.
-
-    Args:
-        config: The settings.
-        selected: The layers to adapt, by path.
 
     Returns: The settings, and the layers with their lower rank, by path.
     """
@@ -69,18 +58,12 @@ def with_lower_ranks(
 def untargeted_experts(
     free: Mapping[str, nn.Module], targeted: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
-    """Yield the stacked weights of experts that are not layers, and how to adapt them.
-
-    Args:
-        free: The base's modules outside of trained heads, by path.
-        targeted: Paths of the parameters that are adapted already.
-    """
+    """Yield the stacked weights of experts that are not layers, and how to adapt them."""
     stacked = {
         f"{path}.{name}": f"{path.rpartition('.')[2]}.{name}"
         for path, module in free.items()
         if is_known_experts(module)
         for name in expert_parameters(module)
-        if adaptable_parameter(module, name) is not None
     }
     left = {path: name for path, name in stacked.items() if path not in targeted}
     names = list(dict.fromkeys(left.values()))

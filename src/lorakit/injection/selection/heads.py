@@ -1,4 +1,4 @@
-"""Finding the heads of a model, and those that an adapter has to train and save."""
+"""The heads of a model, and the modules that an adapter trains in full and saves."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,13 @@ from torch import nn
 
 from lorakit.config import LoraConfig, TaskType
 from lorakit.errors import first_few
-from lorakit.injection.selection.targets import is_inside, layer_index, name_matches
+from lorakit.injection.selection.attention import OUTPUT_OBSTACLE, is_output
+from lorakit.injection.selection.targets import (
+    is_inside,
+    layer_index,
+    name_matches,
+    no_match_message,
+)
 from lorakit.injection.state import base_modules
 from lorakit.layers.adapted import READ_FLAG
 from lorakit.layers.bitsandbytes_storage import bits_of
@@ -106,11 +112,6 @@ def choose_heads(
     modules that transformers has initialized at random because the checkpoint lacks them: loading
     the base again would give other values. Output layers of language models and embeddings are not
     among them; name these in `modules_to_save`.
-
-    Args:
-        model: Any torch module.
-        modules: The base's modules by path.
-        config: Gives `task_type`, `exclude_modules` and `target_modules`.
     """
     path_of = {id(module): path for path, module in modules.items()}
     heads = list(dict.fromkeys(path_of[id(model.get_submodule(p))] for p in task_heads(model)))
@@ -138,6 +139,58 @@ def choose_heads(
     ):
         notes += [f"{text}{first_few(paths)}"] if paths else []
     return HeadChoice(task, tuple(chosen), (*excluded, *adapted), tuple(notes))
+
+
+def trained_modules(
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    config: LoraConfig,
+    choice: HeadChoice,
+    problems: list[str],
+) -> dict[str, nn.Module]:
+    """Return the modules to train in full: those named, and the heads of the task."""
+    heads: dict[str, nn.Module] = {}
+    for name in config.modules_to_save:
+        found = {p: m for p, m in modules.items() if p and name_matches([name], p)}
+        if not found:
+            problems.append(no_match_message("modules_to_save", [name], [p for p in modules if p]))
+        heads.update(found)
+        problems += [
+            f"modules_to_save={[name]!r} names {path}, a {type(module).__name__} without its own "
+            "forward. Name the modules inside it."
+            for path, module in found.items()
+            if isinstance(module, (nn.ModuleList, nn.ModuleDict))
+        ]
+        problems += [
+            f"modules_to_save={[name]!r} names {path}: {OUTPUT_OBSTACLE.partition('. ')[0]}. Name "
+            "the attention itself."
+            for path, module in found.items()
+            if is_output(module)
+        ]
+    heads.update({path: modules[path] for path in choice.paths})
+    if config.task_type in TASKS_WITH_HEADS and not heads and not choice.excluded:
+        problems.append(
+            f"task_type={config.task_type} trains the model's head, but "
+            f"{type(model).__name__} has none beside its backbone. Load the model with a "
+            "head, or name the head in modules_to_save."
+        )
+    problems += quantized_head_problems(heads)
+    outer = tuple(f"{path}." for path in heads)
+    return {path: module for path, module in heads.items() if not path.startswith(outer)}
+
+
+def quantized_head_problems(heads: Mapping[str, nn.Module]) -> list[str]:
+    """Return a problem for each quantized module that would be trained in full."""
+    problems = []
+    for path, module in heads.items():
+        inside = [f"{path}.{p}" if p else path for p, m in base_modules(module) if bits_of(m)]
+        if inside:
+            problems.append(
+                f"Cannot train {path} in full: {inside[0]} is quantized, expected a dense weight. "
+                f"Load the base with {path} among the layers that stay in 16 bits "
+                "(quantization.skip_modules)."
+            )
+    return problems
 
 
 def _inference_note(kind: str, task: TaskType | None, heads: Sequence[str]) -> str:

@@ -13,13 +13,19 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError, did_you_mean
-from lorakit.injection.selection.adapted_classes import describe
+from lorakit.injection.selection.adapted_classes import adapted_class_of, describe
+from lorakit.injection.selection.attention import is_output
 from lorakit.injection.selection.targets import layer_index, name_matches, shortest_names
 from lorakit.injection.selection.variants import obstacle_of_parameters
 from lorakit.injection.state import base_modules
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.kinds.experts import expert_parameters, experts_class, is_known_experts
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, get_adapted_parameter
+from lorakit.layers.kinds.attention import LoraAttentionOutput
+from lorakit.layers.kinds.experts import (
+    expert_parameters,
+    get_adapted_parameter,
+    is_known_experts,
+)
+from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight, read_weight_class
 from lorakit.layers.replaced import plain_class_of
 
@@ -39,23 +45,13 @@ def adaptable_parameter(owner: nn.Module | None, name: str) -> AdaptedParameter 
     """Return the `AdaptedParameter` of a module's parameter, or None if it cannot be adapted."""
     if owner is None or not _is_adaptable(owner, name):
         return None
-    return get_adapted_parameter(owner, name, bool(owner.is_transposed))
+    return get_adapted_parameter(owner, name)
 
 
 def parameter_at(modules: Mapping[str, nn.Module], path: str) -> AdaptedParameter | None:
     """Return the `AdaptedParameter` at a path, or None if none can be adapted there."""
     owner_path, _, name = path.rpartition(".")
     return adaptable_parameter(modules.get(owner_path), name) if owner_path else None
-
-
-def attach(adapted: AdaptedParameter) -> None:
-    """Make the module's forward read an adapted parameter."""
-    owner = adapted.weight_owner
-    plain = plain_class_of(owner)
-    if isinstance(owner, ParameterOwner):
-        adapted.attach(plain)  # type: ignore[arg-type]  # an adapted class
-    else:
-        adapted.attach(experts_class(plain))
 
 
 def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
@@ -69,13 +65,16 @@ def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
     return read_weight_class(plain_class_of(module))
 
 
-def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
-    """Return the class that adapts what `select_parameters` selected, except layers."""
-    is_parameter = isinstance(module, AdaptedParameter)
-    found = AdaptedParameter if is_parameter else weight_class_of(module)
-    if found is None:
-        raise TypeError(f"A {type(module).__name__} has no weight that can be adapted.")
-    return found
+def class_for(module: nn.Module, is_of_attention: bool) -> type[AdaptedLayer] | None:
+    """Return the class that adapts a module, or represents a parameter, however it is named.
+
+    Args:
+        module: A module of the base, or an `AdaptedParameter`.
+        is_of_attention: Whether it is the output projection of an attention, adapted with it.
+    """
+    if is_of_attention and is_output(module):
+        return LoraAttentionOutput
+    return adapted_class_of(module) or weight_class_of(module)
 
 
 def is_by_parameter(config: LoraConfig, path: str) -> bool:
@@ -90,10 +89,7 @@ def select_parameters(
 ) -> dict[str, nn.Module]:
     """Select the parameters that `target_parameters` names, as PEFT matches them.
 
-    Args:
-        config: Gives target_parameters and layers_to_transform.
-        free: The base's modules outside of trained heads, by path.
-        problems: Gets a line for each name that selects nothing or cannot be adapted.
+    `problems` gets a line for each name that selects nothing or cannot be adapted.
 
     Returns: Adapted parameters, and modules whose weight is named, by path in the model's order.
     """

@@ -45,6 +45,10 @@ NAMES_OF_EXPERTS: dict[str, frozenset[str]] = {
 }
 """Last parts of module paths that PEFT takes for experts' weights, by `model_type`."""
 
+_LEAVE_OUT = (
+    "Leave them out with exclude_modules, or merge the adapter, where it is to be read by PEFT."
+)
+
 _HEAD_NAMES = ("classifier", "score")
 """Names of heads that PEFT adds to `modules_to_save` for classification tasks."""
 
@@ -60,35 +64,23 @@ def is_taken_for_experts(model: nn.Module, path: str) -> bool:
     return _last(path) in NAMES_OF_EXPERTS.get(model_type_of(model), ())
 
 
-def is_forbidden(model: nn.Module, path: str) -> bool:
-    """Return whether PEFT refuses to adapt a module of this model, however it is named."""
-    return _last(path) in FORBIDDEN_NAMES.get(model_type_of(model), ())
-
-
 def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -> str | None:
-    """Return why PEFT does not read an adapter of these modules as lorakit does, or None.
-
-    Args:
-        model: The base.
-        config: The adapter's settings.
-        paths: Paths of the adapted modules.
-    """
+    """Return why PEFT does not read an adapter of these modules as lorakit does, or None."""
     kind = f"models of type {model_type_of(model)!r}"
     paths = list(paths)
-    forbidden = [path for path in paths if is_forbidden(model, path)]
+    refused = FORBIDDEN_NAMES.get(model_type_of(model), ())
+    forbidden = [path for path in paths if _last(path) in refused]
     if forbidden:
         return (
             f"PEFT does not read this adapter: it refuses to adapt {_names_of(forbidden)} in "
-            f"{kind}, expected other modules. Leave them out with exclude_modules, or merge the "
-            "adapter, where it is to be read by PEFT."
+            f"{kind}, expected other modules. {_LEAVE_OUT}"
         )
     renamed = _find_renamed(model, paths)
     if renamed:
         return (
             f"PEFT does not read this adapter: in {kind} it changes the keys of "
             f"{_names_of(renamed)} to those of modules that are not there, and drops their "
-            "factors. Leave them out with exclude_modules, or merge the adapter, where it is to be "
-            "read by PEFT."
+            f"factors. {_LEAVE_OUT}"
         )
     mistaken = _find_taken_for_saved(model, config)
     if mistaken:

@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError
-from lorakit.injection.selection.adapted_classes import adapted_class_of, obstacle, output_class_of
+from lorakit.injection.selection.adapted_classes import adapted_class_of, obstacle
 from lorakit.injection.selection.all_linear import (
     left_out_of_all_linear,
     untargeted_experts,
@@ -21,18 +21,16 @@ from lorakit.injection.selection.attention import (
     with_output_patterns,
     with_outputs,
 )
-from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers, require_called
-from lorakit.injection.selection.checks.settings import check_sites
-from lorakit.injection.selection.checks.slices import check_slices, split_by_conv_groups
-from lorakit.injection.selection.heads import choose_heads, output_layers
+from lorakit.injection.selection.bypassed_layers import bypassed_layers, require_called
+from lorakit.injection.selection.checks import check_sites, check_slices, split_by_conv_groups
+from lorakit.injection.selection.heads import choose_heads, output_layers, trained_modules
 from lorakit.injection.selection.parameters import (
+    class_for,
     modules_by_path,
-    parameter_class_of,
     select_parameters,
 )
 from lorakit.injection.selection.sites import Site
 from lorakit.injection.selection.targets import is_inside, match_targets, name_matches, selects_all
-from lorakit.injection.selection.trained_modules import trained_modules
 from lorakit.injection.selection.trained_tokens import TokenSite, conflicts, find_token_sites
 from lorakit.injection.selection.variants import base_dependent
 from lorakit.layers import AdaptedLayer
@@ -99,18 +97,16 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
 
     found = {path: outputs[path] for path in adapted if path in outputs}
     plan.config = config = with_output_patterns(config, found)
-    for path in adapted:
-        kind = output_class_of(modules[path]) if path in outputs else adaptable[path]
+    for path, module in ({path: modules[path] for path in adapted} | parameters).items():
+        kind = class_for(module, path in outputs)
         if kind is not None:
-            plan.sites.append(_site(config, path, modules[path], kind))
-    for path, one in parameters.items():
-        if path not in adapted:
-            kind = adaptable.get(path) or parameter_class_of(one)
-            plan.sites.append(_site(config, path, one, kind))
+            r, scaling = config.rank_for(path), config.scaling_for(path)
+            site = Site(path, module, kind, r, scaling, config.slices_for(path))
+            plan.sites.append(site)
     check_slices(config, plan.sites)
     plan.sites = [split_by_conv_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
-    _note_skipped(config, modules, plan, heads)
+    _note_skipped(plan, modules, heads)
     plan.skipped += left_out.items()
     if everything:
         plan.skipped += untargeted_experts(free, parameters)
@@ -121,13 +117,6 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         raise TargetError("\n".join(problems))
     require_called(bypassed, plan.sites)
     return plan
-
-
-def _site(
-    config: LoraConfig, path: str, module: nn.Module, adapted_class: type[AdaptedLayer]
-) -> Site:
-    r, scaling = config.rank_for(path), config.scaling_for(path)
-    return Site(path, module, adapted_class, r, scaling, config.slices_for(path))
 
 
 def _find_blocked(
@@ -167,19 +156,14 @@ def _selects_others(targets: str | Sequence[str], path: str, adapted: Collection
     )
 
 
-def _note_skipped(
-    config: LoraConfig,
-    modules: dict[str, nn.Module],
-    plan: InjectionPlan,
-    outputs: set[int],
-) -> None:
+def _note_skipped(plan: InjectionPlan, modules: dict[str, nn.Module], outputs: set[int]) -> None:
     """Record the linear layers that the selection left out for a reason worth showing."""
-    everything = selects_all(config)
+    everything = selects_all(plan.config)
     for path, module in modules.items():
         if not isinstance(module, (nn.Linear, Conv1D)):
             continue
         if is_inside(path, plan.heads):
-            if everything or name_matches(config.target_modules or (), path):
+            if everything or name_matches(plan.config.target_modules or (), path):
                 plan.skipped.append((path, "trained in full"))
         elif everything and id(module) in outputs:
             plan.skipped.append((path, "the output head"))
@@ -190,10 +174,6 @@ def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
 
     As in PEFT, "all" means every parameter whose own name is "bias"; T5's table of relative
     positions, `relative_attention_bias.weight`, is not one.
-
-    Args:
-        plan: The plan, with its sites.
-        free: The base's modules outside the heads, by path.
     """
     if plan.config.bias == "none":
         return

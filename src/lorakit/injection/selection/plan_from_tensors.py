@@ -7,18 +7,18 @@ from torch import nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
 from lorakit.initialization import initialization_of
-from lorakit.injection.selection.adapted_classes import adapted_class_of, describe, output_class_of
+from lorakit.injection.selection.adapted_classes import adapted_class_of, describe
 from lorakit.injection.selection.attention import OUTPUT_OBSTACLE, attention_outputs, with_outputs
-from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers, require_called
-from lorakit.injection.selection.checks.settings import check_dropout
-from lorakit.injection.selection.checks.slices import split_by_conv_groups
+from lorakit.injection.selection.bypassed_layers import bypassed_layers, require_called
+from lorakit.injection.selection.checks import check_dropout, split_by_conv_groups
+from lorakit.injection.selection.heads import quantized_head_problems
 from lorakit.injection.selection.parameters import (
     WEIGHT,
+    class_for,
     is_by_parameter,
     modules_by_path,
     parameter_at,
     select_parameters,
-    weight_class_of,
 )
 from lorakit.injection.selection.plan import (
     InjectionPlan,
@@ -28,11 +28,10 @@ from lorakit.injection.selection.plan import (
 )
 from lorakit.injection.selection.sites import AdapterTensors, Site
 from lorakit.injection.selection.targets import match_targets, name_matches, selects_all
-from lorakit.injection.selection.trained_modules import quantized_head_problems
 from lorakit.injection.selection.trained_tokens import find_token_sites, misfits
 from lorakit.injection.selection.variants import variants_of
 from lorakit.injection.selection.vocabulary import rows_needed
-from lorakit.layers import AdaptedLayer, KernelShape
+from lorakit.layers import KernelShape
 from lorakit.layers.copies import shallow_plain
 from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.layers.kinds.parameter import AdaptedParameter
@@ -161,7 +160,7 @@ def _add_site(
         hint = "" if problems else did_you_mean(path, modules)
         problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
         return
-    adapted_class = _class_for(module, is_output)
+    adapted_class = class_for(module, is_output)
     matrices = (AdaptedLinear, LoraReadWeight, AdaptedParameter)
     is_matrix = adapted_class is not None and issubclass(adapted_class, matrices)
     if is_by_parameter(adapter.config, path) and not is_matrix:
@@ -204,14 +203,6 @@ def _add_site(
             return
     site = Site(path, module, adapted_class, r, adapter.config.scaling_for(path))
     plan.sites.append(split_by_conv_groups(site, adapter.config))
-
-
-def _class_for(module: nn.Module, is_output: bool) -> type[AdaptedLayer] | None:
-    """Return the class that adapts a module or represents a parameter."""
-    if isinstance(module, AdaptedParameter):
-        return AdaptedParameter
-    found = output_class_of(module) if is_output else adapted_class_of(module)
-    return found or weight_class_of(module)
 
 
 def _kernel_text(shape: KernelShape | None) -> str:

@@ -19,11 +19,7 @@ from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 
 def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
-    """Return target_modules and target_parameters that select exactly what a plan adapts.
-
-    Raises:
-        TargetError: No names distinguish its parameters from others of the model.
-    """
+    """Return target_modules and target_parameters that select exactly what a plan adapts."""
     modules = {path: m for path, m in modules_by_path(model).items() if path}
     stacked = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
     by_weight = _find_named_by_weight(model, plan)
@@ -41,15 +37,11 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
 
 def _find_named_by_weight(model: nn.Module, plan: InjectionPlan) -> set[str]:
     """Return the modules that must be selected by their weight's name, in lorakit or in PEFT."""
-    config = plan.config
-    taken = {
-        site.path
-        for site in plan.sites
-        if issubclass(site.adapted_class, AdaptedLinear) and is_taken_for_experts(model, site.path)
-    }
-    if obstacle_of_parameters(config) is not None:  # PEFT has it only for layers, too
-        taken = set()
-    return taken | {s.path for s in plan.sites if issubclass(s.adapted_class, LoraReadWeight)}
+    found = {s.path for s in plan.sites if issubclass(s.adapted_class, LoraReadWeight)}
+    if obstacle_of_parameters(plan.config) is None:  # otherwise PEFT has it only for layers, too
+        layers = [s.path for s in plan.sites if issubclass(s.adapted_class, AdaptedLinear)]
+        found.update(path for path in layers if is_taken_for_experts(model, path))
+    return found
 
 
 def recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:

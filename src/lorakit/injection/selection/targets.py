@@ -88,14 +88,9 @@ def match_targets(
         selected = list(default)
         if not selected and not parameters:
             problems.append("The model has no linear layer to adapt besides its output head.")
-    elif isinstance(targets, str):
-        selected = [path for path in adaptable if name_matches(targets, path)]
-        if not selected:
-            problems.append(no_match_message("target_modules", targets, adaptable))
     else:
         selected = [path for path in adaptable if name_matches(targets, path)]
-        missed = [n for n in targets if not any(name_matches([n], path) for path in adaptable)]
-        if missed:
+        if missed := _find_idle(targets, adaptable):
             problems.append(no_match_message("target_modules", missed, adaptable))
 
     selected = _without_excluded(config, selected, heads, problems)
@@ -108,18 +103,20 @@ def match_targets(
     return selected, problems
 
 
+def _find_idle(names: str | Sequence[str], paths: Sequence[str]) -> str | list[str]:
+    """Return the names that select none of these paths, or a regex that does."""
+    if isinstance(names, str):
+        return "" if any(name_matches(names, path) for path in paths) else names
+    return [name for name in names if not any(name_matches([name], path) for path in paths)]
+
+
 def _without_excluded(
     config: LoraConfig, selected: list[str], heads: Sequence[str], problems: list[str]
 ) -> list[str]:
     excluded = config.exclude_modules
     if not excluded or not selected:
         return selected
-    if isinstance(excluded, str):
-        idle = "" if any(name_matches(excluded, p) for p in (*selected, *heads)) else excluded
-    else:
-        present = (*selected, *heads)
-        idle = [n for n in excluded if not any(name_matches([n], path) for path in present)]
-    if idle:
+    if idle := _find_idle(excluded, (*selected, *heads)):
         problems.append(no_match_message("exclude_modules", idle, selected))
     kept = [path for path in selected if not name_matches(excluded, path)]
     if not kept:
@@ -185,10 +182,6 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | 
     module that ends in it is selected; otherwise the full path is written. If that is also the end
     of another module's path, only a regex distinguishes them.
 
-    Args:
-        selected: Paths of the adapted modules.
-        all_paths: Paths of every module of the model.
-
     >>> compact_targets(["a.0.q", "a.1.q", "a.0.v"], ["a.0.q", "a.1.q", "a.0.v", "a.1.v"])
     ('a.0.v', 'q')
     >>> compact_targets(["q"], ["q", "a.q"])
@@ -209,10 +202,6 @@ def shortest_names(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[s
     """Return the shortest ends of these paths that no other path ends in, or None.
 
     If an end would begin with a number, the whole path is used, which is clearer.
-
-    Args:
-        selected: Paths to select.
-        all_paths: Every path there is.
 
     >>> shortest_names(["a.0.g.w", "a.1.g.w"], ["a.0.g.w", "a.1.g.w", "a.0.h.w"])
     ('g.w',)

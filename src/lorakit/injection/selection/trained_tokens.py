@@ -10,7 +10,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import first_few
 from lorakit.injection.selection.targets import is_inside, name_matches, no_match_message
 from lorakit.injection.selection.vocabulary import input_embedding
-from lorakit.layers import AdaptedLayer, copy_with_trained_tokens, plain_class_of
+from lorakit.layers import AdaptedLayer, plain_class_of
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.offload import is_offloaded
 
@@ -43,14 +43,8 @@ def find_token_sites(
     """Find the modules that have the tokens that a configuration trains.
 
     As in PEFT, tokens of the input embedding act in every module that is tied to it, unless a tied
-    module has separate indices; tokens of any other module act only in that one.
-
-    Args:
-        model: The base.
-        modules: Its modules by path.
-        config: Its `trainable_token_indices` select the tokens.
-        problems: Gets a sentence for everything that does not fit.
-        saved_rows: Rows of an adapter's file, by path.
+    module has separate indices; tokens of any other module act only in that one. `problems` gets a
+    sentence for everything that does not fit.
     """
     wanted = _by_path(model, modules, config, problems)
     found = input_embedding(model, modules)
@@ -204,25 +198,3 @@ def misfits(sites: Sequence[TokenSite], saved_rows: Mapping[str, Tensor]) -> lis
         and not (path in repeats and _repeats(saved_rows, path, repeats[path]))
     ]
     return problems
-
-
-def token_copies(
-    site: TokenSite, dtype: torch.dtype, saved_rows: Tensor | None
-) -> dict[str, nn.Module]:
-    """Return a module that trains the tokens for every module of a site, by path.
-
-    Args:
-        site: The tokens and their modules.
-        dtype: dtype of the rows, which all modules share.
-        saved_rows: Values of the rows; None takes the base's.
-    """
-    weight = site.weight
-    where = torch.tensor(site.indices, device=weight.device)
-    values = weight.detach()[where] if saved_rows is None else saved_rows
-    rows = nn.Parameter(values.to(weight.device, dtype, copy=True))
-    return {
-        path: copy_with_trained_tokens(
-            module, site.indices, rows, is_named=path == site.path
-        ).train(module.training)
-        for path, module in site.modules.items()
-    }

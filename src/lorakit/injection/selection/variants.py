@@ -36,11 +36,7 @@ def obstacle_of_parameters(config: LoraConfig) -> tuple[str, str] | None:
 
 
 def check_variants(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse layers that cannot have what a configuration turns on.
-
-    Raises:
-        TargetError: Names the first such layer.
-    """
+    """Refuse layers that cannot have what a configuration turns on."""
     for site in sites:
         found = obstacle_of_kind(config, site.adapted_class)
         if found is not None:

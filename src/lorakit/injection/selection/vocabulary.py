@@ -39,10 +39,7 @@ def rows_needed(
 ) -> tuple[int, int]:
     """Return how many rows an adapter needs a model's embeddings to have, and how many they have.
 
-    Args:
-        model: The base.
-        modules: Its modules by path.
-        adapter: The adapter; its tensors and token indices imply a size of the vocabulary.
+    Its tensors and token indices imply a size of the vocabulary.
 
     Returns: (needed, there); needed is 0 if the adapter implies no size, and both are 0 if the
         model has no input embedding.

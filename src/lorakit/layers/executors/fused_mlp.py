@@ -59,13 +59,13 @@ _ACTIVATIONS: dict[str, Activation] = {
 class FusedMlp(nn.Module):
     """Mixin for the class of an MLP; runs it as one node where that equals its forward."""
 
-    part_names: ClassVar[tuple[tuple[str, ...], str, str, str | None]]
+    plain_class: ClassVar[type[nn.Module]]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Map (*, hidden) to (*, hidden); takes what the plain forward takes."""
         if torch.compiler.is_compiling():
             return super().forward(*args, **kwargs)
-        inner_names, down_name, activation_name, dropout_name = self.part_names
+        inner_names, down_name, activation_name, dropout_name = _part_names(self.plain_class)  # type: ignore[misc]  # a known MLP
         inner: list[Any] = [getattr(self, name) for name in inner_names]
         down: Any = getattr(self, down_name)
         activation = activation_of(getattr(self, activation_name))
@@ -79,15 +79,7 @@ class FusedMlp(nn.Module):
 
     def has_adapted_layers(self) -> bool:
         """Return whether one of its layers carries updates, active or not."""
-        inner_names, down_name, *_ = self.part_names
-        return any(
-            isinstance(getattr(self, name), DescribedLayer) for name in (*inner_names, down_name)
-        )
-
-    @classmethod
-    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
-        """Return the members of the class that is mixed with a plain one."""
-        return {"part_names": _part_names(plain)}
+        return any(isinstance(part, DescribedLayer) for part in self.children())
 
 
 def is_known_mlp(module: nn.Module) -> bool:

@@ -84,14 +84,7 @@ class KnownTerms:
     def of(
         self, layer: DescribedLayer, names: Sequence[str], seeds: Seeds, block: object
     ) -> list[KnownTerm]:
-        """Return the terms of some adapters, without gradients.
-
-        Args:
-            layer: The layer, which has updates of all the names.
-            names: Names of adapters.
-            seeds: Function that returns the seed of an update.
-            block: Identity of the `adapter_rows` block.
-        """
+        """Return the terms of some adapters that a layer has, without gradients."""
         updates: Any = layer.updates._modules  # the methods of a ModuleDict are slow
         known = self._known
         if self._exchanges != LowRankUpdate.exchanges:

@@ -166,12 +166,8 @@ class PerRowAdapters:
     ) -> Any:
         """Run a module that adapters have copies of, each copy on the rows of its adapter.
 
-        Args:
-            module: The module.
-            run: The base's forward.
-            run_copy: Function of a copy, the output of the base's forward, and forward's arguments.
-            args: Arguments of forward; the first dimension of tensors is the batch rows.
-            kwargs: Likewise.
+        `run` is the base's forward, with the batch rows in the first dimension of its arguments;
+        `run_copy` takes a copy, what `run` returned, and these arguments.
         """
         copies: Any = module.trained_copies
         having = [number for number, name in enumerate(self.distinct) if name in copies]
@@ -196,26 +192,20 @@ class PerRowAdapters:
     # ---- what they need ----
 
     def prepare(self, layers: Iterable[DescribedLayer], tokens: int) -> None:
-        """Prepare layers for a batch without gradients, before the first of them is called.
+        """Prepare layers for a batch of some tokens without gradients, before the first is called.
 
         Between two layers their weights fill the caches, so that the same Python takes longer.
-
-        Args:
-            layers: The layers.
-            tokens: Tokens of the batch.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return
         for layer in layers:
-            if not layer.is_matrix_product or self._drops_in(layer):
+            having: Any = layer.updates._modules
+            drops = any(having[name].drops for name in self.distinct if name in having)
+            if drops or not layer.is_matrix_product:
                 continue
             prepared = self._find_prepared(layer) or self._prepare(layer, None)
             if prepared.rows is not None and prepared.call is not None:
                 prepared.rows.kernel_groups(tokens)
-
-    def _drops_in(self, layer: DescribedLayer) -> bool:
-        having: Any = layer.updates._modules
-        return any(having[name].drops for name in self.distinct if name in having)
 
     def _prepare(self, layer: DescribedLayer, x: Tensor | None) -> _Prepared:
         """Prepare a layer for these rows; x may be None if no update drops elements of it."""
@@ -235,7 +225,7 @@ class PerRowAdapters:
             terms: list[LowRankTerm] = []
             seeds = self._seeds(layer, updates, x)
             for update, seed in zip(updates.values(), seeds, strict=True):
-                bias, (term,) = layer.bias_and_terms([update], seed)
+                _, bias, (term,) = layer.operands([update], seed)
                 biases.append(None if bias is layer.bias else bias)
                 terms.append(term)
             rows = PerRowTerms(terms, index, biases, self.lengths, own_tokens=own_tokens)

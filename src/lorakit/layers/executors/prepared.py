@@ -25,7 +25,10 @@ _WEIGHTS = (Tensor, torch.nn.Parameter)
 
 
 class PreparedUpdates:
-    """The acting updates of a layer, as long as nothing is exchanged; copies prepare again."""
+    """The acting updates of a layer without gradients, as long as nothing is exchanged.
+
+    Copies prepare again.
+    """
 
     def __init__(self) -> None:
         self._exchanges = -1
@@ -38,12 +41,7 @@ class PreparedUpdates:
         return PreparedUpdates, ()
 
     def output(self, layer: DescribedLayer, x: Tensor) -> Tensor | None:
-        """Return the layer's output without gradients; None if it must be computed otherwise.
-
-        Args:
-            layer: A layer with acting updates.
-            x: (*, in).
-        """
+        """Return a layer's output for x (*, in); None if it must be computed otherwise."""
         if self._exchanges != LowRankUpdate.exchanges:
             self._prepare(layer)
         tokens = x.numel() // max(x.shape[-1], 1) if x.ndim else 0
@@ -85,12 +83,7 @@ class PreparedRows:
         """By the shape of the input; also the shape of the output."""
 
     def output(self, layer: DescribedLayer, x: Tensor) -> Tensor | None:
-        """Return the layer's output without gradients; None if it must be computed otherwise.
-
-        Args:
-            layer: The layer whose terms these are.
-            x: (rows, *, in).
-        """
+        """Return the layer's output for x (rows, *, in); None if it must be computed otherwise."""
         if not _is_plain(x, self._dtype):
             return None
         known = self._adds.get(x.shape)
@@ -114,12 +107,7 @@ class PreparedRows:
 
 
 def prepared_rows(layer: DescribedLayer, rows: PerRowTerms) -> PreparedRows | None:
-    """Return the terms of a batch prepared, if a layer's weight and this machine allow it.
-
-    Args:
-        layer: The layer.
-        rows: Its terms, which stay as they are.
-    """
+    """Return the terms of a batch prepared, if a layer's weight and this machine allow it."""
     weight = layer.base_weight()
     if not _is_plain_weight(weight) or rows.biases or rows.row_scales() is not None:
         return None

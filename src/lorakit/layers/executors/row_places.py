@@ -55,13 +55,10 @@ class RowPlaces(NamedTuple):
         """
         if isinstance(result, Tensor):
             if not self.are_in(result):
-                expected = f"{len(self.index)} as its first dimension"
-                if self.lengths is not None:
-                    expected = f"(1, {sum(self.lengths)}, …)"
                 raise ShapeError(
                     f"Adapters are given for {len(self.index)} rows, but a trained module returns "
-                    f"a tensor of shape {tuple(result.shape)}, expected {expected}. Run the rows "
-                    "of each adapter in a separate batch."
+                    f"a tensor of shape {tuple(result.shape)}, expected {self._expected}. Run the "
+                    "rows of each adapter in a separate batch."
                 )
             changed = result.clone()
             changed[place] = share.to(result.dtype)
@@ -82,15 +79,20 @@ class RowPlaces(NamedTuple):
         if self.lengths is not None:
             raise ShapeError(
                 f"Adapters are given for segments of {sum(self.lengths)} tokens, but the input of "
-                f"{what} has shape {tuple(x.shape)}, expected (1, {sum(self.lengths)}, …). Pack "
-                "all segments into one sequence."
+                f"{what} has shape {tuple(x.shape)}, expected {self._expected}. Pack all segments "
+                "into one sequence."
             )
         raise ShapeError(
             f"Adapters are given for {len(self.index)} rows, but the input of {what} has shape "
-            f"{tuple(x.shape)}, expected {len(self.index)} as its first dimension. Name one "
-            "adapter for each row of the batch; generate() repeats the names as it repeats "
-            "rows for beams."
+            f"{tuple(x.shape)}, expected {self._expected}. Name one adapter for each row of the "
+            "batch; generate() repeats the names as it repeats rows for beams."
         )
+
+    @property
+    def _expected(self) -> str:
+        if self.lengths is None:
+            return f"{len(self.index)} as its first dimension"
+        return f"(1, {sum(self.lengths)}, …)"
 
     def _rows_of(self, number: int) -> list[int]:
         return [row for row, position in enumerate(self.index) if position == number]

@@ -39,11 +39,6 @@ class SeparateBatches:
 
         There, layers that are called with one activation share a mask if they are siblings.
 
-        Args:
-            layer: The layer.
-            updates: Its updates by adapter.
-            x: Its input.
-
         Raises:
             AdapterStateError: Gradient checkpointing runs a layer again that was called twice.
         """

@@ -85,7 +85,7 @@ class SiblingGroup:
         if is_compiling() or not (torch.is_grad_enabled() or self._drops()):
             return run_single(layer, x)
         # A layer that is not a member is a copy that shares the group.
-        if brings_input_or_weights(layer) or not any(member is layer for member in self.members):
+        if brings_input_or_weights(layer) or layer not in self.members:
             return _compute([layer], x)[0]
         current = self._round
         if current is None or not current.goes_on_with(layer, x):
@@ -93,7 +93,7 @@ class SiblingGroup:
             self._apply_what_was_learnt()
             if current is not None:
                 self._end(current)
-            current = self._round = _Round(x, self)
+            current = self._round = _Round(x)
         current.called.append(id(layer))
         waiting = current.waiting.pop(id(layer), None)
         if waiting is None:
@@ -112,19 +112,16 @@ class SiblingGroup:
 
     def _lead(self, leader: DescribedLayer, x: Tensor, current: _Round) -> Tensor:
         """Compute for a layer, and for those that come after it and have no result yet."""
-        places = [place for place, member in enumerate(self.members) if member is leader]
-        later = self.members[places[0] + 1 :] if places else []
-        joining = [
-            member
-            for member in later
-            if not current.has_computed(member) and _may_join(member, leader, x)
-        ]
+        stays = leader in self.members
+        later = self.members[self.members.index(leader) + 1 :] if stays else []
+        computed = {*current.called, *current.waiting}
+        joining = [m for m in later if id(m) not in computed and _may_join(m, leader, x)]
         outputs = _compute([leader, *joining], x)
         for member, output in zip(joining, outputs[1:], strict=True):
-            current.waiting[id(member)] = _Waiting(_read(member), output)
+            current.waiting[id(member)] = _Waiting(*_read(member), output)
         if joining:
             current.leader = id(leader)
-            end = current.ending()
+            end = self._ending(current)
             if outputs[0].grad_fn is not None:
                 # Backward frees what its node has saved, so waiting results become useless.
                 outputs[0].grad_fn.register_prehook(lambda _: end())
@@ -132,6 +129,17 @@ class SiblingGroup:
                 # A checkpoint's second pass, which may stop before the others are called.
                 Variable._execution_engine.queue_callback(end)
         return outputs[0]
+
+    def _ending(self, current: _Round) -> Callable[[], None]:
+        """Return a function that ends a round if it still exists, without keeping it alive."""
+        end, there = weakref.WeakMethod(self._end), weakref.ref(current)
+
+        def end_round() -> None:
+            method, still = end(), there()
+            if method is not None and still is not None:
+                method(still)
+
+        return end_round
 
     def _end(self, ended: _Round) -> None:
         """Discard results that were not picked up, and learn from the round."""
@@ -183,11 +191,10 @@ class _Round:
         leader: The layer that computed results for others; None once one was picked up.
     """
 
-    def __init__(self, x: Tensor, group: SiblingGroup):
+    def __init__(self, x: Tensor):
         self.called: list[int] = []
         self.waiting: dict[int, _Waiting] = {}
         self.leader: int | None = None
-        self._group = weakref.ref(group)
         self._input = weakref.ref(x)
         self._modes = _modes(x)
         hook = _saving_hook()
@@ -202,24 +209,8 @@ class _Round:
             and self._modes == _modes(x)
             and (hook is None if self._hook is None else hook is self._hook())
             and id(layer) not in self.called
-            and (waiting is None or waiting.read.state == _read(layer).state)
+            and (waiting is None or waiting.state == _read(layer)[0])
         )
-
-    def has_computed(self, layer: DescribedLayer) -> bool:
-        """Return whether a result was computed for a layer."""
-        return id(layer) in self.called or id(layer) in self.waiting
-
-    def ending(self) -> Callable[[], None]:
-        """Return a function that ends the round if it still exists, without keeping it alive."""
-        this = weakref.ref(self)
-
-        def end() -> None:
-            there = this()
-            group = None if there is None else there._group()
-            if there is not None and group is not None:
-                group._end(there)
-
-        return end
 
 
 def _compute(layers: list[DescribedLayer], x: Tensor) -> tuple[Tensor, ...]:
@@ -232,25 +223,23 @@ def _compute(layers: list[DescribedLayer], x: Tensor) -> tuple[Tensor, ...]:
 class _Waiting(NamedTuple):
     """A result that was computed before its layer was called."""
 
-    read: _Read
+    state: list[object]
+    """What it depends on besides the input; see `_read`."""
+    tensors: list[Tensor]
+    """They are kept, so that no other tensor gets the identity of one."""
     output: Tensor
 
 
-class _Read(NamedTuple):
-    """What a result depends on besides the input."""
+def _read(layer: DescribedLayer) -> tuple[list[object], list[Tensor]]:
+    """Return what a layer's result depends on besides the input, and the tensors among it.
 
-    state: list[object]
-    """Settings, and of each tensor its identity, its version and whether it requires gradients."""
-    tensors: list[Tensor]
-    """They are kept, so that no other tensor gets the identity of one."""
-
-
-def _read(layer: DescribedLayer) -> _Read:
+    That is settings, and of each tensor its identity, version and whether it requires gradients.
+    """
     settings: list[object] = []
     for update in layer.acting_updates():
         settings += [update.scaling, update.drop_probability if update.drops else 0.0]
     tensors = _tensors(layer)
-    return _Read([*settings, *((id(tensor), *_state(tensor)) for tensor in tensors)], tensors)
+    return [*settings, *((id(tensor), *_state(tensor)) for tensor in tensors)], tensors
 
 
 def _modes(x: Tensor) -> tuple[object, ...]:

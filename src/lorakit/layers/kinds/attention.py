@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from lorakit.errors import ShapeError
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.layers.replaced import ReplacedModule
-from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import draw_seed, low_rank_linear
 
 
@@ -57,8 +56,16 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         """Return the dtype of the stacked weight."""
         return module.in_proj_weight.dtype  # type: ignore[union-attr,return-value]  # an attribute of a module
 
-    def forward(
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Attend as torch does; see torch.nn.MultiheadAttention for arguments and shapes."""
+        acts_per_row = self.per_row_adapters is not None and self.acts_per_row()
+        if acts_per_row or self.acting_updates() or _acts(self.out_proj):
+            return self._attend(acts_per_row, *args, **kwargs)
+        return nn.MultiheadAttention.forward(self, *args, **kwargs)
+
+    def _attend(
         self,
+        acts_per_row: bool,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -68,26 +75,12 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend as torch does; see torch.nn.MultiheadAttention for arguments and shapes.
+        """Attend with the updates.
 
         Raises:
             ShapeError: An input is nested, a mask has another shape than the scores, or is_causal
                 is given without the mask it describes.
         """
-        acts_per_row = self.per_row_adapters is not None and self.acts_per_row()
-        updates = self.acting_updates()
-        if not (updates or acts_per_row or _acts(self.out_proj)):
-            return nn.MultiheadAttention.forward(
-                self,
-                query,
-                key,
-                value,
-                key_padding_mask,
-                need_weights,
-                attn_mask,
-                average_attn_weights,
-                is_causal,
-            )
         if query.is_nested or key.is_nested or value.is_nested:
             raise ShapeError(
                 "An adapted MultiheadAttention got a nested tensor, expected a padded one with a "
@@ -100,7 +93,10 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             )
         is_batched = query.dim() == 3
         batch_first = self.batch_first and is_batched
-        q, k, v = self._project(query, key, value, updates, acts_per_row, batch_first)
+        if acts_per_row:
+            q, k, v = self._project_per_row(query, key, value, batch_first)
+        else:
+            q, k, v = self._project(query, key, value)
         heads = _Heads(*(self._by_head(x, is_batched, batch_first) for x in (q, k, v)))
         if not is_batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
@@ -123,20 +119,10 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             return output.squeeze(0), weights
         return output if batch_first else output.transpose(0, 1), weights
 
-    def _project(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        updates: list[LowRankUpdate],
-        acts_per_row: bool,
-        batch_first: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value projected, in the layout they came in."""
         embed = self.embed_dim
-        if acts_per_row:
-            return self._project_per_row(query, key, value, batch_first)
-        W0, bias, terms = self.operands(updates)
+        W0, bias, terms = self.operands(self.acting_updates())
         if query is key and key is value:
             return low_rank_linear(query, W0, bias, terms).chunk(3, dim=-1)  # type: ignore[return-value]  # three chunks
 

@@ -111,27 +111,17 @@ class AdaptedConv(AdaptedLayer):
 
     def _change(self, term: LowRankTerm, x: Tensor) -> Tensor:
         """Return s B A at every patch of an input, dropout included, (*, out, …)."""
-        read = x if term.seed is None else drop(x, term.drop_probability, term.seed)
-        u = self._low_rank(read, term.A)
-        # s goes into B, which is far smaller than the output, before B is rounded.
-        B = (term.B * term.scaling).to(u.dtype).view(*term.B.shape, *(1,) * self.dimensions)
-        return _CONVOLVE[self.dimensions](u, B)
-
-    def _low_rank(self, x: Tensor, A: Tensor) -> Tensor:
-        """Return A at every patch of x, (*, r, …)."""
-        kernels = A.to(x.dtype).reshape(-1, self.in_channels, *self.kernel_size)
+        convolve = _CONVOLVE[self.dimensions]
+        x = x if term.seed is None else drop(x, term.drop_probability, term.seed)
+        A = term.A.to(x.dtype).reshape(-1, self.in_channels, *self.kernel_size)
         padding = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # type: ignore[arg-type]  # an attribute of a module
             padding = (0,) * self.dimensions
-        return _CONVOLVE[self.dimensions](
-            x,
-            kernels,
-            None,
-            self.stride,
-            padding,
-            self.dilation,
-        )
+        u = convolve(x, A, None, self.stride, padding, self.dilation)  # (*, r, …)
+        # s goes into B, which is far smaller than the output, before B is rounded.
+        B = (term.B * term.scaling).to(u.dtype).view(*term.B.shape, *(1,) * self.dimensions)
+        return convolve(u, B)
 
 
 class LoraConv1d(AdaptedConv, nn.Conv1d):

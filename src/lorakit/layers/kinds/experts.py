@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.layers.class_swap import mixed_class
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.kinds.parameter import AdaptedParameter
+from lorakit.layers.replaced import plain_class_of, swap_plain_class
 from lorakit.ops import LowRankTerm, draw_seed, low_rank_linear
 from lorakit.ops.compute_dtype import autocast_dtype
 from lorakit.ops.routing import Route
@@ -39,13 +40,18 @@ def _is_stack(parameter: nn.Parameter | None) -> bool:
     return parameter is not None and parameter.ndim == 3 and parameter.dtype.itemsize > 1
 
 
-class LoraExperts(ParameterOwner):
+class LoraExperts(nn.Module):
     """Experts y = Σ w (gate(x W1ᵀ + s (x A1ᵀ) B1ᵀ)) W2ᵀ + …, each on the tokens routed to it.
 
     No update is ever multiplied out: tokens are sorted by expert, and every expert runs its two
     adapted layers separately. While no update acts, the forward of transformers runs.
+
+    Attributes:
+        adapted_parameters: The stacked weights that carry updates, by name.
     """
 
+    plain_class: ClassVar[type[nn.Module]]
+    adapted_parameters: nn.ModuleDict
     num_experts: int
     has_gate: bool
     has_bias: bool
@@ -66,6 +72,15 @@ class LoraExperts(ParameterOwner):
             args = tuple(bound.arguments.values())
         hidden, top_k_index, top_k_weights = args
         return self._route(hidden, top_k_index, top_k_weights)
+
+    def bind_parameters(self) -> list[AdaptedParameter]:
+        """Return the adapted parameters, each bound to these experts."""
+        return [parameter.bind(self) for parameter in self.adapted_parameters.values()]  # type: ignore[operator]  # an attribute of a module
+
+    def restore_in_place(self) -> None:
+        """Swap the plain class back and drop every update."""
+        del self.adapted_parameters
+        swap_plain_class(self, self.plain_class)
 
     def _route(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         first = _Projection(self, "gate_up_proj" if self.has_gate else "up_proj")
@@ -115,6 +130,17 @@ class _Projection:
         return low_rank_linear(x, self.weights[expert], bias, terms)
 
 
-def experts_class(plain: type[nn.Module]) -> type[LoraExperts]:
-    """Return the class that experts of a transformers class become."""
-    return mixed_class(LoraExperts, plain, "Lora")
+def get_adapted_parameter(experts: nn.Module, name: str) -> AdaptedParameter:
+    """Return the `AdaptedParameter` of a stacked weight: the attached one, or a new one."""
+    if isinstance(experts, LoraExperts) and name in experts.adapted_parameters:
+        return experts.adapted_parameters[name].bind(experts)  # type: ignore[operator,return-value]  # an item of a ModuleDict
+    return AdaptedParameter(experts, name)
+
+
+def attach(parameter: AdaptedParameter) -> None:
+    """Make the forward of experts read an adapted parameter, and swap their class if necessary."""
+    experts = parameter.weight_owner
+    if not isinstance(experts, LoraExperts):
+        swap_plain_class(experts, mixed_class(LoraExperts, plain_class_of(experts), "Lora"))
+        experts.adapted_parameters = nn.ModuleDict()
+    experts.adapted_parameters[parameter.parameter_name] = parameter  # type: ignore[operator,index]  # an item of a ModuleDict

@@ -37,11 +37,8 @@ def runs_as_linear(module: nn.Module) -> bool:
     if kind.forward is nn.Linear.forward:
         return True
     known = vars(nn.Linear(1, 1, device="meta"))
-    settings = {name: value for name, value in vars(module).items() if name not in known}
-    if isinstance(module, ReplacedModule):
-        settings = {
-            n: v for n, v in settings.items() if n not in ("active_copy", "per_row_adapters")
-        }
+    ours = {"active_copy", "per_row_adapters"} if isinstance(module, ReplacedModule) else set()
+    settings = {n: value for n, value in vars(module).items() if n not in known and n not in ours}
     children = set(module._modules) - {"trained_copies"}
     if children or module._buffers or set(module._parameters) != {"weight", "bias"}:
         return False
@@ -87,15 +84,9 @@ def _is_same(probe: nn.Linear, x: Tensor, size: float) -> bool:
     return torch.allclose(got, expected, rtol=1e-12, atol=1e-12 * size)
 
 
-class _LoraLinearSubclass(LoraLinear):
-    """Mixin for such a class: while no update acts, the forward of the class runs."""
-
-    @classmethod
-    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
-        """Return the members of the class that is mixed with a plain one."""
-        return {"plain_class": plain}
-
-
 def linear_subclass(plain: type[nn.Linear]) -> type[LoraLinear]:
-    """Return the class that adapts layers of a subclass, itself a subclass of it."""
-    return mixed_class(_LoraLinearSubclass, plain, "Lora")
+    """Return the class that adapts layers of a subclass, itself a subclass of it.
+
+    While no update acts, the forward of the subclass runs.
+    """
+    return mixed_class(LoraLinear, plain, "Lora")

@@ -4,7 +4,7 @@ They run the same autograd node as any linear layer. It dequantizes the weight o
 once in backward, into a buffer that all layers share, and keeps no dense copy in between.
 """
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
@@ -18,7 +18,7 @@ from lorakit.layers.bitsandbytes_storage import (
     quantize_like,
     quantized_weight,
 )
-from lorakit.layers.class_swap import swap_class
+from lorakit.layers.class_swap import mixed_class, swap_class
 from lorakit.layers.hooks import has_foreign_forward
 from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.ops import low_rank_linear
@@ -28,6 +28,7 @@ from lorakit.ops.quantized import Weight, dense_copy
 class _SharedNode(nn.Module):
     """Mixin for quantized layers without updates, in a model that carries adapters."""
 
+    plain_class: ClassVar[type[nn.Module]]
     bias: nn.Parameter | None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,16 +36,9 @@ class _SharedNode(nn.Module):
         return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]  # quantized here
 
 
-class SharedNodeLinear4bit(_SharedNode, Linear4bit):
-    """A 4-bit layer."""
-
-
-class SharedNodeLinear8bit(_SharedNode, Linear8bitLt):
-    """An 8-bit layer."""
-
-
-_SHARED_NODE = {Linear4bit: SharedNodeLinear4bit, Linear8bitLt: SharedNodeLinear8bit}
-_OWN_NODE = {shared: plain for plain, shared in _SHARED_NODE.items()}
+_SHARED_NODE: dict[type[nn.Module], type[nn.Module]] = {
+    plain: mixed_class(_SharedNode, plain, "SharedNode") for plain in (Linear4bit, Linear8bitLt)
+}
 
 
 def take_over(layer: nn.Module) -> None:
@@ -63,9 +57,8 @@ def take_over(layer: nn.Module) -> None:
 
 def give_back(layer: nn.Module) -> None:
     """Undo `take_over`."""
-    plain = _OWN_NODE.get(type(layer))
-    if plain is not None:
-        swap_class(layer, plain)
+    if isinstance(layer, _SharedNode):
+        swap_class(layer, layer.plain_class)
     if type(layer) in _SHARED_NODE:
         free_layout(layer)
 
@@ -141,10 +134,6 @@ class LoraLinear8bit(QuantizedLinear, Linear8bitLt):
     plain_class = Linear8bitLt
 
 
-ADAPTED_CLASSES: dict[type[nn.Module], type[QuantizedLinear]] = {
-    Linear4bit: LoraLinear4bit,
-    SharedNodeLinear4bit: LoraLinear4bit,
-    Linear8bitLt: LoraLinear8bit,
-    SharedNodeLinear8bit: LoraLinear8bit,
-}
+_ADAPTED = {Linear4bit: LoraLinear4bit, Linear8bitLt: LoraLinear8bit}
+ADAPTED_CLASSES = _ADAPTED | {_SHARED_NODE[plain]: adapted for plain, adapted in _ADAPTED.items()}
 """The adapted class of each plain class."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.class_swap import mixed_class
-from lorakit.layers.replaced import plain_class_of
 from lorakit.ops import LowRankTerm
 
 
@@ -43,11 +42,10 @@ class LoraReadWeight(AdaptedLayer):
         if operands.bias is not None and self.bias is not None:
             parameters["bias"] = operands.bias.to(self.bias.dtype)
         # A shallow copy with other parameters: nothing that another thread reads changes.
-        plain = plain_class_of(self).plain_class  # type: ignore[attr-defined]  # an adapted class
-        view = plain.__new__(plain)
+        view = self.plain_class.__new__(self.plain_class)
         vars(view).update(vars(self))
         vars(view)["_parameters"] = parameters
-        return plain.forward(view, *args, **kwargs)
+        return self.plain_class.forward(view, *args, **kwargs)
 
     def _add_to_weight(self, terms: Sequence[LowRankTerm]) -> Tensor:
         wide = torch.promote_types(self.weight.dtype, terms[0].A.dtype)
@@ -55,11 +53,6 @@ class LoraReadWeight(AdaptedLayer):
         return (self.weight.to(wide) + sum(delta.to(wide) for delta in deltas)).to(
             self.weight.dtype
         )
-
-    @classmethod
-    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
-        """Return the members of the class that is mixed with a plain one."""
-        return {"plain_class": plain}
 
 
 def read_weight_class(plain: type[nn.Module]) -> type[LoraReadWeight]:

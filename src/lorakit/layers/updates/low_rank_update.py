@@ -67,16 +67,9 @@ class LowRankUpdate(nn.Module):
         is_training: bool = True,
         **companions: Tensor | None,
     ):
-        """Create the update.
+        """Create the update; see the class.
 
-        Args:
-            lora_A: See the class.
-            lora_B: See the class.
-            scaling: See the class.
-            drop_probability: See the class.
-            variants: See the class; those with a tensor come with it.
-            is_training: Whether dropout acts.
-            companions: The tensors of variants by name, None for none.
+        Variants with a tensor come with it: `companions` are the tensors by name, None for none.
         """
         super().__init__()
         self.lora_A = nn.Parameter(lora_A)
@@ -149,9 +142,7 @@ class LowRankUpdate(nn.Module):
     def exchange_factors_(self, A: Tensor, B: Tensor) -> None:
         """Replace the factors by others of at most the reserved rank, in place.
 
-        Args:
-            A: (r, in).
-            B: (out, r), to go with this update's scaling.
+        A (r, in) and B (out, r) have to go with this update's scaling.
         """
         spare = self.lora_A.shape[-2] - A.shape[-2]
         self.lora_A.copy_(F.pad(A, (0, 0, 0, spare)))
@@ -235,11 +226,7 @@ class LowRankUpdate(nn.Module):
         return self.scaling * (B.to(wide) @ A.to(wide))
 
     def change(self, W0: Tensor) -> Tensor:
-        """Return the weight with the update minus the weight without it, (out, in).
-
-        Args:
-            W0: The base's weight in float32 at least, (out, in).
-        """
+        """Return the weight with the update minus W0, the base's in float32 at least, (out, in)."""
         delta = self.delta_weight().to(W0.device)
         for variant, tensor in zip(self.variants, self.companions(), strict=True):
             delta = variant.change(delta, W0, tensor)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lorakit.errors import AdapterMismatchError
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
@@ -94,35 +93,21 @@ def in_blocks(B: Tensor, parts: Sequence[bool]) -> Tensor:
             [0., 0.],
             [0., 2.]])
     """
-    groups, r = sum(parts), B.shape[-1]
-    chunks = iter(B.chunk(groups))
-    spread, group = [], 0
-    for is_adapted in parts:
-        if is_adapted:
-            spread.append(F.pad(next(chunks), (group * r, (groups - 1 - group) * r)))
-            group += 1
-        else:
-            spread.append(B.new_zeros(B.shape[0] // groups, groups * r))
-    return torch.cat(spread)
+    groups = sum(parts)
+    blocks = iter(torch.block_diag(*B.chunk(groups)).chunk(groups))
+    zeros = B.new_zeros(B.shape[0] // groups, groups * B.shape[-1])
+    return torch.cat([next(blocks) if is_adapted else zeros for is_adapted in parts])
 
 
 def out_of_blocks(B: Tensor, parts: Sequence[bool]) -> Tensor | None:
-    """Undo `in_blocks`.
+    """Undo `in_blocks`: return (n out / L, r) of (out, n r).
 
-    Args:
-        B: (out, n r).
-        parts: Whether each of the L slices is adapted.
-
-    Returns: (n out / L, r); None where B has another shape, or is not zero outside of its blocks.
+    None where B has another shape, or is not zero outside of its blocks.
     """
     groups = sum(parts)
     if not groups or B.shape[0] % len(parts) or B.shape[1] % groups:
         return None
-    r, height = B.shape[1] // groups, B.shape[0] // len(parts)
-    adapted = [part for part, is_adapted in enumerate(parts) if is_adapted]
-    blocks = [
-        B[part * height : (part + 1) * height, group * r : (group + 1) * r]
-        for group, part in enumerate(adapted)
-    ]
-    compact = torch.cat(blocks)
+    slices = zip(B.chunk(len(parts)), parts, strict=True)
+    adapted = [rows for rows, is_adapted in slices if is_adapted]
+    compact = torch.cat([rows.chunk(groups, dim=1)[n] for n, rows in enumerate(adapted)])
     return compact if torch.equal(in_blocks(compact, parts), B) else None

@@ -16,10 +16,8 @@ from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import AdapterMismatchError, LorakitError
 from lorakit.injection import Injection
 from lorakit.injection.activation import remove_adapters
-from lorakit.injection.built import build_adapter
-from lorakit.injection.detached import DetachedAdapter, attach_adapter
+from lorakit.injection.detached import AdapterBuilder, DetachedAdapter, attach_adapter
 from lorakit.injection.new_parts import trained_dtype
-from lorakit.injection.plans import Plans
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules, take_over_quantized
 from lorakit.models.same_weights import copy_over_same_weights
@@ -63,8 +61,7 @@ class Trial:
             factor_dtype: dtype of factors and trained heads; None as in `add_adapter`.
         """
         self._model = copy_over_same_weights(model)
-        self._plans = Plans(self._model, factor_dtype)
-        self._factor_dtype = factor_dtype
+        self._builder = AdapterBuilder(self._model, factor_dtype)
 
     def pass_through(self, name: str, carried_name: str, adapter: Adapter) -> Candidate:
         """Return an adapter ready to be attached to the model.
@@ -79,13 +76,7 @@ class Trial:
             LorakitError: It cannot be added for another reason.
         """
         try:
-            entering, injection = build_adapter(
-                self._model,
-                adapter,
-                carried_name,
-                dtype=self._factor_dtype,
-                plans=self._plans,
-            )
+            entering, injection = self._builder.build(adapter, carried_name)
         except AdapterMismatchError as error:
             raise self._name_adapter(error, name, adapter) from None
         return Candidate(name, adapter, injection, entering)

@@ -11,8 +11,8 @@ from lorakit.injection.selection.adapted_classes import (
     adapted_classes,
     describe,
     obstacle,
-    output_class_of,
 )
+from lorakit.injection.selection.parameters import class_for
 from lorakit.injection.state import base_modules
 from lorakit.layers import LoraLinear
 from lorakit.layers.kinds.attention import LoraAttentionOutput
@@ -80,8 +80,8 @@ def test_a_subclass_that_computes_the_same_keeps_its_methods():
 def test_only_an_attention_brings_its_output_projection_along():
     attention = nn.MultiheadAttention(4, 2)
     assert adapted_class_of(attention.out_proj) is None
-    assert output_class_of(attention.out_proj) is LoraAttentionOutput
-    assert output_class_of(nn.Linear(4, 4)) is LoraLinear
+    assert class_for(attention.out_proj, True) is LoraAttentionOutput
+    assert class_for(nn.Linear(4, 4), True) is LoraLinear
 
 
 def test_a_weight_that_is_quantized_on_its_way_to_a_gpu_waits_for_it():

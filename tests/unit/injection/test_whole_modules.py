@@ -1,4 +1,4 @@
-"""The switch for fused MLPs on whole models: on and off differ by rounding alone."""
+"""On whole models, fused MLPs differ by rounding alone, and fast paths of encoders are off."""
 
 import copy
 import pickle
@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import transformers
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lorakit import (
@@ -24,6 +25,7 @@ from lorakit.layers.executors import fused_mlp
 from lorakit.layers.executors.fused_mlp import FusedMlp
 from lorakit.ops import low_rank_mlp
 from tiny_models import (
+    Encoder,
     assert_same_gradients,
     assert_untouched,
     distilbert,
@@ -338,3 +340,45 @@ def test_an_mlp_that_a_later_adapter_trains_in_full(copier, saved):
     set_adapter(model, "default")
     delete_adapter(model, "full")
     assert not torch.equal(logits(model), expected)
+
+
+class Subclassed(nn.TransformerEncoderLayer):
+    """Has its parent's fast path."""
+
+
+def test_values_that_were_there_come_back():
+    layer = Subclassed(8, 2, 16, batch_first=True)
+    layer.activation_relu_or_gelu = 2
+    model = nn.ModuleDict({"inside": layer, "score": nn.Linear(8, 8)})
+    add_adapter(model, LoraConfig(r=1, target_modules=["score"]))
+    assert layer.activation_relu_or_gelu == 2  # what is adapted stands outside of it
+    add_adapter(model, LoraConfig(r=1, target_modules=["linear1"]), "other")
+    assert layer.activation_relu_or_gelu == 0
+    set_adapter(model, "other")
+    assert layer.activation_relu_or_gelu == 0
+    unload(model)
+    assert layer.activation_relu_or_gelu == 2
+    assert not any("lorakit" in name for name in vars(layer))
+
+
+def test_a_model_that_is_one_encoder_layer_acts_with_its_update():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = torch.randn(2, 3, 8)
+    with torch.no_grad():
+        before = layer(x)
+        add_adapter(layer, LoraConfig(r=2, target_modules=["linear2"], init_lora_weights=False))
+        assert (layer(x) - before).abs().max() > 1e-3
+
+
+def test_a_module_trained_in_full_counts_as_adapted():
+    model = Encoder()
+    config = LoraConfig(r=1, target_modules=["score"], modules_to_save=["layers.1.norm1"])
+    add_adapter(model, config)
+    layers = model.encoder.layers
+    assert [layer.activation_relu_or_gelu for layer in layers] == [1, 0]
+    assert model.encoder.use_nested_tensor is False
+    with torch.no_grad():
+        expected = model(**tokens())
+        layers[1].norm1.trained_copies["default"].weight.mul_(2)
+        assert (model(**tokens()) - expected).abs().max() > 1e-3

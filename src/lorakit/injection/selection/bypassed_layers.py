@@ -23,11 +23,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def bypassed_layers(modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Return why the weights of layers act without a call, by path.
-
-    Args:
-        modules: The modules of the base, by path.
-    """
+    """Return why the weights of the base's layers act without a call, by path."""
     found = weight_reads(modules)
     readers = {path: reader for path, reader in found.readers.items() if path not in found.used}
     readers |= found.readers_in_a_branch
@@ -44,10 +40,6 @@ def bypassed_layers(modules: Mapping[str, nn.Module]) -> dict[str, str]:
 
 def require_called(bypassed: Mapping[str, str], sites: Sequence[Site]) -> None:
     """Refuse layers whose weight acts without a call.
-
-    Args:
-        bypassed: What `bypassed_layers` returned.
-        sites: The layers to adapt.
 
     Raises:
         TargetError: The weight of a layer to adapt acts without a call.

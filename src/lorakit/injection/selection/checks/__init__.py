@@ -1,3 +1,0 @@
-"""Checks of a selection, made before the model is changed."""
-
-__all__: list[str] = []
