@@ -1,15 +1,17 @@
-"""Settings of all tests: waiting threads, compiled code, garbage; and the modules with doctests.
+"""Settings of all tests: waiting threads, compiled code, garbage, logs; the modules with doctests.
 
 A module whose library is missing is not collected. One that cannot be imported for another reason
 is an error and not a skip: its tests would be lost silently.
 """
 
 import gc
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from _pytest.logging import catching_logs
 
 from lorakit.libraries.torch_environment import separate_inductor_cache
 
@@ -28,6 +30,26 @@ gc.disable()
 # those of the libraries, and every later search for garbage would take a second.
 _freeze, _unfreeze = gc.freeze, gc.unfreeze
 gc.freeze = gc.unfreeze = lambda: None
+
+# pytest attaches its handlers to the root of all loggers and to the hundred that do not propagate,
+# for which it looks through all of them, six times a test. Those keep the handlers here.
+_loggers_seen: dict[logging.Handler, int] = {}
+
+
+def _attach(self: catching_logs) -> logging.Handler:
+    loggers = logging.root.manager.loggerDict
+    if _loggers_seen.get(self.handler) != len(loggers):
+        _loggers_seen[self.handler] = len(loggers)
+        for logger in loggers.values():
+            if isinstance(logger, logging.Logger) and not logger.propagate:
+                logger.addHandler(self.handler)
+    logging.root.addHandler(self.handler)
+    self.attached_loggers.append(logging.root)
+    return self.handler
+
+
+_attach_at_level = catching_logs.__enter__
+catching_logs.__enter__ = lambda self: (_attach if self.level is None else _attach_at_level)(self)
 
 _TESTS = Path(__file__).parent / "tests"
 

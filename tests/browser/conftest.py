@@ -22,11 +22,13 @@ import pytest
 from tools.browser import find_browser
 
 from lorakit import train
+from lorakit.runs.paths import STATE_FOLDER
 from lorakit.runs.process import send_signal_to
 from lorakit.runs.queue import RunQueue
 from lorakit.training import Recipe
 
 START_S = 60
+LORAKIT = ("-m", "lorakit")
 
 
 def _reason_to_skip():
@@ -40,14 +42,21 @@ def _reason_to_skip():
 class StudioProcess:
     """`lorakit studio` on a free port; `kill` and `start` may follow each other."""
 
-    def __init__(self, root: Path, log: Path, *options: str, program=("-m", "lorakit")):
-        self.root, self.log, self.options, self.program = root, log, options, program
+    def __init__(self, root: Path, log: Path):
+        self.root, self.log = root, log
         self.port = 0
         self.process = None
 
-    def start(self):
-        words = [sys.executable, *self.program, "studio", str(self.root), "--no-browser"]
-        words += ["--port", str(self.port), *self.options]
+    def is_running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def end(self):
+        if self.is_running():
+            self.kill()
+
+    def start(self, program=LORAKIT):
+        words = [sys.executable, *program, "studio", str(self.root), "--no-browser"]
+        words += ["--port", str(self.port)]
         with self.log.open("ab") as log:
             size = log.tell()
             self.process = subprocess.Popen(
@@ -69,6 +78,10 @@ class StudioProcess:
         """Return the link that nobody has used."""
         return self._links()[-1]
 
+    def admit(self, page):
+        """Let a page's browser use the link, without drawing the page that it leads to."""
+        page.context.request.get(self.link(), max_redirects=0)
+
     def printed(self):
         return self.log.read_text()
 
@@ -83,12 +96,27 @@ class StudioProcess:
         self.process.wait(20)
 
 
-@pytest.fixture
-def root(tmp_path):
-    """The folder that the studio shows."""
-    folder = tmp_path / "runs"
+@pytest.fixture(scope="package")
+def folder(tmp_path_factory):
+    """The folder that the studio shows from test to test."""
+    folder = tmp_path_factory.mktemp("studio") / "runs"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def root(folder, tmp_path):
+    """The folder that the studio shows; each test finds it without runs, jobs and drafts."""
+    yield folder
+    for job in RunQueue(folder).jobs.all():  # nobody waits for what still trains
+        if job.state == "running":
+            send_signal_to(job, signal.SIGKILL)
+    state, gone = folder / STATE_FOLDER, tmp_path / "gone"
+    for path in (*folder.iterdir(), *filter(Path.is_dir, state.iterdir())):
+        if path != state:  # it has the key of the studio's cookies
+            place = gone / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
 
 
 @pytest.fixture(autouse=True)
@@ -99,24 +127,32 @@ def python(forked_commands):
 @pytest.fixture
 def program():
     """What Python runs as lorakit; a test may have another."""
-    return ("-m", "lorakit")
-
-
-@pytest.fixture
-def studio(root, tmp_path, hub, python, chromium, program):
-    """A studio that has started on `root`."""
-    process = StudioProcess(root, tmp_path / "studio.log", program=program).start()
-    yield process
-    if process.process.poll() is None:
-        process.kill()
-    for job in RunQueue(root).jobs.all():  # nobody waits for what still trains
-        if job.state == "running":
-            send_signal_to(job, signal.SIGKILL)
 
 
 @pytest.fixture
 def hub():
     """The hub that the studio's processes ask; a test file may have its own."""
+
+
+@pytest.fixture(scope="package")
+def shared_studio(folder, chromium):
+    """A studio that goes on from test to test."""
+    process = StudioProcess(folder, folder.with_name("studio.log"))
+    yield process
+    process.end()
+
+
+@pytest.fixture
+def studio(root, shared_studio, hub, python, program):
+    """A studio that shows `root`: the one that runs, unless the test needs another."""
+    needs_another = hub is not None or program is not None
+    if needs_another:
+        shared_studio.end()
+    if not shared_studio.is_running():
+        shared_studio.start(program or LORAKIT)
+    yield shared_studio
+    if needs_another:
+        shared_studio.end()
 
 
 @pytest.fixture(scope="package")
@@ -172,6 +208,13 @@ def new_page(chromium):
 def page(new_page):
     """A page of a browser that nobody has admitted yet."""
     return new_page()
+
+
+@pytest.fixture
+def admitted(studio, page):
+    """A page of a browser that has been admitted."""
+    studio.admit(page)
+    return page
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow("a run is trained, and each command is a process w
 
 def test_an_adapter_is_merged_converted_and_exported(trained, studio, root, page):
     page.set_default_timeout(120_000)
-    page.goto(studio.link())
+    studio.admit(page)
     page.goto(f"{studio.url}/adapters")
     page.get_by_role("link", name="colours").click()
     for name, target in (("Merge", "merged"), ("Convert", "portable"), ("Export", "vllm")):

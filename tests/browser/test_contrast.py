@@ -101,7 +101,7 @@ def addresses(root):
 
 def test_every_text_can_be_read_and_every_control_has_a_name(studio, addresses, new_page):
     page = new_page(color_scheme="light", reduced_motion="reduce")
-    page.goto(studio.link())
+    studio.admit(page)
     wrong = {}
     for address in addresses:
         page.emulate_media(color_scheme="light")

@@ -32,7 +32,7 @@ def take(page, name):
 def test_a_base_is_downloaded_when_it_is_needed(hub, studio, root, page):
     page.set_default_timeout(120_000)
     (root / "films.csv").write_text("text,label\n" + FILMS)
-    page.goto(studio.link())
+    studio.admit(page)
     page.goto(f"{studio.url}/new")
     take(page, "some-org/nothing")
     page.get_by_text("films.csv").click()

@@ -20,13 +20,6 @@ def wait_for_step(page, step, timeout=20_000):
     )
 
 
-@pytest.fixture
-def admitted(studio, page):
-    """A page of a browser that has used the link."""
-    page.goto(studio.link())
-    return page
-
-
 def test_a_point_appears_and_a_reload_shows_the_whole_run(studio, root, admitted):
     page, run = admitted, write_run(root / "run", 30)
     page.goto(f"{studio.url}/run/run")
@@ -85,7 +78,7 @@ def test_a_run_of_twenty_thousand_steps_is_drawn_whole(studio, root, admitted):
 
 def test_a_chart_out_of_sight_is_drawn_when_it_is_seen(studio, root, new_page):
     page, run = new_page(viewport={"width": 1280, "height": 300}), write_run(root / "run", 30)
-    page.goto(studio.link())
+    studio.admit(page)
     page.goto(f"{studio.url}/run/run")
     wait_for_step(page, 30)
     memory = page.get_by_role("img", name="Peak memory (GB) over the steps")
@@ -138,7 +131,7 @@ def test_a_phone_needs_no_sideways_scrolling(studio, root, new_page):
     write_run(root / "other", recipe=RECIPE.replace("r: 4", "r: 8"))
     write_search(root / "search", ("finished", 4, [0.5, 0.6]), ("running", 64, [0.9]))
     page = new_page(viewport={"width": 360, "height": 740})
-    page.goto(studio.link())
+    studio.admit(page)
     for path in ("run/run", "compare?runs=run,other", "search/search"):
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)

@@ -100,7 +100,7 @@ def test_each_step_is_an_address_to_which_the_browser_goes_back(studio, page):
 
 def test_no_step_is_wider_than_a_phone(studio, root, new_page):
     page = new_page(viewport={"width": 360, "height": 740})
-    page.goto(studio.link())
+    studio.admit(page)
     page.goto(f"{studio.url}/new")
     (root / "films.csv").write_text("text,label\n" + FILMS.replace("film, number", "film number"))
     page.get_by_text("quickstart · comes along").click()

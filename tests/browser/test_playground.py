@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow("a run is trained, and a process loads its base")
 
 
 def test_a_run_is_tried_voted_on_and_the_vote_is_in_its_file(trained, studio, page):
-    page.goto(studio.link())
+    studio.admit(page)
     page.goto(f"{studio.url}/playground?runs=colours")
     page.get_by_text("Only one base is in memory at a time").wait_for()
     page.get_by_role("button", name="Load", exact=True).click()

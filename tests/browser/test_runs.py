@@ -84,7 +84,7 @@ def test_a_filter_survives_a_reload(studio, page, root):
 
 def test_the_keyboard_reaches_everything(studio, page, root):
     made_run(root, "a")
-    opened(studio, page)
+    opened(studio, page).get_by_label("Delete a").wait_for()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
