@@ -97,14 +97,19 @@ def validate_training_section(
     Raises:
         ConfigError: Lists every problem of the mapping.
     """
-    has_objective = values.get("objective") is not None
-    section = training_section(TaskType(values["task"]), has_objective)
-    whole = create_model("Recipe", __base__=recipe_class, training=(section, section()))
+    whole = _whole(recipe_class, TaskType(values["task"]), values.get("objective") is not None)
     try:
         checked: Any = whole.model_validate(values)
     except ValidationError as error:
         raise config_error(error, whole, where) from None
     return checked.training.model_dump(mode="json", exclude_unset=True)
+
+
+@cache
+def _whole(recipe_class: type[Any], task_type: TaskType, has_objective: bool) -> type[StrictConfig]:
+    """Return the recipe class with the fields of `training:`."""
+    section = training_section(task_type, has_objective)
+    return create_model("Recipe", __base__=recipe_class, training=(section, section()))
 
 
 @cache
