@@ -208,7 +208,7 @@ def _is_of_the_system(error: sqlite3.DatabaseError) -> bool:
     SQLITE_ERROR says that a table is missing or another one than expected.
     """
     is_operational = isinstance(error, sqlite3.OperationalError)
-    return is_operational and error.sqlite_errorcode != sqlite3.SQLITE_ERROR
+    return is_operational and getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
 
 
 def _is_in_use(path: Path) -> bool:
