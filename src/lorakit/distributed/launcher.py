@@ -25,22 +25,22 @@ def require_launcher_variables() -> None:
         ClusterError: A variable is missing or wrong.
     """
     given, count = os.environ.get("WORLD_SIZE", "1"), launched_processes()
-    largest = {"RANK": count - 1, "LOCAL_RANK": count - 1, "MASTER_PORT": _LAST_PORT}
-    wrong = [] if given.strip().isdecimal() else [f"WORLD_SIZE={given!r}"]
+    got = "" if given.strip().isdecimal() else f"WORLD_SIZE={given!r}"
     if count > 1:
+        largest = {"RANK": count - 1, "LOCAL_RANK": count - 1, "MASTER_PORT": _LAST_PORT}
         numbers = {name: _number(name) for name in largest}
-        wrong += [
+        wrong = [
             f"{name}={os.environ[name]!r}" if name in os.environ else f"no {name}"
             for name, number in numbers.items()
             if number is None or number > largest[name]
         ]
         wrong += [] if os.environ.get("MASTER_ADDR") else ["no MASTER_ADDR"]
-    if wrong:
+        got = f"{', '.join(wrong)} with WORLD_SIZE={given}" if wrong else ""
+    if got:
         raise ClusterError(
-            f"Cannot train in the processes of a launcher: got {', '.join(wrong)} with "
-            f"WORLD_SIZE={given} in the environment, expected the variables that torchrun and "
-            "accelerate launch set. Start with one of them, or unset WORLD_SIZE to train in one "
-            "process."
+            f"Cannot train in the processes of a launcher: got {got} in the environment, expected "
+            "the variables that torchrun and accelerate launch set. Start with one of them, or "
+            "unset WORLD_SIZE to train in one process."
         )
 
 

@@ -38,10 +38,13 @@ def test_no_launcher_and_a_whole_one_are_accepted(variables, launched):
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"WORLD_SIZE": "2"}, "no RANK, no LOCAL_RANK, no MASTER_PORT, no MASTER_ADDR"),
-        (WHOLE | {"RANK": "2"}, "RANK='2'"),
-        (WHOLE | {"RANK": "one"}, "RANK='one'"),
-        (WHOLE | {"MASTER_PORT": "123456"}, "MASTER_PORT='123456'"),
+        (
+            {"WORLD_SIZE": "2"},
+            "no RANK, no LOCAL_RANK, no MASTER_PORT, no MASTER_ADDR with WORLD_SIZE=2",
+        ),
+        (WHOLE | {"RANK": "2"}, "RANK='2' with WORLD_SIZE=2"),
+        (WHOLE | {"RANK": "one"}, "RANK='one' with WORLD_SIZE=2"),
+        (WHOLE | {"MASTER_PORT": "123456"}, "MASTER_PORT='123456' with WORLD_SIZE=2"),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE=''"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two'"),
     ],
@@ -49,7 +52,7 @@ def test_no_launcher_and_a_whole_one_are_accepted(variables, launched):
 def test_what_is_missing_or_wrong_is_an_error_that_each_process_prints(variables, said, launched):
     launched(variables)
     is_launched_in_parallel(), is_first()  # they are asked where errors and signals are printed
-    with pytest.raises(ClusterError, match=f"got {said} with WORLD_SIZE=") as caught:
+    with pytest.raises(ClusterError, match=f"got {said} in the environment,") as caught:
         processes.init_process_groups(use_cpu=True)
     assert should_print_error(caught.value)
 
