@@ -83,7 +83,7 @@ _SUPERVISED_KEYS = (
 
 
 def validate_training_section(
-    recipe_class: type[StrictConfig], values: Mapping[str, Any], where: str
+    recipe_class: type[Any], values: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     """Return the `training:` section of a recipe's mapping with every value in its declared type.
 
