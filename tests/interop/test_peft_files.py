@@ -12,6 +12,7 @@ from lorakit import (
     add_adapter,
     extract_adapter,
     load_adapter,
+    load_run,
     merge_and_unload,
 )
 from lorakit.adapters import (
@@ -112,3 +113,17 @@ def test_folders_of_several_adapters_go_both_ways(tmp_path):
         again.set_adapter(name)
         theirs.set_adapter(name)
         assert largest_error(logits(again), logits(theirs)) < LOGITS_TOLERANCE
+
+
+def test_the_lines_of_a_model_card_load_the_adapter(done, tiny_llama_dir):
+    directory = done[0].adapter_path
+    card = (directory / "README.md").read_text(encoding="utf-8")
+    lines = card.split("```python\n")[1].split("\n```")[0]
+    names = {}
+    exec(lines.replace("BASE", tiny_llama_dir).replace("ADAPTER", str(directory)), names)
+    ours = load_run(done[0].run_dir)
+    ids = names["tokenizer"]("a text", return_tensors="pt").input_ids
+    with torch.no_grad():
+        theirs = names["model"].eval()(ids).logits
+        expected = ours.loaded.model(ids).logits
+    assert largest_error(theirs, expected) < LOGITS_TOLERANCE

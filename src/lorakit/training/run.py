@@ -36,6 +36,7 @@ from lorakit.training.callbacks import (
 )
 from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, best_step, final_metrics
 from lorakit.training.frozen_part import frozen_part_once
+from lorakit.training.model_card import write_card
 from lorakit.training.open_run import OpenRun, open_run, recording_failure, require_free_output
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
@@ -265,6 +266,7 @@ def _fit(
         answers=answers,
         judgement=findings.judgement,
     )
+    run_on_main(lambda: write_card(directory, facts))
     run_on_main(lambda: write_report(directory, facts))
     result = _result(directory, facts)
     emit("finished", {"result": result})
