@@ -45,13 +45,17 @@ def verify(
             f"{'check' if len(failed) == 1 else 'checks'} ({', '.join(failed)}), expected none. "
             "The table above says what was found."
         )
-    missing = sum(check.outcome == "not checked" for check in checks)
-    say("Nothing is wrong" + (f"; {missing} not checked." if missing else "."))
+    missing = [check.name for check in checks if check.outcome == "not checked"]
+    say("Nothing is wrong" + (f"; {len(missing)} not checked." if missing else "."))
     name = shell_quote(adapter)
+    if "fit" in missing:
+        closing([], {f"lorakit verify {name} --base-model BASE": "checks it with its base"})
+        return
+    base = "" if base_model is None else f" --base-model {shell_quote(base_model)}"
     closing(
         [],
         {
             f"lorakit inspect {name}": "shows what the adapter contains",
-            f"lorakit serve {name}": "answers requests with it",
+            f'lorakit generate {name} "..."{base}': "tries it",
         },
     )
