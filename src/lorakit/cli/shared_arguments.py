@@ -52,6 +52,36 @@ TopP = Annotated[
 ]
 SamplingSeed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the sampling.")]
 
+
+def split_recipes(recipe: Path, arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Return the recipes among arguments, and the changes: those with an =.
+
+    >>> split_recipes(Path("a.yaml"), ["b.yaml", "lora.r=4"])[1]
+    ['lora.r=4']
+    """
+    others = [Path(argument) for argument in arguments if "=" not in argument]
+    return [recipe, *others], [argument for argument in arguments if "=" in argument]
+
+
+def require_one_recipe(recipe: Path, arguments: list[str], what: str) -> None:
+    """Refuse a second recipe among the changes.
+
+    Args:
+        recipe: The recipe.
+        arguments: What follows it.
+        what: What the command does, for the message.
+
+    Raises:
+        ConfigError: One of them is a file.
+    """
+    second = next((each for each in arguments if "=" not in each and Path(each).is_file()), None)
+    if second is not None:
+        raise ConfigError(
+            f"Cannot {what} {recipe} and {second} in one run: got two recipes, expected one. Add "
+            f"--together to {what} several runs on one base at the same time."
+        )
+
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorakit.cli.commands.plan_together import DOES_NOT_FIT, plan_several
 from lorakit.cli.paths import require_place_of_file
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import Overrides, RecipeFile
+from lorakit.cli.shared_arguments import (
+    Overrides,
+    RecipeFile,
+    require_one_recipe,
+    split_recipes,
+)
 from lorakit.cli.views.console import closing, say, shell_quote
 from lorakit.cli.views.progress import showing_data_progress
+from lorakit.errors import ConfigError
 
 if TYPE_CHECKING:
     from lorakit.planning import MemoryPlan
     from lorakit.recipes.recipe import Recipe
-
-
-DOES_NOT_FIT = 1
-"""Exit code."""
 
 
 def plan(
@@ -45,6 +48,13 @@ def plan(
         bool,
         typer.Option("--measure", help="Also load the base and time three training steps."),
     ] = False,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Plan several recipes that train in one process: RECIPE RECIPE ... --together.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print only the plan, as one JSON object.")
     ] = False,
@@ -58,6 +68,18 @@ def plan(
     The exit code is 1 if the run does not fit.
     """
     changes = overrides or []
+    if together:
+        given = {"--processes": processes > 1, "--measure": measure, "--plot": plot is not None}
+        if any(given.values()):
+            option = next(name for name, is_given in given.items() if is_given)
+            raise ConfigError(
+                "--together plans the memory of one process, without a measurement or a plot: got "
+                f"{option} too, expected only one of them. Use one of the two."
+            )
+        recipes, changes = split_recipes(recipe, changes)
+        plan_several(recipes, changes, as_json=as_json, device=device, memory=memory)
+        return
+    require_one_recipe(recipe, changes, "plan")
     if plot is not None:
         require_place_of_file(plot, "the plot")
     if not as_json:

@@ -14,7 +14,12 @@ from lorakit.cli.commands.plan_first import plan_first
 from lorakit.cli.launched import is_first, is_launched_in_parallel
 from lorakit.cli.paths import RECIPE_NAME
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import Overrides, RecipeFile
+from lorakit.cli.shared_arguments import (
+    Overrides,
+    RecipeFile,
+    require_one_recipe,
+    split_recipes,
+)
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import (
     closing,
@@ -72,12 +77,7 @@ def train(
     if together:
         _train_together(recipe, changes, resume=resume, force=force, dry_run=dry_run, ray=ray)
         return
-    second = next((each for each in changes if "=" not in each and Path(each).is_file()), None)
-    if second is not None:
-        raise ConfigError(
-            f"Cannot train {recipe} and {second} in one run: got two recipes, expected one. Add "
-            "--together to train each in its own run at the same time."
-        )
+    require_one_recipe(recipe, changes, "train")
     if address is not None and ray is None:
         raise ConfigError("--address requires --ray N: got no --ray. Add --ray N.")
     if ray is not None and is_launched_in_parallel():
@@ -141,8 +141,7 @@ def _train_together(
         )
     from lorakit.cli.commands.train_together import train_several
 
-    changes = [argument for argument in arguments if "=" in argument]
-    recipes = [recipe, *(Path(argument) for argument in arguments if "=" not in argument)]
+    recipes, changes = split_recipes(recipe, arguments)
     train_several(recipes, changes, resume=resume, force=force)
     exit_if_signalled()
 
