@@ -23,7 +23,7 @@ from lorakit.training.frozen_part.blocks import (
     modules_below,
     replacing_forwards,
 )
-from lorakit.training.together.stacking import Inputs, Stacked, stack
+from lorakit.training.together.stacking import Inputs, Stacked, kind_of, stack
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,13 @@ class Examples:
     tokens: tuple[tuple[int, int], ...]
     autocast_dtype: torch.dtype | None
     beyond: tuple[bool, ...]
+    order = 0
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What requests must have in common to be computed as one."""
+        where = (self.blocks.depth, self.beyond, self.autocast_dtype)
+        return (*where, *kind_of(self.inputs))
 
     def without(self, known: Sequence[bytes]) -> Examples:
         """Return the request without examples that others have asked for."""

@@ -31,6 +31,7 @@ from lorakit.training.together.random_state import RandomState
 from lorakit.training.together.stacking import (
     Inputs,
     Stacked,
+    kind_of,
     map_tensors,
     stack,
 )
@@ -61,6 +62,18 @@ class Pass:
     autocast_dtype: torch.dtype | None
     below: Below | None = None
     beyond: tuple[bool, ...] = ()
+
+    @property
+    def order(self) -> int:
+        """Evaluations come first, so that runs that train stay in step."""
+        return 2 if self.has_graph else 1
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What passes must have in common to be computed as one."""
+        below = () if self.below is None else self.below.kind
+        start = (self.has_graph, self.autocast_dtype, below, self.beyond)
+        return (*start, *kind_of(self.inputs))
 
 
 class StackedModel:
