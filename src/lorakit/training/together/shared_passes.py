@@ -20,7 +20,7 @@ from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.together.frozen_below import Examples, Found, below_of
 from lorakit.training.together.leaves import Leaves
 from lorakit.training.together.stacked_model import Pass, StackedModel
-from lorakit.training.together.stacking import Inputs, tokens_of
+from lorakit.training.together.stacking import Inputs, size_of
 from lorakit.training.together.turns import Turn, Turns
 
 _GAINING_TOKENS = 1024
@@ -180,7 +180,8 @@ class Seat:
             inputs: The arguments of the backbone's forward.
             dtype: That of autocast; None where it is off.
         """
-        if tokens_of(inputs) >= self._passes.most_tokens:
+        rows, tokens = size_of(inputs)
+        if rows * tokens >= self._passes.most_tokens:
             self.compute_alone()
             return None
         self._is_alone = False
