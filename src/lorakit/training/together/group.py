@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from lorakit.errors import ConfigError
@@ -62,8 +62,8 @@ class RunGroup:
             advice: What the error of a run that cannot join says to do.
         """
         self.advice = advice
-        self._passes = SharedPasses()
-        self._base = BaseInProcess(advice)
+        self.passes = SharedPasses()
+        self.base = BaseInProcess(advice)
         self._recipes: list[Recipe] = []  # not the runs, whose errors hold trainers
         self._settled: Recipe | None = None
 
@@ -89,18 +89,13 @@ class RunGroup:
         """
         recipe = recipe.with_absolute_paths()
         require_agreement([*self._recipes, recipe], self.advice)
-        run = GroupedRun(self, self._passes, len(self._recipes), recipe, options)
+        run = GroupedRun(self, len(self._recipes), recipe, options)
         self._recipes.append(recipe)
         return run
 
     def begin(self, *runs: GroupedRun) -> None:
         """Start runs, from any thread; those that start at once take their first step together."""
-        self._passes.start(*(run.turn for run in runs))
-
-    @property
-    def base(self) -> BaseInProcess:
-        """The base of all runs."""
-        return self._base
+        self.passes.start(*(run.turn for run in runs))
 
     def with_settled_dtype(self, recipe: Recipe) -> Recipe:
         """Return a recipe with the dtype that `dtype: auto` has become in the first run."""
@@ -115,33 +110,17 @@ class RunGroup:
         """Keep the base of the first run that is ready to train."""
         if self._settled is None:
             self._settled = recipe
-            self._base.settle()
+            self.base.settle()
 
 
 class GroupedRun:
     """A run of a group; what `train` shares with the others."""
 
-    def __init__(
-        self,
-        group: RunGroup,
-        passes: SharedPasses,
-        number: int,
-        recipe: Recipe,
-        options: RunOptions,
-    ):
-        """Create the run; `RunGroup.start` does.
-
-        Args:
-            group: The group.
-            passes: What its runs compute together.
-            number: Number of runs before it.
-            recipe: Its recipe.
-            options: Options of `train`.
-        """
+    def __init__(self, group: RunGroup, number: int, recipe: Recipe, options: RunOptions):
+        """Create the run; `RunGroup.add` does."""
         self.recipe = recipe
         self.turn = Turn(f"run-{number}", lambda: self._train(options))
         self._group = group
-        self._passes = passes
 
     def _train(self, options: RunOptions) -> TrainResult:
         recipe = self._group.with_settled_dtype(self.recipe)
@@ -180,17 +159,12 @@ class GroupedRun:
             output, advice = setup.recipe.output, self._group.advice
             raise ConfigError(f"Cannot train {output} with others: {problem}. {advice}")
         self._group.settle(setup.recipe)
-        joined: list[Seat] = []
+        passes = self._group.passes
 
         def join() -> Seat:
-            if not joined:
-                base = self._group.base.pristine
-                joined.append(self._passes.join(self.turn, setup.model, base, frozen))
-            return joined[0]
+            seat = passes.join(self.turn, setup.model, self._group.base.pristine, frozen)
+            joined.callback(passes.leave, self.turn)
+            return seat
 
-        try:
-            with meeting(trainer, join):
-                yield (_NOTE,)
-        finally:
-            if joined:
-                self._passes.leave(self.turn)
+        with ExitStack() as joined, meeting(trainer, join):
+            yield (_NOTE,)
