@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lorakit.errors import TrainingError
-from lorakit.training.together.random_state import RandomState
+from lorakit.training.together.process_state import RandomState
 from lorakit.training.together.stacking import Part, Stacked
 
 _DROPOUT = inspect.signature(F.dropout)

@@ -65,7 +65,6 @@ class RunGroup:
         self.passes = SharedPasses()
         self.base = BaseInProcess(advice)
         self._recipes: list[Recipe] = []  # not the runs, whose errors hold trainers
-        self._settled: Recipe | None = None
 
     def start(self, recipe: Recipe, **options: Unpack[RunOptions]) -> GroupedRun:
         """Start a run, from any thread; see `add`.
@@ -97,21 +96,6 @@ class RunGroup:
         """Start runs, from any thread; those that start at once take their first step together."""
         self.passes.start(*(run.turn for run in runs))
 
-    def with_settled_dtype(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with the dtype that `dtype: auto` has become in the first run."""
-        first = self._settled
-        if first is None or recipe.dtype != "auto":
-            return recipe
-        bf16 = {"bf16": True} if first.training.get("bf16") else {}
-        training = {**recipe.training, **bf16}
-        return recipe.model_copy(update={"dtype": first.dtype, "training": training})
-
-    def settle(self, recipe: Recipe) -> None:
-        """Keep the base of the first run that is ready to train."""
-        if self._settled is None:
-            self._settled = recipe
-            self.base.settle()
-
 
 class GroupedRun:
     """A run of a group; what `train` shares with the others."""
@@ -123,7 +107,7 @@ class GroupedRun:
         self._group = group
 
     def _train(self, options: RunOptions) -> TrainResult:
-        recipe = self._group.with_settled_dtype(self.recipe)
+        recipe = self._group.base.with_settled_dtype(self.recipe)
         return train(recipe, host=self, **options)
 
     def wait(self) -> TrainResult:
@@ -158,7 +142,7 @@ class GroupedRun:
         if problem is not None:
             output, advice = setup.recipe.output, self._group.advice
             raise ConfigError(f"Cannot train {output} with others: {problem}. {advice}")
-        self._group.settle(setup.recipe)
+        self._group.base.settle(setup.recipe)
         passes = self._group.passes
 
         def join() -> Seat:

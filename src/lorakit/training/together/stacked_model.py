@@ -27,8 +27,7 @@ from lorakit.training.together.frozen_below import (
     standing_below,
 )
 from lorakit.training.together.leaves import Leaves
-from lorakit.training.together.process_state import ProcessState
-from lorakit.training.together.random_state import RandomState
+from lorakit.training.together.process_state import ProcessState, RandomState
 from lorakit.training.together.stacking import (
     Inputs,
     Stacked,

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from lorakit.errors import TrainingError
 from lorakit.training.together.dropout_by_run import DropoutByRun
-from lorakit.training.together.process_state import ProcessState
-from lorakit.training.together.random_state import RandomState
+from lorakit.training.together.process_state import ProcessState, RandomState
 from lorakit.training.together.stacking import part_of, stack
 
 SIZES = ((2, 3), (1, 5))
