@@ -143,7 +143,6 @@ class Member:
         device: str,
     ):
         self.turn = Turn(f"run-{number}", lambda: self.steps(1))
-        self.passes = passes
         self.model: Any = copy_over_same_weights(base)
         add_random_adapter(self.model, shape, r=r, dropout=dropout, seed=number)
         self.model.train()
@@ -157,7 +156,7 @@ class Member:
         self.step = NextTokenStep(shifts=True, options={"use_cache": False}, output=output)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
-        passes.join(self.turn, self.model, base)
+        self.seat = passes.join(self.turn, self.model, base)
 
     def loss(self) -> Tensor:
         """Return the loss of the batch."""
@@ -172,13 +171,12 @@ class Member:
 
     def loss_and_gradients(self) -> Tensor:
         """Compute the loss and the gradients of the batch, in a turn of those of others."""
-        seat = self.passes.seat(self.turn)
-        self.output.losses_elsewhere = seat.losses
+        self.output.losses_elsewhere = self.seat.losses
         try:
-            with meeting_in_forward(self.model, seat):
+            with meeting_in_forward(self.model, self.seat):
                 loss = self.loss()
             loss.backward()
-            seat.backward()
+            self.seat.backward()
         finally:
             self.output.losses_elsewhere = None
         return loss.detach()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -79,9 +80,13 @@ class AdapterAnalysis:
     @cached_property
     def kinds(self) -> dict[str, list[UpdateSvd]]:
         """The updates of each kind, in the adapter's order."""
-        kinds: dict[str, list[UpdateSvd]] = {}
-        for update in self.updates:
-            kinds.setdefault(self.places[update.path].kind, []).append(update)
+        return self.by_kind(self.updates)
+
+    def by_kind(self, found: Iterable[Any]) -> dict[str, list[Any]]:
+        """Return what was found of modules, each with its `path`, by their kind."""
+        kinds: dict[str, list[Any]] = {}
+        for one in found:
+            kinds.setdefault(self.places[one.path].kind, []).append(one)
         return kinds
 
     @property
@@ -97,7 +102,7 @@ class AdapterAnalysis:
     @property
     def parameters(self) -> int:
         """Parameters of all lora_A and lora_B."""
-        return sum(update.r * parameters_per_rank(update) for update in self.updates)
+        return sum(update.r * _parameters_per_rank(update) for update in self.updates)
 
     def rank_choice(self, share: float | None = None) -> RankChoice:
         """Return the ranks that would keep a share of the energy; None takes `energy`.
@@ -127,7 +132,7 @@ class AdapterAnalysis:
 
     def _parameters_at(self, ranks: Mapping[str, int]) -> int:
         return sum(
-            min(ranks[update.path], update.r) * parameters_per_rank(update)
+            min(ranks[update.path], update.r) * _parameters_per_rank(update)
             for update in self.updates
         )
 
@@ -170,7 +175,7 @@ def analyze_adapter(
     return AdapterAnalysis(name, adapter, energy, updates, similarities, found)
 
 
-def parameters_per_rank(update: UpdateSvd) -> int:
+def _parameters_per_rank(update: UpdateSvd) -> int:
     """Return the number of parameters of lora_A and lora_B per rank."""
     return update.in_features + update.out_features
 

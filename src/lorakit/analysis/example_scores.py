@@ -141,16 +141,6 @@ def scores_of_texts(expected: Sequence[str], generated: Sequence[str]) -> Exampl
     return ExampleScores("ROUGE-L", np.array(points, np.float64), np.ones(len(points)))
 
 
-def scores_of_losses(sums: Any) -> ExampleScores:
-    """Score texts by their loss.
-
-    Args:
-        sums: Summed negative log-likelihood and number of counted tokens, array (texts, 2).
-    """
-    wide = np.asarray(sums, np.float64)
-    return ExampleScores("perplexity", wide[:, 0], wide[:, 1])
-
-
 def scores_of_label_sets(expected: Any, predicted: Any) -> tuple[ExampleScores, ExampleScores]:
     """Score sets of labels by their F1: micro, over all decisions, and macro, label by label.
 

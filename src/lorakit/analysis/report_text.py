@@ -7,8 +7,7 @@ from statistics import median
 from typing import Any
 
 from lorakit.analysis.adapter_analysis import AdapterAnalysis, pooled_norm
-from lorakit.analysis.adapter_comparison import AdapterComparison, ModuleSimilarity
-from lorakit.analysis.amplification import Amplification
+from lorakit.analysis.adapter_comparison import AdapterComparison
 from lorakit.analysis.layer_similarity import TOP_DIRECTIONS
 from lorakit.analysis.spectrum import UpdateSvd, rank_for, what_is_left_out
 from lorakit.errors import first_few
@@ -236,9 +235,7 @@ def _layers_section(analysis: AdapterAnalysis, pictures: dict[str, str]) -> list
 
 
 def _amplification_section(analysis: AdapterAnalysis, picture: str) -> list[str]:
-    kinds: dict[str, list[Amplification]] = {}
-    for found in analysis.amplifications:
-        kinds.setdefault(analysis.places[found.path].kind, []).append(found)
+    kinds = analysis.by_kind(analysis.amplifications)
     rows = [
         (
             kind,
@@ -279,28 +276,21 @@ def _reading(ratio: float) -> str:
 
 
 def _similarity_rows(comparison: AdapterComparison) -> list[tuple[Any, ...]]:
-    kinds: dict[str, list[ModuleSimilarity]] = {}
-    for module in comparison.modules:
-        kinds.setdefault(comparison.first.places[module.path].kind, []).append(module)
     return [
         (
             kind,
             len(group),
             *(
-                number(_mean([phi(module)[place].item() for module in group]))
+                number(_mean([getattr(module, phi)[place].item() for module in group]))
                 for phi, place in (
-                    (lambda m: m.inputs, (0, 0)),
-                    (lambda m: m.inputs, (0, -1)),
-                    (lambda m: m.expected_inputs, (0, -1)),
-                    (lambda m: m.outputs, (0, -1)),
-                    (lambda m: m.expected_outputs, (0, -1)),
-                    (lambda m: m.inputs, (-1, -1)),
-                    (lambda m: m.expected_inputs, (-1, -1)),
-                    (lambda m: m.factor_A, (0, -1)),
+                    *(("inputs", (0, 0)), ("inputs", (0, -1)), ("expected_inputs", (0, -1))),
+                    *(("outputs", (0, -1)), ("expected_outputs", (0, -1))),
+                    *(("inputs", (-1, -1)), ("expected_inputs", (-1, -1))),
+                    ("factor_A", (0, -1)),
                 )
             ),
         )
-        for kind, group in kinds.items()
+        for kind, group in comparison.first.by_kind(comparison.modules).items()
     ]
 
 

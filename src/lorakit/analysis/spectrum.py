@@ -211,18 +211,14 @@ def rank_for(spectra: Sequence[Tensor], share: float) -> int:
     return int((kept < share - _SHARE_TOLERANCE).sum())
 
 
-def require_share(share: float, name: str = "energy") -> None:
+def require_share(share: float) -> None:
     """Refuse a share of the energy outside (0, 1].
-
-    Args:
-        share: The share.
-        name: Name of the option.
 
     Raises:
         ConfigError: The share is out of range, or not a number.
     """
     if not 0 < share <= 1:
         raise ConfigError(
-            f"No rank keeps this share in {name}: got {share:g}, expected a number above 0 and at "
+            f"No rank keeps this share in energy: got {share:g}, expected a number above 0 and at "
             "most 1. Give 0.9 for nine tenths of ‖ΔW‖²."
         )

@@ -37,7 +37,7 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
         )
     squares = (first.double().T @ second.double()).square()
     sums = squares.cumsum(0).cumsum(1)
-    return (sums / _smaller(*sums.shape)).clamp(0, 1)
+    return (sums / torch.minimum(*_counts(*sums.shape))).clamp(0, 1)
 
 
 def expected_similarity(n: int, r1: int, r2: int) -> Tensor:
@@ -56,9 +56,7 @@ def expected_similarity(n: int, r1: int, r2: int) -> Tensor:
     >>> expected_similarity(8, 2, 4).tolist()
     [[0.125, 0.25, 0.375, 0.5], [0.25, 0.25, 0.375, 0.5]]
     """
-    i = torch.arange(1, r1 + 1, dtype=torch.float64)[:, None]
-    j = torch.arange(1, r2 + 1, dtype=torch.float64)[None, :]
-    return torch.maximum(i, j) / n
+    return torch.maximum(*_counts(r1, r2)) / n
 
 
 def random_similarity(n: int, r1: int, r2: int, generator: torch.Generator) -> Tensor:
@@ -93,7 +91,8 @@ def factor_directions(A: Tensor) -> Tensor:
     return torch.linalg.svd(A.double(), full_matrices=False)[2].T
 
 
-def _smaller(r1: int, r2: int) -> Tensor:
+def _counts(r1: int, r2: int) -> tuple[Tensor, Tensor]:
+    """Return the numbers of directions i, (r1, 1), and j, (1, r2)."""
     i = torch.arange(1, r1 + 1, dtype=torch.float64)[:, None]
     j = torch.arange(1, r2 + 1, dtype=torch.float64)[None, :]
-    return torch.minimum(i, j)
+    return i, j

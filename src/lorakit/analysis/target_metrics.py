@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-_MOST_LABELS_LISTED = 20
+from lorakit.analysis.metric_text import MOST_CLASSES_LISTED
+
 _HALF = 0.5
 _AVERAGED = ("rmse", "mae", "pearson", "spearman")
 
@@ -86,7 +87,7 @@ def multi_label_metrics(
             label_ranking_average_precision_score(true.astype(int), probabilities)
         ),
     }
-    if len(labels) <= _MOST_LABELS_LISTED:
+    if len(labels) <= MOST_CLASSES_LISTED:
         metrics |= {f"f1_{labels[at]}": float(scores[at]) for at in present}
     return metrics
 
@@ -97,7 +98,7 @@ def multi_label_metric_names(labels: Sequence[str]) -> tuple[str, ...]:
     >>> multi_label_metric_names(["red", "blue"])
     ('micro_f1', 'macro_f1', 'ranking_average_precision', 'f1_red', 'f1_blue')
     """
-    listed = labels if len(labels) <= _MOST_LABELS_LISTED else ()
+    listed = labels if len(labels) <= MOST_CLASSES_LISTED else ()
     return (
         *("micro_f1", "macro_f1", "ranking_average_precision"),
         *(f"f1_{name}" for name in listed),

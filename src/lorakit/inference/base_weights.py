@@ -10,20 +10,12 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters import Adapter, fit_vocabulary
-from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
-from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.config import LoraConfig
-from lorakit.errors import ConfigError
-from lorakit.inference.loaded import require_weights_of_training
+from lorakit.inference.loaded import find_base
 from lorakit.injection import add_adapter
 from lorakit.injection.state import adapted_layers
 from lorakit.layers import AdaptedLayer
-from lorakit.libraries.hub import fetch_from_hub, is_hub_id
-from lorakit.models.pretrained import auto_model, load_model
 from lorakit.ops.quantized import QuantizedWeight, dense_copy
-from lorakit.recipes.run_directory import find_adapter
-
-_HUB_FILES = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE)
 
 
 class BaseWeights(Mapping[str, Tensor]):
@@ -72,41 +64,12 @@ def load_base_weights(
         QuantizationError: The base cannot be quantized here as it was in training.
         AdapterMismatchError: The adapter was made for another base.
     """
-    if is_hub_id(path):
-        directory, recipe = fetch_from_hub(str(path), _HUB_FILES), None
-    else:
-        directory, recipe = find_adapter(path)
-    adapter = Adapter.load(directory)
-    settings = InferenceSettings.load(directory)
-    config_file = directory / CONFIG_FILE
-    task_type = adapter.config.task_type or settings.task_type
-    if task_type is None:
-        raise ConfigError(
-            f"No task in {config_file}: got null in task_type, so the class of the base is "
-            "unknown. Write the task into the file."
-        )
-    name = base or adapter.base_model
-    if name is None:
-        raise ConfigError(
-            f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
-            "id or a directory. Name the base yourself (--base on the command line)."
-        )
-    base_recipe = recipe if base is None else None
-    revision = None if base_recipe is None else base_recipe.revision
-    if base is None:
-        require_weights_of_training(settings, name, revision, config_file)
-    model = load_model(
-        auto_model(task_type),
-        name,
-        key="--base" if base else f"base_model_name_or_path of {config_file}",
-        seed=settings.seed,
+    source = find_base(path, base, "--base", trust_remote_code=trust_remote_code)
+    adapter, settings = source.adapter, source.settings
+    model = source.load_base(
         has_head=True,  # heads are not read, so a missing one may be initialized
         dtype=settings.dtype or "auto",
         quantization=settings.quantization,
-        trained_in_full=adapter.config.modules_to_save,
-        revision=revision,
-        trust_remote_code=trust_remote_code
-        or (base_recipe is not None and base_recipe.trust_remote_code),
     )
     fit_vocabulary(model, adapter)
     add_adapter(model, _updates_alone(adapter), trainable=False)

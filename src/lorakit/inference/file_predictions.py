@@ -134,7 +134,8 @@ def predict_file(
     key |= {"inputs": columns.names, "delimiter": names.delimiter, "base": loaded.base}
     key["stored"] = sorted({str(weight.dtype) for weight in loaded.model.parameters()})
     truncated = 0
-    at_once = _rows_at_once(loaded, settings)
+    is_one_pass = loaded.labels is not None
+    at_once = _BATCHES_AT_ONCE[is_one_pass] * settings.batch_rows
     with _partial_predictions(output, key, len(examples), at_once) as partial:
         resumed = partial.rows
         on_progress(partial.rows, len(examples))
@@ -158,11 +159,6 @@ def predict_file(
         on_note(f"Inputs that were cut to {loaded.max_length:,} tokens: {truncated:,}.")
     empty = sum(1 for values in made if values is None)
     return FilePredictions(output, len(examples), empty, resumed, tuple(new_columns))
-
-
-def _rows_at_once(loaded: LoadedModel, settings: PredictionSettings) -> int:
-    is_one_pass = loaded.labels is not None
-    return _BATCHES_AT_ONCE[is_one_pass] * settings.batch_rows
 
 
 def _inputs(
@@ -221,20 +217,14 @@ def _new_columns(
 def _values(prediction: Any, labels: Sequence[str], settings: PredictionSettings) -> list[Any]:
     if isinstance(prediction, str):
         return [prediction]
+    every = labels if settings.probabilities else ()
     if isinstance(prediction, Classification):
-        every = [prediction.probabilities[label] for label in labels]
-        return [
-            prediction.label,
-            prediction.probability,
-            *(every if settings.probabilities else []),
-        ]
+        known = prediction.probabilities
+        return [prediction.label, prediction.probability, *(known[label] for label in every)]
     if isinstance(prediction, LabelSet):
-        every = [prediction.probabilities[label] for label in labels]
-        return [
-            list(prediction.labels),
-            [prediction.probabilities[label] for label in prediction.labels],
-            *(every if settings.probabilities else []),
-        ]
+        known = prediction.probabilities
+        shares = [known[label] for label in prediction.labels]
+        return [list(prediction.labels), shares, *(known[label] for label in every)]
     if isinstance(prediction, Numbers):
         numbers = list(prediction.values.values())
         return [numbers[0] if len(numbers) == 1 else numbers]

@@ -25,7 +25,7 @@ from lorakit.data.tokenizers import (
     pad_id,
 )
 from lorakit.errors import DataError
-from lorakit.inference.loaded import LoadedModel, in_batches
+from lorakit.inference.loaded import LoadedModel
 from lorakit.models.pretrained import model_limit
 
 Prompt = str | tuple[str, str] | Sequence[Mapping[str, Any]]
@@ -88,8 +88,8 @@ def generate_text(
     texts = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for batch in in_batches(prompts, batch_rows):
-            ids = [_prompt_ids(loaded, prompt) for prompt in batch]
+        for start in range(0, len(prompts), batch_rows):
+            ids = [_prompt_ids(loaded, one) for one in prompts[start : start + batch_rows]]
             texts += continue_tokens(loaded, ids, new_tokens, use_base, **options)
     return texts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,77 @@ class LoadedModel:
             )
 
 
+@dataclass(frozen=True)
+class AdapterWithBase:
+    """What the files of an adapter, and whoever uses it, say about its base."""
+
+    directory: Path
+    adapter: Adapter
+    settings: InferenceSettings
+    task_type: TaskType
+    base: str
+    """Hub id or directory of the base model."""
+    key: str
+    """Where the base is named, for errors."""
+    hub_options: dict[str, Any]
+    """The base's revision, and whether its code may run."""
+
+    def load_base(self, **options: Any) -> PreTrainedModel:
+        """Load the base with the given options of `load_model`."""
+        return load_model(
+            auto_model(self.task_type),
+            self.base,
+            key=self.key,
+            seed=self.settings.seed,
+            trained_in_full=self.adapter.config.modules_to_save,
+            **self.hub_options,
+            **options,
+        )
+
+
+def find_base(
+    path: str | Path, base: str | None, option: str, *, trust_remote_code: bool = False
+) -> AdapterWithBase:
+    """Read an adapter, and find the base that it is used with.
+
+    Args:
+        path: A run directory, an adapter or checkpoint directory, or the hub id of an adapter.
+        base: Base model; None takes the one that the adapter names.
+        option: Option of the command line that names a base.
+        trust_remote_code: As for `load_for_inference`.
+
+    Raises:
+        MissingFileError: The adapter does not exist.
+        AdapterFileError: A file of the adapter is damaged.
+        AdapterMismatchError: The base that it names has other weights now.
+        ConfigError: The adapter names no base, or no task.
+    """
+    directory, recipe = locate_adapter(path)
+    adapter = Adapter.load(directory)
+    settings = InferenceSettings.load(companions_of(directory))
+    config_file = directory / "adapter_config.json"
+    task_type = adapter.config.task_type or settings.task_type
+    if task_type is None:
+        raise ConfigError(
+            f"No task in {config_file}: got null in task_type, expected one of "
+            f"{', '.join(TaskType)}. Write it into the file."
+        )
+    name = base or adapter.base_model
+    if name is None:
+        raise ConfigError(
+            f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
+            f"id or a directory. Name the base yourself ({option} on the command line)."
+        )
+    of_run = recipe if base is None else None
+    revision = None if of_run is None else of_run.revision
+    trusted = trust_remote_code or (of_run is not None and of_run.trust_remote_code)
+    if base is None:
+        require_weights_of_training(settings, name, revision, config_file)
+    key = option if base else f"base_model_name_or_path of {config_file}"
+    options = {"revision": revision, "trust_remote_code": trusted}
+    return AdapterWithBase(directory, adapter, settings, task_type, name, key, options)
+
+
 def load_for_inference(
     path: str | Path,
     base: str | None = None,
@@ -108,59 +179,28 @@ def load_for_inference(
             other weights now.
         ConfigError: The adapter names no base, or no task.
     """
-    directory, recipe = locate_adapter(path)
-    adapter = Adapter.load(directory)
-    companions = companions_of(directory)
-    settings = InferenceSettings.load(companions)
-    config_file = directory / "adapter_config.json"
-    task_type = adapter.config.task_type or settings.task_type
-    if task_type is None:
-        raise ConfigError(
-            f"No task in {config_file}: got null in task_type, expected one of "
-            f"{', '.join(TaskType)}. Write it into the file."
-        )
-    name = base or adapter.base_model
-    if name is None:
-        raise ConfigError(
-            f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
-            "id or a directory. Name the base yourself (--base-model on the command line)."
-        )
-    key = "--base-model" if base else f"base_model_name_or_path of {config_file}"
-    options: dict[str, Any] = {
-        "revision": recipe.revision if recipe is not None and base is None else None,
-        "trust_remote_code": trust_remote_code
-        or (recipe is not None and base is None and recipe.trust_remote_code),
-    }
+    source = find_base(path, base, "--base-model", trust_remote_code=trust_remote_code)
+    adapter, settings, task_type = source.adapter, source.settings, source.task_type
     note = None
-    if base is None:
-        require_weights_of_training(settings, name, options["revision"], config_file)
-    elif _recorded_digest(settings) is not None:
-        note = note_on_weights(settings, name, base_digest(name))
-    saved = saved_tokenizer(directory)
+    if base is not None and _recorded_digest(settings) is not None:
+        note = note_on_weights(settings, base, base_digest(base))
+    saved = saved_tokenizer(source.directory)
     if saved is not None:
+        trusted = source.hub_options["trust_remote_code"]
         tokenizer = load_tokenizer(
-            str(saved),
-            key=str(saved),
-            is_adapter=True,
-            trust_remote_code=options["trust_remote_code"],
+            str(saved), key=str(saved), is_adapter=True, trust_remote_code=trusted
         )
     else:
-        tokenizer = load_tokenizer(name, key=key, **options)
+        tokenizer = load_tokenizer(source.base, key=source.key, **source.hub_options)
     place: Any = find_device(device)
     quantization = None if unquantized else settings.quantization
     if dtype is not None and quantization is not None:
         quantization = quantization.model_copy(update={"compute_dtype": dtype})
-    model = load_model(
-        auto_model(task_type),
-        name,
-        key=key,
-        seed=settings.seed,
+    model = source.load_base(
         has_head=task_type in TASKS_WITH_LABELS,
         dtype=dtype or settings.dtype or "auto",
         quantization=quantization,
-        trained_in_full=adapter.config.modules_to_save,
         device=place,
-        **options,
         **_label_options(task_type, settings, adapter),
     )
     set_padding(model, tokenizer)
@@ -168,7 +208,7 @@ def load_for_inference(
     add_adapter(model, adapter, trainable=False)
     model.to(place).eval()
     labels = _labels_of(model) if task_type in TASKS_WITH_LABELS else None
-    return LoadedModel(model, tokenizer, task_type, labels, settings, name, note)
+    return LoadedModel(model, tokenizer, task_type, labels, settings, source.base, note)
 
 
 def require_weights_of_training(
@@ -284,9 +324,3 @@ def _label_options(
 def _labels_of(model: PreTrainedModel) -> tuple[str, ...]:
     names: Any = model.config.id2label
     return tuple(names[index] for index in sorted(names))
-
-
-def in_batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Yield consecutive batches of at most `size` items."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,17 @@ def predict(
         DataError: An input does not suit the adapter.
     """
     order = sorted(range(len(inputs)), key=lambda number: -_characters(inputs[number]))
-    run = _function_for(loaded.task_type, max_new_tokens)
+    of_task: dict[TaskType, Callable[..., list[Any]]] = {
+        TaskType.SEQ_CLS: classify,
+        TaskType.TOKEN_CLS: tag,
+    }
+    write = partial(generate_text, max_new_tokens=max_new_tokens)
+    run = of_task.get(loaded.task_type, write)
     made = run(loaded, [inputs[number] for number in order], use_base, batch_rows=batch_rows)
     results: list[Any] = [None] * len(inputs)
     for number, prediction in zip(order, made, strict=True):
         results[number] = prediction
     return results
-
-
-def _function_for(task_type: TaskType, max_new_tokens: int | None) -> Callable[..., list[Any]]:
-    if task_type is TaskType.SEQ_CLS:
-        return classify
-    if task_type is TaskType.TOKEN_CLS:
-        return tag
-    return lambda *given, **options: generate_text(*given, max_new_tokens=max_new_tokens, **options)
 
 
 def _characters(given: Any) -> int:

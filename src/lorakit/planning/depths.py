@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,10 +35,6 @@ class DepthPlan:
     """Memory of the process with its tensors, in an epoch that computes all layers."""
     cache_bytes: int | None
     """Kept outputs of the training examples; None if their number is unknown."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return asdict(self)
 
 
 def depths(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> dict[str, DepthPlan]:

@@ -100,7 +100,7 @@ def build_fake_run(
         trains_all=method == "full",
         start=start,
     )
-    examples = planned_examples(sources, recipe, task, model)
+    examples = planned_examples(sources, recipe, model)
     with scratch_directory("lorakit-plan-") as scratch:  # a trainer creates its output directory
         arguments = _arguments(recipe, task, examples, place, scratch)
         # The trainer requires validation examples, although it does not evaluate.

@@ -38,9 +38,9 @@ _known: Any = WeakTensorKeyDictionary()
 """Values by fake tensor."""
 
 
-def known_value(tensor: Tensor) -> Tensor | None:
-    """Return the known value of a fake tensor, or None; a real tensor is its own value."""
-    return _known.get(tensor) if isinstance(tensor, FakeTensor) else tensor
+def known_value(argument: Any) -> Any:
+    """Return the known value of a fake tensor, or None; anything else is its own value."""
+    return _known.get(argument) if isinstance(argument, FakeTensor) else argument
 
 
 def forget_values(tensors: Iterable[Tensor]) -> None:
@@ -82,7 +82,7 @@ class KnownValues(TorchDispatchMode):
             result = _run(func, args, kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             if are_known:
-                return self._result_of_values(func, args, kwargs)
+                return self._result_of_values(func, args, kwargs, inputs)
             if func is torch.ops.aten.index.Tensor:
                 return self._index_by_mask(args, error)
             raise _needs_weights_error(func) from error
@@ -99,14 +99,13 @@ class KnownValues(TorchDispatchMode):
                 _known[made] = value
 
     def _compute_values(self, func: Any, args: Any, kwargs: Any) -> Any:
-        values = tree_map(_value_of, (args, kwargs))
+        values = tree_map(known_value, (args, kwargs))
         if "device" in values[1]:
             values[1]["device"] = torch.device("cpu")
         with unset_fake_temporarily():
             return func(*values[0], **values[1])
 
-    def _result_of_values(self, func: Any, args: Any, kwargs: Any) -> Any:
-        inputs = [*tensors_in(args), *tensors_in([*kwargs.values()])]
+    def _result_of_values(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Any:
         device = inputs[0].device if inputs else None
         values = self._compute_values(func, args, kwargs)
         return tree_map(lambda v: self.fake(v, device) if isinstance(v, Tensor) else v, values)
@@ -150,10 +149,6 @@ def _should_keep_value(func: Any, inputs: list[Tensor], result: Any) -> bool:
         return True
     is_random = torch.Tag.nondeterministic_seeded in func.tags or func in _UNFILLED
     return not is_random and all(output.numel() <= _LARGEST_FLOAT for output in outputs)
-
-
-def _value_of(argument: Any) -> Any:
-    return known_value(argument) if isinstance(argument, Tensor) else argument
 
 
 def _forget_written_values(func: Any, args: Any, kwargs: Any) -> None:

@@ -38,41 +38,32 @@ class PlannedExamples:
     """One sentence on the origin of the length."""
 
 
-def planned_examples(
-    sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
-) -> PlannedExamples:
+def planned_examples(sources: Sources, recipe: Recipe, model: PreTrainedModel) -> PlannedExamples:
     """Return the longest examples of the data, or examples of `data.max_length` tokens.
 
     Args:
-        sources: Local data and tokenizer.
+        sources: Task, local data and tokenizer.
         recipe: The recipe.
-        task: Task of the recipe.
         model: Model whose maximum length applies; its weights are not read.
 
     Raises:
         DataError, ConfigError: Errors of training for these examples.
     """
     if sources.longest is not None and sources.spread is not None and sources.has_tokenizer:
-        return _from_data(sources, sources.longest, sources.spread, recipe, task, model)
-    return _longest_allowed(sources, recipe, task, model)
+        loaded = Loaded(recipe, sources.tokenizer, sources.labels, model)
+        return _from_data(
+            sources.task, loaded, sources.longest, sources.spread, sources.train_examples
+        )
+    return _longest_allowed(sources, recipe, model)
 
 
 def _from_data(
-    sources: Sources,
-    longest: Splits,
-    spread: Splits,
-    recipe: Recipe,
-    task: Task,
-    model: PreTrainedModel,
+    task: Task, loaded: Loaded, longest: Splits, spread: Splits, train_examples: int | None
 ) -> PlannedExamples:
-    loaded = Loaded(recipe, sources.tokenizer, sources.labels, model)
-
-    def encode(examples: Splits) -> Encoded:
-        return task.encode(examples, loaded)
-
-    count = sources.train_examples or 0
-    encoded = encode(longest)
-    some = encoded if len(longest.train) == len(spread.train) == count else encode(spread)
+    count = train_examples or 0
+    encoded = task.encode(longest, loaded)
+    has_all = len(longest.train) == len(spread.train) == count
+    some = encoded if has_all else task.encode(spread, loaded)
     lengths = [example_tokens(example) for example in _as_dicts(some.train)]
     limit = encoded.settings["max_length"]
     return PlannedExamples(
@@ -85,12 +76,10 @@ def _from_data(
     )
 
 
-def _longest_allowed(
-    sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
-) -> PlannedExamples:
+def _longest_allowed(sources: Sources, recipe: Recipe, model: PreTrainedModel) -> PlannedExamples:
     """Make an example of one repeated token."""
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
-    make = _EXAMPLES[task.task_type] if recipe.objective is None else _answers_example
+    make = _EXAMPLES[sources.task.task_type] if recipe.objective is None else _answers_example
     example = make(length, recipe)
     made = Dataset.from_list([example])
     why = "examples" if sources.train_examples is None else "tokenizer"

@@ -100,10 +100,9 @@ class _ShardedSizes:
     def __init__(self, parameters: Iterable[nn.Parameter], processes: int):
         whole = shard = 0
         for parameter in parameters:
-            size = parameter.numel() * parameter.itemsize
-            whole += size
+            whole += parameter.nbytes
             rows = parameter.shape[0] if parameter.ndim else 1
-            shard += -(-rows // processes) * (size // max(rows, 1))
+            shard += -(-rows // processes) * (parameter.nbytes // max(rows, 1))
         self.saved_bytes = whole - shard
         self.saved_share = self.saved_bytes / whole if whole else 0.0
 
@@ -120,12 +119,8 @@ def _gathered_bytes(model: nn.Module, shared: list[nn.Parameter]) -> int:
             in_blocks |= {id(p) for p in block}
             largest = max(largest, sum(map(_with_gradient, block)))
     outside = [p for p in shared if id(p) not in in_blocks]
-    return sum(map(_bytes, outside)) + _BLOCKS_GATHERED * largest
-
-
-def _bytes(parameter: torch.Tensor) -> int:
-    return parameter.numel() * parameter.itemsize
+    return sum(p.nbytes for p in outside) + _BLOCKS_GATHERED * largest
 
 
 def _with_gradient(parameter: torch.Tensor) -> int:
-    return _bytes(parameter) * (2 if parameter.requires_grad else 1)
+    return parameter.nbytes * (2 if parameter.requires_grad else 1)

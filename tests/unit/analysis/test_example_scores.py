@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from lorakit.analysis.example_scores import (
+    ExampleScores,
     scores_of_classes,
-    scores_of_losses,
     scores_of_tags,
     scores_of_texts,
 )
@@ -49,13 +49,17 @@ def test_the_mean_of_texts_is_rouge_l():
     assert scores.mean == pytest.approx(rouge_metrics(targets, generated)["rougeL"])
 
 
+def losses(points, weights):
+    return ExampleScores("perplexity", np.array(points, float), np.array(weights, float))
+
+
 def test_losses_are_weighted_by_tokens_and_may_be_no_numbers():
-    scores = scores_of_losses([[4.0, 2], [1.0, 8]])
+    scores = losses([4, 1], [2, 8])
     assert scores.mean == 0.5 and scores.is_finite
-    assert not scores_of_losses([[float("nan"), 1]]).is_finite
-    assert scores_of_losses(np.zeros((0, 2))).mean == 0.0
+    assert not losses([float("nan")], [1]).is_finite
+    assert losses([], []).mean == 0.0
 
 
 def test_scores_in_the_order_of_the_data():
-    scores = scores_of_losses([[4.0, 2], [1.0, 8]]).reorder([7, 3, 5])
+    scores = losses([4, 1], [2, 8]).reorder([7, 3, 5])
     assert scores.points.tolist() == [1, 4] and scores.weights.tolist() == [8, 2]

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from lorakit.analysis.example_scores import ExampleScores, scores_of_losses
+from lorakit.analysis.example_scores import ExampleScores
 from lorakit.analysis.paired_bootstrap import Interval
 from lorakit.analysis.verdict import (
     Comparison,
@@ -91,7 +91,8 @@ def test_points_of_accuracy():
 
 
 def losses(means, tokens=10):
-    return scores_of_losses([[mean * tokens, tokens] for mean in means])
+    sums = np.array(means, np.float64) * tokens
+    return ExampleScores("perplexity", sums, np.full(len(sums), float(tokens)))
 
 
 def test_percent_of_perplexity():

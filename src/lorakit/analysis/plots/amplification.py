@@ -25,9 +25,7 @@ def plot_amplification(analysis: AdapterAnalysis, path: Path) -> None:
         analysis: Analysis with amplifications.
         path: File to write.
     """
-    by_kind: dict[str, list[Amplification]] = {}
-    for found in analysis.amplifications:
-        by_kind.setdefault(analysis.places[found.path].kind, []).append(found)
+    by_kind = analysis.by_kind(analysis.amplifications)
     figure = new_figure(6.4)
     top, bottom = figure.subplots(2, 1, sharex=True)
     places = range(len(by_kind))

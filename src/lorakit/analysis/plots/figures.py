@@ -20,11 +20,11 @@ _COLOURS = (
 _STYLES = ("-", "--", ":", "-.")
 
 
-def new_figure(height_inches: float) -> Figure:
-    """Return an empty figure of the standard width."""
+def new_figure(height_inches: float, width_inches: float = WIDTH_INCHES) -> Figure:
+    """Return an empty figure, whose parts leave room for each other."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    return Figure(figsize=(width_inches, height_inches), layout="constrained")
 
 
 def styles(kinds: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -8,10 +8,10 @@ from typing import Any
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.analysis.guessing import EVENT
 from lorakit.analysis.metric_text import metric_text
+from lorakit.analysis.plots.figures import new_figure
 from lorakit.analysis.plots.png import save_png
 from lorakit.recipes.run_directory import RunDirectory
 
-_WIDTH_INCHES = 8
 _LOSS_INCHES, _METRIC_INCHES, _RATE_INCHES = 4.1, 1.9, 1.3
 _DPI = 120
 
@@ -34,7 +34,6 @@ def plot_losses(run: RunDirectory, best_step: int | None = None, metric: str | N
         best_step: Optimizer step of the kept checkpoint; None marks none.
         metric: Metric that selects the best checkpoint, with its "eval_" prefix.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     rows = run.metrics()
@@ -42,7 +41,7 @@ def plot_losses(run: RunDirectory, best_step: int | None = None, metric: str | N
     main = main_metric(measured, metric)
     rates = _points(measured, "learning_rate")
     heights = [_LOSS_INCHES, *[_METRIC_INCHES] * (main is not None), *[_RATE_INCHES] * bool(rates)]
-    figure = Figure(figsize=(_WIDTH_INCHES, sum(heights) + 0.4), layout="constrained")
+    figure = new_figure(sum(heights) + 0.4)
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     panels: list[Any] = list(grid.flat)
     _line(panels[0], _points(measured, "loss"), label="training", color="tab:blue")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from lorakit.analysis.plots.figures import new_figure
 from lorakit.analysis.plots.png import save_png
 from lorakit.quantization.error import LayerError
 
@@ -25,11 +26,9 @@ def plot_quantization_errors(errors: Sequence[LayerError], path: Path, title: st
         path: File to write.
         title: Name of the model.
     """
-    from matplotlib.figure import Figure
-
     layers = list(dict.fromkeys(error.path for error in errors))
     place = {layer: number for number, layer in enumerate(layers)}
-    figure = Figure(figsize=(max(7.0, 2 + 0.16 * len(layers)), 5.6), layout="constrained")
+    figure = new_figure(5.6, max(7.0, 2 + 0.16 * len(layers)))
     axes = figure.subplots()
     schemes = list(dict.fromkeys(error.scheme for error in errors))
     means = [fmean(error.relative for error in errors if error.scheme == s) for s in schemes]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.analysis.metric_text import metric_name
+from lorakit.analysis.plots.figures import new_figure
 from lorakit.analysis.plots.png import save_png
 
 _LOG_FROM = 20.0
@@ -146,7 +147,6 @@ def _parallel(
     is_minimized: bool,
     log_keys: Collection[str],
 ) -> Any:
-    from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
 
     axes_of = [
@@ -154,7 +154,7 @@ def _parallel(
         for key in trials[0].values
     ]
     axes_of.append(_axis(metric, [best_of[trial.name] for trial in trials]))
-    figure = Figure(figsize=(max(7.0, 2.1 * len(axes_of)), 5.2), layout="constrained")
+    figure = new_figure(5.2, max(7.0, 2.1 * len(axes_of)))
     axes = figure.subplots()
     colour = _colours(best_of.values(), figure, axes, metric, is_minimized)
     for trial in trials:
@@ -231,13 +231,10 @@ def _by_parameter(
     metric: str,
     log_keys: Collection[str],
 ) -> Any:
-    from matplotlib.figure import Figure
-
     keys = list(trials[0].values)
     columns = 2 if len(keys) == 4 else min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    width = max(5.2, 3.7 * columns + 0.6)
-    figure = Figure(figsize=(width, 3.1 * rows + 0.7), layout="constrained")
+    figure = new_figure(3.1 * rows + 0.7, max(5.2, 3.7 * columns + 0.6))
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for number, key in enumerate(keys):
         axes = grid[number // columns][number % columns]
@@ -285,10 +282,9 @@ def _legend_of_markers(figure: Any, statuses: set[str], best_status: str) -> Non
 
 def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> Any:
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    figure = new_figure(4.6, 7.6)
     axes = figure.subplots()
     colours = [colormaps["tab20"](number) for number in range(20) if number not in _RED_COLOURS]
     for number, trial in enumerate(trials):

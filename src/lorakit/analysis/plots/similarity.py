@@ -12,7 +12,7 @@ from torch import Tensor
 from lorakit.analysis.adapter_analysis import AdapterAnalysis
 from lorakit.analysis.adapter_comparison import AdapterComparison, ModuleSimilarity
 from lorakit.analysis.layer_similarity import LayerSimilarity
-from lorakit.analysis.module_places import Place, module_places
+from lorakit.analysis.module_places import Place
 from lorakit.analysis.plots.figures import new_figure
 from lorakit.analysis.plots.png import save_png
 from lorakit.analysis.plots.spectra import EMPTY, draw_cells, kind_by_layer, layer_order
@@ -150,10 +150,7 @@ def choose_modules(comparison: AdapterComparison) -> list[ModuleSimilarity]:
     The change of a kind is the largest ‖ΔW‖_F of the first adapter among its modules.
     """
     norms = {update.path: update.norm for update in comparison.first.updates}
-    places = module_places([module.path for module in comparison.modules])
-    kinds: dict[str, list[ModuleSimilarity]] = {}
-    for module in comparison.modules:
-        kinds.setdefault(places[module.path].kind, []).append(module)
+    places, kinds = comparison.first.places, comparison.first.by_kind(comparison.modules)
     most = sorted(kinds.values(), key=lambda group: -max(norms[module.path] for module in group))
     middle = [sorted(group, key=lambda m: places[m.path].layer or 0) for group in most[:_ROWS]]
     return [group[len(group) // 2] for group in middle]

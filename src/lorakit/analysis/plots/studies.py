@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.analysis.plots.figures import new_figure
 from lorakit.analysis.plots.png import save_png
 
 _MARKERS = "osD^vPX*"
@@ -47,9 +48,8 @@ def plot_study(
         ring: What the ring marks.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 4.9), layout="constrained")
+    figure = new_figure(4.9, 10.5)
     by_rank, by_size = figure.subplots(1, 2, sharey=True)
     labels = list(dict.fromkeys(cell.label for cell in cells))
     for number, label in enumerate(labels):

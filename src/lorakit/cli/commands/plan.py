@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,7 +151,7 @@ def _as_json(
 
     found_depths = depths(recipe, planned, **options)
     values = planned.to_dict()
-    values["depths"] = {name: made.to_dict() for name, made in found_depths.items()}
+    values["depths"] = {name: asdict(made) for name, made in found_depths.items()}
     if plot is not None:
         from lorakit.planning.alternatives import side_by_side
 

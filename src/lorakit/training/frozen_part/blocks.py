@@ -57,18 +57,21 @@ def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
     return found if found.depth else None
 
 
-def has_dropout(model: nn.Module, blocks: FrozenBlocks) -> bool:
-    """Whether something drops in the frozen blocks or before them while the model trains.
+def has_dropout(model: nn.Module, blocks: FrozenBlocks | None = None) -> bool:
+    """Whether something besides adapters drops in a model while it trains.
 
     Attention drops without a module, as the model's configuration says.
+
+    Args:
+        model: The model.
+        blocks: Asks about these blocks, and what is before them, alone.
     """
     config = getattr(model, "config", None)
     rates = {} if config is None else config.to_dict()
+    modules = model.modules() if blocks is None else modules_below(model, blocks)
     return any(
         "drop" in name and isinstance(rate, float) and rate > 0 for name, rate in rates.items()
-    ) or any(
-        isinstance(module, _DropoutNd) and module.p > 0 for module in modules_below(model, blocks)
-    )
+    ) or any(isinstance(module, _DropoutNd) and module.p > 0 for module in modules)
 
 
 def layers_at(depth: Depth, layers: int) -> tuple[int, ...]:
@@ -136,6 +139,17 @@ def replacing_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]])
             del module.forward
             if was_set is not None:  # as by accelerate, which moves weights between devices
                 module.forward = was_set
+
+
+@contextmanager
+def watching_output(module: nn.Module) -> Iterator[list[Any]]:
+    """Yield the list of what a module returns inside the block."""
+    outputs: list[Any] = []
+    handle = module.register_forward_hook(lambda module, args, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 def identity_of(model: nn.Module, blocks: FrozenBlocks) -> str:

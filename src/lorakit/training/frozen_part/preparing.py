@@ -21,6 +21,7 @@ from lorakit.training.frozen_part.blocks import (
     has_dropout,
     identity_of,
     keeping_in_evaluation,
+    watching_output,
 )
 from lorakit.training.frozen_part.cached_forward import CachedForward, caching_frozen_part
 from lorakit.training.frozen_part.store import HiddenStates
@@ -111,7 +112,7 @@ def _keep(
     model = trainer.model
     precision = "-".join(name for name in ("bf16", "fp16") if getattr(trainer.args, name))
     name = "-".join(filter(None, (identity_of(model, blocks), precision)))
-    with _watching_output(blocks.frozen[-1]) as outputs:
+    with watching_output(blocks.frozen[-1]) as outputs:
         expected = _loss(trainer, batch)
     forms = {BlockOutput.of(output) for output in outputs}
     form = forms.pop() if len(forms) == 1 else None
@@ -163,7 +164,7 @@ def _is_causal(
         return False
     last = (ids[:, -1:] + 1) % (int(ids.max()) + 1)
     changed = {**batch, "input_ids": torch.cat([ids[:, :-1], last], 1)}
-    with _watching_output(blocks.frozen[-1]) as outputs:
+    with watching_output(blocks.frozen[-1]) as outputs:
         _loss(trainer, changed)
     return torch.equal(form.hidden_states(outputs[0])[:, :-1], before[:, :-1])
 
@@ -179,17 +180,6 @@ class _InMemory:
 
     def put(self, states: Mapping[bytes, Tensor]) -> None:
         self._states.update(states)
-
-
-@contextmanager
-def _watching_output(module: nn.Module) -> Iterator[list[Any]]:
-    """Yield the list of what a module returns inside the block."""
-    outputs: list[Any] = []
-    handle = module.register_forward_hook(lambda module, args, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        handle.remove()
 
 
 def _reason_against(

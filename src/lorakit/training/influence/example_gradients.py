@@ -24,18 +24,13 @@ every pass."""
 class ExampleLosses:
     """Losses of single examples under a trained adapter, without dropout, and their gradients."""
 
-    def __init__(self, trainer: Any, name: str = "default") -> None:
-        """Take the step, collator and model of a trainer.
-
-        Args:
-            trainer: The trainer of the run's task.
-            name: Name of the adapter, which is trainable.
-        """
+    def __init__(self, trainer: Any) -> None:
+        """Take the step, collator, model and trained adapter of the trainer of a run's task."""
         self._trainer = trainer
         self._model = trainer.model.eval()
         self._factors = {
             f"{path}.{kind}": getattr(update, kind)
-            for path, _, update in updates_named(self._model, name)
+            for path, _, update in updates_named(self._model, "default")
             for kind in ("lora_A", "lora_B")
             if getattr(update, kind).requires_grad
         }
@@ -73,7 +68,6 @@ class ExampleGradients:
         self,
         losses: ExampleLosses,
         examples: Dataset,
-        room_bytes: int | None = None,
         on_share: Callable[[float], None] | None = None,
     ) -> None:
         """Keep the examples; gradients are computed when they are iterated.
@@ -81,15 +75,12 @@ class ExampleGradients:
         Args:
             losses: Computes the gradients.
             examples: The encoded examples.
-            room_bytes: Most bytes of gradients to keep in memory; None is a quarter of what is
-                free.
             on_share: Called after each gradient with the share of those of `data_influence` that
                 are computed, from 0 to 1.
         """
         self._losses = losses
         self._examples: Any = losses.usable(examples)
-        if room_bytes is None:
-            room_bytes = int(_ROOM_SHARE * free_memory())
+        room_bytes = _ROOM_SHARE * free_memory()
         self._keeps = losses.gradient_bytes * len(examples) <= room_bytes
         self._kept: list[dict[str, Tensor]] = []
         self._on_share, self._done = on_share, 0
@@ -113,6 +104,8 @@ class ExampleGradients:
 def mean_gradients(losses: ExampleLosses, examples: Dataset) -> dict[str, Tensor]:
     """Return the mean of the gradients of examples, of which there is at least one."""
     total: dict[str, Tensor] = {}
-    for found in ExampleGradients(losses, examples, room_bytes=0):
+    usable: Any = losses.usable(examples)
+    for example in usable:
+        found = losses.gradients(example)
         total = {name: g + total[name] for name, g in found.items()} if total else found
     return {name: g / len(examples) for name, g in total.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ class StartingPoint:
     settings: InferenceSettings
     tokenizer: Path | None
     sha256: str
-    about: tuple[str, ...] = field(default=())
+    about: tuple[str, ...]
 
     @classmethod
     def of(cls, recipe: Recipe, kept: Path | None = None) -> StartingPoint | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError
 from lorakit.injection.state import replaced_modules
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.together.dropout_by_run import has_dropout
+from lorakit.training.frozen_part.blocks import has_dropout
 from lorakit.training.together.stacked_model import backbone_of
 from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
 
@@ -26,15 +27,10 @@ _TRAINING = (
 _NOT_QUANTIZED = "lora.modules_to_save"
 """Key of the modules that a quantized base keeps as they are; runs on a dense one may differ."""
 _ALIKE: Mapping[str, Callable[[Recipe], Any]] = {
-    "model": lambda recipe: recipe.model,
-    "revision": lambda recipe: recipe.revision,
-    "task": lambda recipe: recipe.task,
-    "dtype": lambda recipe: recipe.dtype,
-    "quantization": lambda recipe: _plain(recipe.quantization),
+    **{key: attrgetter(key) for key in ("model", "revision", "task", "dtype", "quantization")},
     _NOT_QUANTIZED: lambda recipe: recipe.lora.modules_to_save if recipe.quantization else None,
-    "float32_small_parameters": lambda recipe: recipe.float32_small_parameters,
-    "trust_remote_code": lambda recipe: recipe.trust_remote_code,
-    "data.new_tokens": lambda recipe: _plain(recipe.data.new_tokens),
+    **{key: attrgetter(key) for key in ("float32_small_parameters", "trust_remote_code")},
+    "data.new_tokens": attrgetter("data.new_tokens"),
     "objective": lambda recipe: None if recipe.objective is None else recipe.objective.type,
     **{f"training.{key}": lambda recipe, key=key: recipe.training.get(key) for key in _TRAINING},
 }
@@ -63,11 +59,12 @@ def require_agreement(recipes: Sequence[Recipe], advice: str = ADVICE) -> None:
         problems.append("the runs are launched in several processes, expected one process")
     first = recipes[0]
     for recipe in recipes[1:]:
-        for key, value in _ALIKE.items():
-            if value(recipe) != value(first):
+        for key, read in _ALIKE.items():
+            ours, theirs = _plain(read(recipe)), _plain(read(first))
+            if ours != theirs:
                 problems.append(
-                    f"{key} is {_text(value(first))} in {_name(first)} and {_text(value(recipe))} "
-                    f"in {_name(recipe)}"
+                    f"{key} is {_text(theirs)} in {_name(first)} and {_text(ours)} in "
+                    f"{_name(recipe)}"
                 )
     for recipe in recipes:
         problems += [f"{_name(recipe)} has {reason}" for reason in find_unshared_settings(recipe)]

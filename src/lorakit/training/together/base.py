@@ -34,7 +34,7 @@ class BaseInProcess:
         self._advice = advice
         self._base: PreTrainedModel | None = None
         self._facts: dict[str, Any] = {}
-        self._is_settled = False
+        self._settled: Recipe | None = None
 
     @property
     def pristine(self) -> PreTrainedModel:
@@ -43,9 +43,19 @@ class BaseInProcess:
             raise TrainingError("No base is loaded: got no run, expected one. Start a run first.")
         return self._base
 
-    def settle(self) -> None:
-        """Keep the base that is loaded: from now on a run with another one is refused."""
-        self._is_settled = True
+    def settle(self, recipe: Recipe) -> None:
+        """Keep the base of the first run that is ready to train; later ones must have it, too."""
+        if self._settled is None:
+            self._settled = recipe
+
+    def with_settled_dtype(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with the dtype that `dtype: auto` has become in the first run."""
+        first = self._settled
+        if first is None or recipe.dtype != "auto":
+            return recipe
+        bf16 = {"bf16": True} if first.training.get("bf16") else {}
+        training = {**recipe.training, **bf16}
+        return recipe.model_copy(update={"dtype": first.dtype, "training": training})
 
     def load(
         self,
@@ -70,7 +80,7 @@ class BaseInProcess:
         """
         wanted = facts_of_base(recipe, task, labels)
         if wanted != self._facts:
-            if self._is_settled:
+            if self._settled is not None:
                 raise ConfigError(
                     f"Cannot train {recipe.output} together with the others: "
                     f"{differences(self._facts, wanted)}. {self._advice}"

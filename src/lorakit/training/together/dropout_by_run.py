@@ -7,26 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.overrides import TorchFunctionMode
 
 from lorakit.errors import TrainingError
-from lorakit.training.together.random_state import RandomState
+from lorakit.training.together.process_state import RandomState
 from lorakit.training.together.stacking import Part, Stacked
 
 _DROPOUT = inspect.signature(F.dropout)
 _ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Return whether a model may drop activations in training, besides its adapters."""
-    config: Any = getattr(model, "config", None)
-    settings = {} if config is None else config.to_dict()
-    return any(
-        "drop" in key and isinstance(value, float) and value > 0 for key, value in settings.items()
-    ) or any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules())
 
 
 class DropoutByRun(TorchFunctionMode):

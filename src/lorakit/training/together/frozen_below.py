@@ -8,7 +8,7 @@ takes hidden states in their place; those of runs with another depth are other p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,8 +22,9 @@ from lorakit.training.frozen_part.blocks import (
     FrozenBlocks,
     modules_below,
     replacing_forwards,
+    watching_output,
 )
-from lorakit.training.together.stacking import Inputs, Stacked, stack
+from lorakit.training.together.stacking import Inputs, Stacked, kind_of, stack
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class Examples:
     tokens: tuple[tuple[int, int], ...]
     autocast_dtype: torch.dtype | None
     beyond: tuple[bool, ...]
+    order = 0
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What requests must have in common to be computed as one."""
+        where = (self.blocks.depth, self.beyond, self.autocast_dtype)
+        return (*where, *kind_of(self.inputs))
 
     def without(self, known: Sequence[bytes]) -> Examples:
         """Return the request without examples that others have asked for."""
@@ -188,14 +196,10 @@ def run_frozen_blocks(
     running = [one for one in asked if one.keys]
     stacked = stack([one.inputs for one in running])
     first = requests[0]
-    seen: list[Any] = []
-    with ExitStack() as held:
-        blocks = _blocks(model, first.blocks)
-        last, above = blocks[first.blocks.depth - 1], blocks[first.blocks.depth :]
-        handle = last.register_forward_hook(lambda module, args, output: seen.append(output))
-        held.callback(handle.remove)
-        passing = _returning_input(first.output)
-        held.enter_context(replacing_forwards([(block, passing) for block in above]))
+    blocks = _blocks(model, first.blocks)
+    last, above = blocks[first.blocks.depth - 1], blocks[first.blocks.depth :]
+    passing = [(block, _returning_input(first.output)) for block in above]
+    with watching_output(last) as seen, replacing_forwards(passing):
         run(stacked)
     states = first.output.hidden_states(seen[0])
     found: dict[bytes, Tensor] = {}

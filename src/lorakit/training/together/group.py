@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from lorakit.errors import ConfigError
@@ -62,10 +62,9 @@ class RunGroup:
             advice: What the error of a run that cannot join says to do.
         """
         self.advice = advice
-        self._passes = SharedPasses()
-        self._base = BaseInProcess(advice)
+        self.passes = SharedPasses()
+        self.base = BaseInProcess(advice)
         self._recipes: list[Recipe] = []  # not the runs, whose errors hold trainers
-        self._settled: Recipe | None = None
 
     def start(self, recipe: Recipe, **options: Unpack[RunOptions]) -> GroupedRun:
         """Start a run, from any thread; see `add`.
@@ -89,62 +88,26 @@ class RunGroup:
         """
         recipe = recipe.with_absolute_paths()
         require_agreement([*self._recipes, recipe], self.advice)
-        run = GroupedRun(self, self._passes, len(self._recipes), recipe, options)
+        run = GroupedRun(self, len(self._recipes), recipe, options)
         self._recipes.append(recipe)
         return run
 
     def begin(self, *runs: GroupedRun) -> None:
         """Start runs, from any thread; those that start at once take their first step together."""
-        self._passes.start(*(run.turn for run in runs))
-
-    @property
-    def base(self) -> BaseInProcess:
-        """The base of all runs."""
-        return self._base
-
-    def with_settled_dtype(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with the dtype that `dtype: auto` has become in the first run."""
-        first = self._settled
-        if first is None or recipe.dtype != "auto":
-            return recipe
-        bf16 = {"bf16": True} if first.training.get("bf16") else {}
-        training = {**recipe.training, **bf16}
-        return recipe.model_copy(update={"dtype": first.dtype, "training": training})
-
-    def settle(self, recipe: Recipe) -> None:
-        """Keep the base of the first run that is ready to train."""
-        if self._settled is None:
-            self._settled = recipe
-            self._base.settle()
+        self.passes.start(*(run.turn for run in runs))
 
 
 class GroupedRun:
     """A run of a group; what `train` shares with the others."""
 
-    def __init__(
-        self,
-        group: RunGroup,
-        passes: SharedPasses,
-        number: int,
-        recipe: Recipe,
-        options: RunOptions,
-    ):
-        """Create the run; `RunGroup.start` does.
-
-        Args:
-            group: The group.
-            passes: What its runs compute together.
-            number: Number of runs before it.
-            recipe: Its recipe.
-            options: Options of `train`.
-        """
+    def __init__(self, group: RunGroup, number: int, recipe: Recipe, options: RunOptions):
+        """Create the run; `RunGroup.add` does."""
         self.recipe = recipe
         self.turn = Turn(f"run-{number}", lambda: self._train(options))
         self._group = group
-        self._passes = passes
 
     def _train(self, options: RunOptions) -> TrainResult:
-        recipe = self._group.with_settled_dtype(self.recipe)
+        recipe = self._group.base.with_settled_dtype(self.recipe)
         return train(recipe, host=self, **options)
 
     def wait(self) -> TrainResult:
@@ -179,18 +142,13 @@ class GroupedRun:
         if problem is not None:
             output, advice = setup.recipe.output, self._group.advice
             raise ConfigError(f"Cannot train {output} with others: {problem}. {advice}")
-        self._group.settle(setup.recipe)
-        joined: list[Seat] = []
+        self._group.base.settle(setup.recipe)
+        passes = self._group.passes
 
         def join() -> Seat:
-            if not joined:
-                base = self._group.base.pristine
-                joined.append(self._passes.join(self.turn, setup.model, base, frozen))
-            return joined[0]
+            seat = passes.join(self.turn, setup.model, self._group.base.pristine, frozen)
+            joined.callback(passes.leave, self.turn)
+            return seat
 
-        try:
-            with meeting(trainer, join):
-                yield (_NOTE,)
-        finally:
-            if joined:
-                self._passes.leave(self.turn)
+        with ExitStack() as joined, meeting(trainer, join):
+            yield (_NOTE,)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from lorakit.injection.activation import active_adapters
 from lorakit.ops.compute_dtype import autocast_dtype
-from lorakit.training.losses.output_loss import OutputLoss
-from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.step import OutputStep
+from lorakit.training.together.shared_passes import Seat
 from lorakit.training.together.stacked_model import backbone_of
 from lorakit.training.together.stacking import Inputs, can_be_stacked
 
@@ -24,30 +22,8 @@ _CACHE = "cache"
 _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions", "output_router_logits")
 
 
-class Meeting(Protocol):
-    """What a run asks of those that it computes with; see `Seat`."""
-
-    def forward(self, adapter: bool, inputs: Inputs, dtype: torch.dtype | None) -> Any:
-        """Return the outputs of the backbone, with the adapter or without; None to run alone."""
-        ...
-
-    def compute_alone(self) -> None:
-        """Note that the run computes its next pass itself."""
-        ...
-
-    def losses(
-        self, output: OutputLoss, token_loss: TokenLoss, hidden: Tensor, targets: Tensor
-    ) -> Tensor | None:
-        """Return the losses of tokens, with a graph; None to compute them alone."""
-        ...
-
-    def backward(self) -> None:
-        """Pass on the gradients of these outputs."""
-        ...
-
-
 @contextmanager
-def meeting(trainer: Trainer, join: Callable[[], Meeting]) -> Iterator[None]:
+def meeting(trainer: Trainer, join: Callable[[], Seat]) -> Iterator[None]:
     """Let a trainer meet others, from the beginning of its training to the end of this block.
 
     What runs before, such as an initialization from data, runs in the trainer's model alone. So do
@@ -65,7 +41,7 @@ def meeting(trainer: Trainer, join: Callable[[], Meeting]) -> Iterator[None]:
 
 
 @contextmanager
-def _meet(trainer: Any, others: Meeting) -> Iterator[None]:
+def _meet(trainer: Any, others: Seat) -> Iterator[None]:
     """Replace the trainer's forward, backward and loss by requests inside the block."""
     accelerator: Any = trainer.accelerator
     model: Any = accelerator.unwrap_model(trainer.model)
@@ -89,7 +65,7 @@ def _meet(trainer: Any, others: Meeting) -> Iterator[None]:
 
 
 @contextmanager
-def meeting_in_forward(model: Any, others: Meeting) -> Iterator[None]:
+def meeting_in_forward(model: Any, others: Seat) -> Iterator[None]:
     """Let a model's backbone ask others for its outputs inside the block."""
     backbone: Any = backbone_of(model)
     alone, signature = backbone.forward, inspect.signature(type(backbone).forward)

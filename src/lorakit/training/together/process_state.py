@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -11,6 +13,8 @@ import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
+
+from lorakit.ops import draw_seed
 
 _SINGLETONS: tuple[Any, ...] = (PartialState, AcceleratorState, GradientState)
 """All their instances share one dictionary, which a Trainer fills and changes."""
@@ -66,3 +70,38 @@ class ProcessState:
         """Let the calling thread compute on this state's GPU, which each thread has for itself."""
         if self.cuda_device is not None:
             torch.cuda.set_device(self.cuda_device)
+
+
+class RandomState:
+    """Draws for one run what it would draw alone, from the states it has left."""
+
+    def __init__(self, state: ProcessState):
+        """Begin where a run has stopped.
+
+        Args:
+            state: The process's state as the run has left it; `write_back` moves it on.
+        """
+        self._state = state
+        self._generator = torch.Generator()
+        self._generator.set_state(state.torch_state)
+        self._cuda_states = state.cuda_states
+
+    def draw_seed(self) -> Tensor:
+        """Draw the seed of a mask."""
+        return draw_seed(self._generator)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Let torch's default generators be the run's inside the block."""
+        torch.set_rng_state(self._generator.get_state())
+        if self._cuda_states:
+            torch.cuda.set_rng_state_all(self._cuda_states)
+        yield
+        self._generator.set_state(torch.get_rng_state())
+        if self._cuda_states:
+            self._cuda_states = torch.cuda.get_rng_state_all()
+
+    def write_back(self) -> None:
+        """Let the run go on after what has been drawn."""
+        self._state.torch_state = self._generator.get_state()
+        self._state.cuda_states = self._cuda_states

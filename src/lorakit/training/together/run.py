@@ -10,7 +10,6 @@ from typing import Any
 from lorakit.distributed.launcher import launched_processes
 from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.together.agreement import require_agreement
@@ -59,7 +58,7 @@ def train_together(
             recipe,
             resume=resume and Path(recipe.output).exists(),
             stop=stop,
-            on_event=_number_events(on_event, number),
+            on_event=None if on_event is None else partial(on_event, number),
         )
         for number, recipe in enumerate(loaded)
     ]
@@ -72,9 +71,3 @@ def train_together(
         for run in runs:
             run.turn.is_over.wait()
     return [run.turn.result if run.turn.error is None else run.turn.error for run in runs]
-
-
-def _number_events(
-    on_event: Callable[[int, str, dict[str, Any]], None] | None, number: int
-) -> EventHandler | None:
-    return None if on_event is None else partial(on_event, number)

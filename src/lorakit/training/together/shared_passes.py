@@ -20,7 +20,7 @@ from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.together.frozen_below import Examples, Found, below_of
 from lorakit.training.together.leaves import Leaves
 from lorakit.training.together.stacked_model import Pass, StackedModel
-from lorakit.training.together.stacking import Inputs, kind_of, tokens_of
+from lorakit.training.together.stacking import Inputs, size_of
 from lorakit.training.together.turns import Turn, Turns
 
 _GAINING_TOKENS = 1024
@@ -46,11 +46,24 @@ class _Losses:
     token_loss: TokenLoss
     hidden: Tensor
     targets: Tensor
+    order = 3
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What requests have in common that are computed as one."""
+        return (id(self.output.frozen_weight), self.hidden.dtype, self.token_loss)
 
 
 @dataclass(frozen=True)
 class _Backward:
     """The request to pass on the gradients of all outputs that a run has got."""
+
+    order = 4
+    kind = ()
+
+
+_Request = Examples | Pass | _Losses | _Backward
+"""Those of the lowest `order` are served first, and those of one `kind` are computed as one."""
 
 
 class SharedPasses:
@@ -59,19 +72,24 @@ class SharedPasses:
     What lies below the first adapted block comes first, then passes of evaluations, so that runs
     that train stay in step; then their forward passes, then losses, then backward. Requests that
     cannot be computed as one are served one kind after the other.
+
+    Attributes:
+        turns: The turns of all runs.
+        most_tokens: A batch of so many tokens is not stacked.
+        limits: Limits of the base's positions; see `position_limits`.
     """
 
     def __init__(self) -> None:
-        self._turns = Turns(self._serve)
+        self.turns = Turns(self._serve)
+        self.most_tokens = _GAINING_TOKENS
+        self.limits: tuple[int, ...] = ()
         self._model: StackedModel | None = None
         self._open: list[Leaves] = []
         self._gone: list[str] = []
-        self._most_tokens = _GAINING_TOKENS
-        self._limits: tuple[int, ...] = ()
 
     def start(self, *turns: Turn) -> None:
         """Start runs, from any thread."""
-        self._turns.start(*turns)
+        self.turns.start(*turns)
 
     def join(
         self, turn: Turn, model: nn.Module, base: nn.Module, frozen: FrozenPart | None = None
@@ -87,14 +105,10 @@ class SharedPasses:
         if self._model is None:
             self._model = StackedModel(base, next(model.parameters()).device)
             if any(bits_of(module) for module in base.modules()):
-                self._most_tokens = sys.maxsize
-            self._limits = position_limits(getattr(base, "config", None))
+                self.most_tokens = sys.maxsize
+            self.limits = position_limits(getattr(base, "config", None))
         self._model.attach(turn.name, model)
-        return self.seat(turn, frozen)
-
-    def seat(self, turn: Turn, frozen: FrozenPart | None = None) -> Seat:
-        """Return the place of a run that has joined."""
-        return Seat(self._turns, turn, self._most_tokens, self._limits, frozen or FrozenPart())
+        return Seat(self, turn, frozen or FrozenPart())
 
     def leave(self, turn: Turn) -> None:
         """Carry the adapter of a run no longer, once the backward passes are done."""
@@ -111,20 +125,22 @@ class SharedPasses:
 
     def _serve(self, turns: Sequence[Turn]) -> None:
         """Compute something for some runs; all of them wait."""
-        by_order: dict[int, list[Turn]] = {}
-        for turn in turns:
-            by_order.setdefault(_order(turn.request), []).append(turn)
-        chosen = by_order[min(by_order)]
-        first = chosen[0].request
-        alike = [turn for turn in chosen if _kind(turn.request) == _kind(first)]
+        requests: list[_Request] = [turn.request for turn in turns]
+        first = min(requests, key=lambda request: request.order)
+        kind = first.kind
+        chosen = [
+            turn
+            for turn, request in zip(turns, requests, strict=True)
+            if request.order == first.order and request.kind == kind
+        ]
         if isinstance(first, Examples):
-            _answer_or_each(alike, self._below)
+            _answer(chosen, self._below)
         elif isinstance(first, Pass):
-            _answer_or_each(alike, self._forward)
+            _answer(chosen, self._forward)
         elif isinstance(first, _Losses):
-            _answer_or_each(alike, _losses_and_gradients)
+            _answer(chosen, _losses_and_gradients)
         else:
-            _answer(alike, self._backward)
+            _answer(chosen, self._backward, is_repeatable=False)
 
     def _below(self, turns: Sequence[Turn]) -> list[list[Found]]:
         model: Any = self._model
@@ -149,27 +165,10 @@ class SharedPasses:
 class Seat:
     """A run's place among those that compute together."""
 
-    def __init__(
-        self,
-        turns: Turns,
-        turn: Turn,
-        most_tokens: int,
-        limits: tuple[int, ...],
-        frozen: FrozenPart,
-    ):
-        """Create the place; `SharedPasses.join` does.
-
-        Args:
-            turns: The turns of all runs.
-            turn: The run's.
-            most_tokens: A batch of so many tokens is not stacked.
-            limits: Of the base's positions; see `position_limits`.
-            frozen: What the run does with the blocks below its first adapted one.
-        """
-        self._turns = turns
+    def __init__(self, passes: SharedPasses, turn: Turn, frozen: FrozenPart):
+        """Create the place; `SharedPasses.join` does."""
+        self._passes = passes
         self._turn = turn
-        self._most_tokens = most_tokens
-        self._limits = limits
         self._frozen = frozen
         self._is_alone = False
 
@@ -181,14 +180,15 @@ class Seat:
             inputs: The arguments of the backbone's forward.
             dtype: That of autocast; None where it is off.
         """
-        if tokens_of(inputs) >= self._most_tokens:
+        rows, tokens = size_of(inputs)
+        if rows * tokens >= self._passes.most_tokens:
             self.compute_alone()
             return None
         self._is_alone = False
         self._turn.do_little(True)
         name = self._turn.name
         adapter_name = name if adapter else None
-        beyond = beyond_limits(inputs, self._limits)
+        beyond = beyond_limits(inputs, self._passes.limits)
         below = below_of(self._frozen, inputs, dtype, beyond, self._ask)
         has_graph = torch.is_grad_enabled()
         return self._ask(Pass(name, adapter_name, inputs, has_graph, dtype, below, beyond))
@@ -221,29 +221,7 @@ class Seat:
         self._ask(_Backward())
 
     def _ask(self, request: Any) -> Any:
-        return self._turns.ask(self._turn, request)
-
-
-def _order(request: Any) -> int:
-    if isinstance(request, Examples):
-        return -1
-    if isinstance(request, Pass):
-        return 1 if request.has_graph else 0
-    return 2 if isinstance(request, _Losses) else 3
-
-
-def _kind(request: Any) -> tuple[object, ...]:
-    """Return what requests have in common that are computed as one."""
-    if isinstance(request, Examples):
-        where = (request.blocks.depth, request.beyond, request.autocast_dtype)
-        return (*where, *kind_of(request.inputs))
-    if isinstance(request, Pass):
-        below = () if request.below is None else request.below.kind
-        dtype = request.autocast_dtype
-        return (request.has_graph, dtype, below, request.beyond, *kind_of(request.inputs))
-    if isinstance(request, _Losses):
-        return (id(request.output.frozen_weight), request.hidden.dtype, request.token_loss)
-    return ()
+        return self._passes.turns.ask(self._turn, request)
 
 
 def _losses_and_gradients(turns: Sequence[Turn]) -> list[tuple[Tensor, Tensor]]:
@@ -257,32 +235,21 @@ def _losses_and_gradients(turns: Sequence[Turn]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(losses.split(counts), gradients.split(counts), strict=True))
 
 
-def _answer_or_each(turns: Sequence[Turn], compute: _Compute) -> None:
-    """Answer requests together; if that fails, each alone, so that only its cause has the error."""
-    if len(turns) == 1:
-        _answer(turns, compute)
-        return
-    try:
-        answers = compute(turns)
-    except Exception:
-        logging.getLogger(__name__).debug("What several runs share has failed.", exc_info=True)
-        for turn in turns:
-            _answer([turn], compute)
-        return
-    _succeed(turns, answers)
+def _answer(turns: Sequence[Turn], compute: _Compute, *, is_repeatable: bool = True) -> None:
+    """Answer requests by what is computed for all of them, or by the error.
 
-
-def _answer(turns: Sequence[Turn], compute: _Compute) -> None:
-    """Answer requests by what is computed, or each by the error."""
+    What is repeatable is then computed for each alone, so that only the error's cause has it.
+    """
     try:
         answers = compute(turns)
     except Exception as error:
+        if is_repeatable and len(turns) > 1:
+            logging.getLogger(__name__).debug("What several runs share has failed.", exc_info=True)
+            for turn in turns:
+                _answer([turn], compute)
+            return
         for turn in turns:
             turn.fail(error)
         return
-    _succeed(turns, answers)
-
-
-def _succeed(turns: Sequence[Turn], answers: Sequence[Any]) -> None:
     for turn, answer in zip(turns, answers, strict=True):
         turn.succeed(answer)

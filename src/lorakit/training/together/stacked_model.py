@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lorakit.injection import adapter_rows
@@ -16,8 +16,9 @@ from lorakit.injection.activation import remove_adapters
 from lorakit.injection.detached import adapter_in_place, attach_adapter
 from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.models.same_weights import copy_over_same_weights
+from lorakit.training.frozen_part.blocks import has_dropout
 from lorakit.training.objectives.reference import copy_base_dropout
-from lorakit.training.together.dropout_by_run import DropoutByRun, has_dropout
+from lorakit.training.together.dropout_by_run import DropoutByRun
 from lorakit.training.together.frozen_below import (
     Below,
     Examples,
@@ -26,11 +27,11 @@ from lorakit.training.together.frozen_below import (
     standing_below,
 )
 from lorakit.training.together.leaves import Leaves
-from lorakit.training.together.process_state import ProcessState
-from lorakit.training.together.random_state import RandomState
+from lorakit.training.together.process_state import ProcessState, RandomState
 from lorakit.training.together.stacking import (
     Inputs,
     Stacked,
+    kind_of,
     map_tensors,
     stack,
 )
@@ -62,6 +63,18 @@ class Pass:
     below: Below | None = None
     beyond: tuple[bool, ...] = ()
 
+    @property
+    def order(self) -> int:
+        """Evaluations come first, so that runs that train stay in step."""
+        return 2 if self.has_graph else 1
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What passes must have in common to be computed as one."""
+        below = () if self.below is None else self.below.kind
+        start = (self.has_graph, self.autocast_dtype, below, self.beyond)
+        return (*start, *kind_of(self.inputs))
+
 
 class StackedModel:
     """A further tree of modules over the base's weights, with the very updates of all runs.
@@ -77,6 +90,7 @@ class StackedModel:
             device: Where it runs.
         """
         self._model = copy_over_same_weights(base)
+        self._device = device
         for module in self._model.modules():
             for name, buffer in module._buffers.items():  # the weights are there already
                 module._buffers[name] = None if buffer is None else buffer.to(device)
@@ -129,16 +143,15 @@ class StackedModel:
         if self._drops and passes[0].has_graph:
             dropping = DropoutByRun(stacked, [*random.values()])
         first = passes[0]
-        device = next(v for v in stacked.inputs.values() if isinstance(v, Tensor)).device
         for module in self._modules:
             module.training = first.has_graph
         with (
             torch.set_grad_enabled(first.has_graph),
-            _autocast(device, first.autocast_dtype),
+            _autocast(self._device, first.autocast_dtype),
             adapter_rows(self._model, names, batches=batches) as rows,
             standing_below(self._model, self._modules, [one.below for one in passes], stacked),
             dropping,
-            self._attention(stacked, device, first),
+            self._attention(stacked, first),
         ):
             outputs = self._backbone(**stacked.inputs)
         for state in random.values():
@@ -149,16 +162,14 @@ class StackedModel:
             for one in passes
         ], leaves
 
-    def _attention(
-        self, stacked: Stacked, device: torch.device, one: Pass
-    ) -> AbstractContextManager[Any]:
+    def _attention(self, stacked: Stacked, one: Pass) -> AbstractContextManager[Any]:
         """Let torch compute attention the faster way, where backward finds what forward has saved.
 
         Dropout would draw other numbers, and checkpointing runs blocks again outside of this.
         """
         dtype = one.autocast_dtype or getattr(self._model, "dtype", None)
         if (
-            (device.type, dtype) != ("cpu", torch.bfloat16)
+            (self._device.type, dtype) != ("cpu", torch.bfloat16)
             or stacked.tokens > _SHORT_TOKENS
             or not one.has_graph
             or self._drops
@@ -174,9 +185,8 @@ class StackedModel:
             module.training = False
 
         def run(stacked: Stacked) -> None:
-            device = next(v for v in stacked.inputs.values() if isinstance(v, Tensor)).device
             with (
-                _autocast(device, requests[0].autocast_dtype),
+                _autocast(self._device, requests[0].autocast_dtype),
                 adapter_rows(self._model, [None] * stacked.rows),
             ):
                 self._backbone(**stacked.inputs)

@@ -52,27 +52,24 @@ def kind_of(inputs: Inputs) -> tuple[object, ...]:
     )
 
 
-def tokens_of(inputs: Inputs) -> int:
-    """Return the number of tokens of a batch, with its padding."""
+def size_of(inputs: Inputs) -> tuple[int, int]:
+    """Return the number of rows of a batch, and of the tokens in each with padding."""
     rows, tokens = next(inputs[n] for n in _TOKENS if inputs.get(n) is not None).shape[:2]
-    return rows * tokens
+    return rows, tokens
 
 
 def can_be_stacked(inputs: Inputs) -> bool:
     """Return whether every tensor of the inputs has rows of tokens."""
-    given = next((inputs[name] for name in _TOKENS if inputs.get(name) is not None), None)
-    if given is None:
+    if all(inputs.get(name) is None for name in _TOKENS):
         return False
     if inputs.get(_POSITIONS) is not None and inputs.get(_MASK) is None:
         return False  # a packed sequence, whose texts the positions alone keep apart
-    rows, tokens = given.shape[:2]
+    rows, tokens = size_of(inputs)
     return all(
         _is_padded(name, value, rows, tokens)
-        for name, value in inputs.items()
         if isinstance(value, Tensor)
-    ) and all(
-        value is None or isinstance(value, Tensor | bool | int | float | str)
-        for value in inputs.values()
+        else value is None or isinstance(value, bool | int | float | str)
+        for name, value in inputs.items()
     )
 
 
@@ -91,7 +88,7 @@ def stack(inputs: Sequence[Inputs]) -> Stacked:
     parts: list[Part] = []
     first = 0
     for one in inputs:
-        rows, tokens = next(one[n] for n in _TOKENS if one.get(n) is not None).shape[:2]
+        rows, tokens = size_of(one)
         parts.append(Part(first, rows, tokens))
         first += rows
     longest = max(part.tokens for part in parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -72,28 +72,27 @@ def judge(
         known: Encoded examples to make a guess from; None takes the training examples.
         base: What the base's evaluation found; None evaluates it here.
     """
-    return _Judge(setup, trainer, emit, known, base).judge(found)
+    started_s = time.perf_counter()
+    made = _Judge(setup, trainer, emit, known, base, seed_of(setup.recipe))
+    verdict = made.verdict(found)
+    return Judgement(verdict, made.base, time.perf_counter() - started_s)
 
 
+@dataclass
 class _Judge:
     """Compares one adapter with its base."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        trainer: AdapterTrainerMixin,
-        emit: EventHandler,
-        known: Dataset | None,
-        evaluated: KeptEvaluation | None,
-    ):
-        self._started_s = time.perf_counter()
-        self._setup, self._trainer, self._emit, self._known = setup, trainer, emit, known
-        self._evaluated = evaluated
-        self._seed = seed_of(setup.recipe)
-        self._notes: list[str] = []
-        self._base: Predicted | None = None
+    setup: Setup
+    trainer: AdapterTrainerMixin
+    emit: EventHandler
+    known: Dataset | None
+    evaluated: KeptEvaluation | None
+    seed: int
+    notes: list[str] = field(default_factory=list)
+    base: Predicted | None = None
+    """Predictions of the base, once it has been asked for them."""
 
-    def judge(self, found: KeptEvaluation | None) -> Judgement:
+    def verdict(self, found: KeptEvaluation | None) -> Verdict:
         """Return the verdict.
 
         Args:
@@ -101,18 +100,17 @@ class _Judge:
         """
         compared: tuple[Comparison, ...] = ()
         if found is None:
-            self._notes.append("Adapter and base are not compared: the run has no evaluation.")
+            self.notes.append("Adapter and base are not compared: the run has no evaluation.")
         else:
             compared = self._compare(found)
         forgetting = self._forgetting()
-        verdict = Verdict(
+        return Verdict(
             compared[0] if compared else None,
             forgetting,
-            tuple(self._notes),
+            tuple(self.notes),
             compared[1:],
             None if found is None else found.divergence,
         )
-        return Judgement(verdict, self._base, time.perf_counter() - self._started_s)
 
     # ---- the validation examples ----
 
@@ -122,46 +120,46 @@ class _Judge:
         after = found.scores
         if [one.metric for one in before] != [one.metric for one in after] or not after:
             if before:
-                self._notes.append(
+                self.notes.append(
                     "Adapter and base are not compared: the evaluation keeps no predictions."
                 )
             return ()
         for scores, which in ((before, "the base"), (after, "the adapter")):
             if not all(one.is_finite for one in scores):
-                self._notes.append(_NOT_A_NUMBER.format("The adapter", which))
+                self.notes.append(_NOT_A_NUMBER.format("The adapter", which))
                 return ()
-        return compare_all(before, after, baseline, self._seed)
+        return compare_all(before, after, baseline, self.seed)
 
     def _baseline(self) -> tuple[tuple[ExampleScores, ...], str]:
         """Return the scores of the base, or of what stands in for it, and its name."""
-        setup = self._setup
-        known: Any = setup.encoded.train if self._known is None else self._known
+        setup = self.setup
+        known: Any = setup.encoded.train if self.known is None else self.known
         examples: Any = setup.encoded.validation
         guess = setup.task.guess(setup, known, examples)
         if guess is not None:
-            self._notes.append(guess.note)
-            if self._known is not None and guess.knows_examples:
-                self._notes.append("The guess is computed from the measured examples.")
+            self.notes.append(guess.note)
+            if self.known is not None and guess.knows_examples:
+                self.notes.append("The guess is computed from the measured examples.")
             return guess.scores, guess.baseline
         wanted = setup.recipe.evaluation.examples_in_prompt
         if wanted:
             return self._base_with_examples(known, examples, wanted)
         base = self._evaluate_base()
-        self._base = None if base is None else base.predicted
+        self.base = None if base is None else base.predicted
         return () if base is None else base.scores, _BASE
 
     def _evaluate_base(self) -> KeptEvaluation | None:
         """Evaluate the base as the adapter was evaluated, without logging."""
-        if self._evaluated is not None:
-            return self._evaluated
+        if self.evaluated is not None:
+            return self.evaluated
         self._announce()
-        trainer = self._trainer
+        trainer = self.trainer
         try:
-            with trainer.evaluating_apart(), disable_adapters(self._setup.model):
+            with trainer.evaluating_apart(), disable_adapters(self.setup.model):
                 trainer.evaluate(metric_key_prefix="base")
                 return trainer.evaluation_at(trainer.state.global_step)
         except TrainingError:  # the adapter is trained all the same
-            self._notes.append(_NOT_A_NUMBER.format("The adapter", _BASE))
+            self.notes.append(_NOT_A_NUMBER.format("The adapter", _BASE))
             return None
 
     def _base_with_examples(
@@ -169,9 +167,9 @@ class _Judge:
     ) -> tuple[tuple[ExampleScores, ...], str]:
         """Return the base's loss of each example after solved ones."""
         self._announce()
-        limit = model_limit(self._setup.model)
-        shown = with_examples_in_prompt(examples, known, wanted, limit, self._seed)
-        self._notes.append(
+        limit = model_limit(self.setup.model)
+        shown = with_examples_in_prompt(examples, known, wanted, limit, self.seed)
+        self.notes.append(
             f"The base is shown {wanted} training examples before each validation example, or as "
             "many as fit."
         )
@@ -179,33 +177,33 @@ class _Judge:
         return () if losses is None else (losses,), f"the base with {wanted} examples in its prompt"
 
     def _announce(self) -> None:
-        self._emit("comparing", {"examples": len(self._setup.splits.validation or ())})
+        self.emit("comparing", {"examples": len(self.setup.splits.validation or ())})
 
     # ---- neutral text ----
 
     def _forgetting(self) -> Forgetting | None:
-        if self._setup.task.task_type is not TaskType.CAUSAL_LM:
+        if self.setup.task.task_type is not TaskType.CAUSAL_LM:
             return None
-        texts = encode_neutral_text(self._setup.model, self._setup.tokenizer)
+        texts = encode_neutral_text(self.setup.model, self.setup.tokenizer)
         before, after = (self._losses(texts, use_base=use_base) for use_base in (True, False))
         if before is None or after is None:
-            self._notes.append("What is forgotten is not measured: this model has no loss by text.")
+            self.notes.append("What is forgotten is not measured: this model has no loss by text.")
             return None
         if not (before.is_finite and after.is_finite):
             which = "the adapter" if before.is_finite else "the base"
             note = _NOT_A_NUMBER.format("Neutral text", f"{which} on it")
-            self._notes.append(note)
+            self.notes.append(note)
             return None
-        return measure_forgetting(before, after, self._seed)
+        return measure_forgetting(before, after, self.seed)
 
     def _losses(self, examples: Dataset, *, use_base: bool) -> ExampleScores | None:
         """Return the loss of each example, which may differ from the run's."""
-        trainer: Any = self._trainer
+        trainer: Any = self.trainer
         with ExitStack() as held:
             held.enter_context(trainer.evaluating_apart())
             held.enter_context(trainer.as_language_model())
             if use_base:
-                held.enter_context(disable_adapters(self._setup.model))
+                held.enter_context(disable_adapters(self.setup.model))
             loader = trainer.get_test_dataloader(examples)
             trainer.evaluation_loop(
                 loader, "Comparison", prediction_loss_only=True, metric_key_prefix="base"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorakit.analysis.paired_bootstrap import Interval
 from lorakit.analysis.verdict import Comparison, Forgetting, Verdict
 from lorakit.training.markdown_text import number, plain, table, text_table
 from lorakit.training.verdict.shown_examples import ShownExample, ShownExamples
@@ -53,27 +54,22 @@ def verdict_section(verdict: Verdict | None, wall_s: float | None) -> tuple[str,
 
 
 def _comparison_row(found: Comparison) -> tuple[str, ...]:
-    change = found.change
-    return (
-        found.metric,
-        number(found.before),
-        number(found.after),
-        f"{change.value:+,.1f} {found.unit}",
-        f"{change.low:+,.1f} to {change.high:+,.1f}",
-        f"{found.examples:,} examples",
-    )
+    sizes = _sizes(found.before, found.after, found.change, found.unit)
+    return (found.metric, *sizes, f"{found.examples:,} examples")
 
 
 def _forgetting_row(found: Forgetting) -> tuple[str, ...]:
-    rise = found.rise
+    sizes = _sizes(found.before, found.after, found.rise, "%")
     return (
         "perplexity of neutral text",
-        number(found.before),
-        number(found.after),
-        f"{rise.value:+,.1f} %",
-        f"{rise.low:+,.1f} to {rise.high:+,.1f}",
+        *sizes,
         f"{found.texts} passages, {found.tokens:,} tokens",
     )
+
+
+def _sizes(before: float, after: float, change: Interval, unit: str) -> tuple[str, ...]:
+    interval = f"{change.low:+,.1f} to {change.high:+,.1f}"
+    return (number(before), number(after), f"{change.value:+,.1f} {unit}", interval)
 
 
 def _meaning(verdict: Verdict) -> list[str]:
@@ -106,21 +102,18 @@ def example_sections(shown: ShownExamples) -> tuple[str, ...]:
 
 
 def _examples_table(examples: Sequence[ShownExample]) -> str:
-    columns = [("input", [one.given for one in examples])]
-    if any(one.place for one in examples):
-        columns.insert(0, ("", [one.place for one in examples]))
-    columns.append(("expected", [one.expected for one in examples]))
-    for name, values in (
+    shares = [None if one.confidence is None else f"{one.confidence:.1%}" for one in examples]
+    columns: list[tuple[str, list[str | None]]] = [
+        ("", [one.place or None for one in examples]),
+        ("input", [one.given for one in examples]),
+        ("expected", [one.expected for one in examples]),
         ("adapter", [one.adapter for one in examples]),
         ("base", [one.base for one in examples]),
-    ):
-        if any(value is not None for value in values):
-            columns.append((name, ["" if value is None else value for value in values]))
-    if any(one.confidence is not None for one in examples):
-        shares = [None if one.confidence is None else one.confidence for one in examples]
-        columns.append(("probability", ["" if p is None else f"{p:.1%}" for p in shares]))
-    rows = zip(*(map(_shorten, values) for _, values in columns), strict=True)
-    return text_table([name for name, _ in columns], list(rows))
+        ("probability", shares),
+    ]
+    known = [(name, some) for name, some in columns if any(one is not None for one in some)]
+    rows = zip(*([_shorten(one or "") for one in some] for _, some in known), strict=True)
+    return text_table([name for name, _ in known], list(rows))
 
 
 def _shorten(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from lorakit import LoraConfig, add_adapter
 from lorakit.errors import ConfigError
@@ -84,6 +85,19 @@ def test_dropout_stays_off_below_while_the_model_trains():
 def test_a_model_without_dropout_has_none():
     model = adapted(llama(), (1,))
     assert not has_dropout(model, find_frozen_blocks(model))
+
+
+def test_a_model_is_asked_by_its_modules_and_its_settings():
+    assert not has_dropout(llama())
+    assert has_dropout(nn.Sequential(nn.Dropout(0.1)))
+    model = bert()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    assert not has_dropout(model)
+    model.config.attention_probs_dropout_prob = 0.1
+    assert has_dropout(model)
 
 
 STATES, OTHER = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)

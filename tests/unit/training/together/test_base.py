@@ -10,8 +10,8 @@ from lorakit.training.tasks import task_for
 from lorakit.training.together.base import BaseInProcess
 
 
-def loaded(base, model, data, labels=("a", "b"), seed=42):
-    recipe = Recipe.check(
+def recipe_of(model, data, seed=42):
+    return Recipe.check(
         {
             "model": model,
             "task": "SEQ_CLS",
@@ -21,6 +21,10 @@ def loaded(base, model, data, labels=("a", "b"), seed=42):
         },
         "the recipe",
     )
+
+
+def loaded(base, model, data, labels=("a", "b"), seed=42):
+    recipe = recipe_of(model, data, seed)
     task = task_for(recipe.task)
     tokenizer = task.load_tokenizer(recipe)
     return base.load(recipe, task, tokenizer, labels), task.load_base(recipe, tokenizer, labels)
@@ -46,7 +50,7 @@ def test_another_base_is_refused_once_runs_have_begun(tiny_bert_dir, cls_csv):
         _ = base.pristine
     loaded(base, tiny_bert_dir, cls_csv)
     loaded(base, tiny_bert_dir, cls_csv, ("a", "b", "c"))
-    base.settle()
+    base.settle(recipe_of(tiny_bert_dir, cls_csv))
     with pytest.raises(
         ConfigError, match=r'labels is \["a", "b", "c"\] there and \["a", "b"\] here'
     ):

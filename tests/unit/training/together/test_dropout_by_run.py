@@ -6,11 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorakit.errors import TrainingError
-from lorakit.training.together.dropout_by_run import DropoutByRun, has_dropout
-from lorakit.training.together.process_state import ProcessState
-from lorakit.training.together.random_state import RandomState
+from lorakit.training.together.dropout_by_run import DropoutByRun
+from lorakit.training.together.process_state import ProcessState, RandomState
 from lorakit.training.together.stacking import part_of, stack
-from tiny_models import bert, llama
 
 SIZES = ((2, 3), (1, 5))
 
@@ -94,16 +92,3 @@ def test_without_dropout_nothing_is_split():
     with DropoutByRun(stacked, [RandomState(state) for state in states()]):
         assert torch.equal(F.dropout(whole, 0.5, training=False), whole)
     assert part_of(whole, stacked, stacked.parts[0]).shape == (2, 3, 4)
-
-
-def test_a_model_is_asked_by_its_modules_and_its_settings():
-    assert not has_dropout(llama())
-    assert has_dropout(nn.Sequential(nn.Dropout(0.1)))
-    model = bert()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
-    assert not has_dropout(model)
-    model.config.attention_probs_dropout_prob = 0.1
-    assert has_dropout(model)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from accelerate.state import GradientState
 
-from lorakit.training.together.process_state import ProcessState
+from lorakit.ops import draw_seed
+from lorakit.training.together.process_state import ProcessState, RandomState
 
 
 def draw():
@@ -47,3 +48,19 @@ def test_a_thread_gets_the_gpu_of_the_state(monkeypatch):
     assert chosen == []
     dataclasses.replace(state, cuda_device=1).use_device()
     assert chosen == [1]
+
+
+def test_seeds_and_other_numbers_follow_each_other_as_alone():
+    torch.manual_seed(5)
+    state = ProcessState.current()
+    alone = [draw_seed().item(), torch.rand(3).tolist(), draw_seed().item(), torch.rand(()).item()]
+    torch.manual_seed(9)
+    of_run = RandomState(state)
+    found = [of_run.draw_seed().item()]
+    with of_run.drawing():
+        found.append(torch.rand(3).tolist())
+    found.append(of_run.draw_seed().item())
+    of_run.write_back()
+    state.restore()
+    found.append(torch.rand(()).item())
+    assert found == alone

@@ -2,9 +2,10 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 from torch.utils.data import DataLoader
 
-from lorakit.analysis.example_scores import scores_of_losses
+from lorakit.analysis.example_scores import ExampleScores
 from lorakit.training.trainers.kept_predictions import KeptPredictionsMixin
 
 
@@ -49,7 +50,9 @@ def test_nothing_is_kept_unless_it_can_be_read():
 
 def test_losses_are_kept_in_the_order_of_the_data():
     trainer = _Trainer()
-    trainer.example_scores = scores_of_losses([[10.0, 2], [3.0, 1]])
+    trainer.example_scores = ExampleScores(
+        "perplexity", np.array([10.0, 3.0]), np.array([2.0, 1.0])
+    )
     trainer.evaluate_at(1)
     kept = trainer.evaluation_at(1)
     assert kept.predicted is None
