@@ -82,6 +82,19 @@ def require_one_recipe(recipe: Path, arguments: list[str], what: str) -> None:
         )
 
 
+def refuse_unused_top_p(top_p: float | None, temperature: float) -> None:
+    """Refuse --top-p where no token is sampled.
+
+    Raises:
+        ConfigError: The temperature is 0.
+    """
+    if top_p is not None and temperature == 0:
+        raise ConfigError(
+            "--top-p requires sampling: got --temperature 0, expected one above 0. "
+            "Add --temperature 1, or remove --top-p."
+        )
+
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)

@@ -26,6 +26,7 @@ from lorakit.data.preferences import (
 )
 from lorakit.data.text_formats import CountedIds, answers_ids, common_prefix_length
 from lorakit.data.tokenize_examples import IDS
+from lorakit.data.tokenizers import pad_length
 
 FEATURES: dict[str, Any] = {"input_ids": IDS, "labels": IDS, PARTS: List(Value("int32"))}
 """Columns of encoded examples: prompt, first and second answer one after the other."""
@@ -149,8 +150,7 @@ class AnswerCollator:
         """Collate encoded examples."""
         rows = [row for example in examples for row in self._rows(example)]
         longest = max(len(row["input_ids"]) for row in rows)
-        multiple = self.pad_to_multiple_of or 1
-        width = -(-longest // multiple) * multiple
+        width = pad_length(longest, self.pad_to_multiple_of)
         padding = {
             "input_ids": self.pad_token_id,
             "attention_mask": 0,

@@ -290,6 +290,7 @@ def _marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return a template that marks the assistant's tokens and end-of-turn token, if any."""
     from trl.chat_template_utils import (
         get_training_chat_template,
+        has_generation_markers,
         is_chat_template_stop_token_trained,
     )
 
@@ -299,17 +300,11 @@ def _marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
         candidate = get_training_chat_template(tokenizer)
     except (ValueError, TemplateError):
         candidate = None
-    if candidate is None and _has_marks(given):
+    if candidate is None and has_generation_markers(given):
         candidate = given
     if candidate is None or not is_chat_template_stop_token_trained(tokenizer, candidate):
         return None
     return candidate
-
-
-def _has_marks(template: str) -> bool:
-    from trl.chat_template_utils import has_generation_markers
-
-    return has_generation_markers(template)
 
 
 def with_content_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

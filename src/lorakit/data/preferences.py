@@ -17,6 +17,7 @@ from lorakit.data.conversations import (
     is_conversation,
     parse_messages,
 )
+from lorakit.data.reading.columns import first_value
 from lorakit.errors import DataError, first_few
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def find_preferences(
     if prompt is None:
         notes.append("What the two answers of an example begin with alike is its prompt.")
     read = [name for name in (prompt, *answers) if name is not None]
-    talks = any(is_conversation(_first_value(examples, name)) for name in read)
+    talks = any(is_conversation(first_value(examples, name)) for name in read)
     return PreferenceLayout(wanted, prompt, answers, vote, talks, tuple(notes))
 
 
@@ -367,7 +368,3 @@ def _vote(value: Any, column: str) -> bool:
     if known not in (0, 1) or isinstance(known, float):
         raise MalformedConversationError(f"{value!r} in '{column}' is not true or false")
     return bool(known)
-
-
-def _first_value(examples: Dataset, column: str) -> Any:
-    return next((value for value in examples[column] if value is not None), None)

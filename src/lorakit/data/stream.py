@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from torch.utils.data import IterableDataset
 
-from lorakit.data.reading.columns import require_columns
+from lorakit.data.reading.columns import take_columns
 from lorakit.data.reading.files import file_parts, no_examples
 from lorakit.data.reading.positions import Place
 from lorakit.data.reading.several import expand_glob, join_examples
@@ -55,8 +55,8 @@ class StreamedSource:
                     chosen = np.arange(skipped, size)
                     name = f"the training examples of '{path}'"
                     place = Place(name, np.arange(first, first + size), part.lines)
-                    examples = self._rename_columns(part.dataset, path).select(chosen)
-                    yield examples, place.select(chosen)
+                    examples = take_columns(part.dataset, self.columns, self.key, str(path))
+                    yield examples.select(chosen), place.select(chosen)
                 first += size
 
     def first(self, number: int) -> FileExamples:
@@ -65,7 +65,7 @@ class StreamedSource:
         names: list[str] = []
         for path in self.files:
             for part in file_parts(path, self.key, self.delimiter, number):
-                examples = self._rename_columns(part.dataset, path)
+                examples = take_columns(part.dataset, self.columns, self.key, str(path))
                 taken = examples.select(range(min(number, len(examples))))
                 lines = None if part.lines is None else part.lines[: len(taken)]
                 found.append(FileExamples(taken, lines))
@@ -76,14 +76,6 @@ class StreamedSource:
         if not found:
             raise DataError(no_examples(f"'{self.files[0]}' ({self.key})"))
         return join_examples(found, names, "Files")
-
-    def _rename_columns(self, examples: Dataset, path: Path) -> Dataset:
-        if self.columns is None:
-            return examples
-        wanted = {f"{self.key}.columns.{new}": old for new, old in self.columns.items()}
-        require_columns(examples, wanted, f"'{path}'")
-        taken = examples.select_columns(list(self.columns.values()))
-        return taken.rename_columns({old: new for new, old in self.columns.items()})
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from lorakit.data.preferences import (
     preference_layout_of,
     supervised_problem,
 )
+from lorakit.data.reading.columns import first_value
 from lorakit.data.tokenizers import end_id, many_token_ids, with_ends
 from lorakit.errors import ConfigError, DataError, first_few
 
@@ -99,7 +100,7 @@ def find_layout(examples: Dataset, data: DataConfig, where: Place | str) -> Layo
     if data.format in ("auto", "messages") and data.messages not in columns:
         halves = {data.prompt, data.completion}
         possible = [name for name in columns if not (name in halves and halves <= set(columns))]
-        found = [name for name in possible if is_conversation(_first_value(examples, name))]
+        found = [name for name in possible if is_conversation(first_value(examples, name))]
         if len(found) == 1 and preference_layout_of(columns, data) != PREFERENCE:
             data = data.model_copy(update={"messages": found[0]})
             notes.append(f"The messages are read from the column '{found[0]}' (data.messages).")
@@ -107,7 +108,7 @@ def find_layout(examples: Dataset, data: DataConfig, where: Place | str) -> Layo
     talk = conversation_columns(examples, name, data)
     if data.format != "auto":
         return Layout(name, data, tuple(notes), talk)
-    if name == "prompt_completion" and isinstance(_first_value(examples, data.label), bool):
+    if name == "prompt_completion" and isinstance(first_value(examples, data.label), bool):
         what = "completions that are good or bad"
         raise DataError(supervised_problem(VOTES, where, what))
     notes.append(f"The examples are read as '{name}', from their columns (data.format).")
@@ -124,16 +125,10 @@ def conversation_columns(examples: Dataset, name: str, data: DataConfig) -> tupl
     if name != "prompt_completion":
         return ()
     halves = (data.prompt, data.completion)
-    values = [_first_value(examples, column) for column in halves]
+    values = [first_value(examples, column) for column in halves]
     holds_messages = [is_conversation(value) for value in values]
     is_list = any(isinstance(value, list) and is_conversation(value) for value in values)
     return halves if is_list or all(holds_messages) else ()
-
-
-def _first_value(examples: Dataset, column: str) -> Any:
-    if column not in examples.column_names:
-        return None
-    return next((value for value in examples[column] if value is not None), None)
 
 
 def detect_format(columns: Sequence[str], data: DataConfig, where: Place | str) -> str:

@@ -6,7 +6,7 @@ Text is always shown as text, never as HTML, with control characters escaped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from nicegui import ui
@@ -152,6 +152,33 @@ def notify_problem(sentence: str) -> None:
         multi_line=True,
         position="bottom",
     )
+
+
+def facts(values: Mapping[str, object], classes: str = "facts") -> None:
+    """Show names with their values.
+
+    Args:
+        values: Values by name; None and an empty text are left out.
+        classes: CSS classes of the list.
+    """
+    with ui.element("dl").classes(classes):
+        for name, value in values.items():
+            if value not in (None, ""):
+                Text("dt", name)
+                Text("dd", str(value))
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in readable units.
+
+    >>> [duration_text(s) for s in (-5, 3.2, 75, 3725, 200_000)]
+    ['0 s', '3 s', '1 min 15 s', '1 h 2 min', '55 h 33 min']
+    """
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> None:

@@ -41,10 +41,6 @@ def _send(client: Client) -> None:
 class LiveText(Text):
     """An element whose text changes with each step of a run."""
 
-    def __init__(self, tag: str, text: str):
-        """Show a text; see `Text`."""
-        super().__init__(tag, text)
-
     def _handle_text_change(self, text: str) -> None:
         self._text_to_model_text(text)
         _set(self, "nodeValue", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorakit.errors import LorakitError
@@ -17,7 +16,6 @@ _FRESH_S = 0.5
 """Pages that ask within this time share one look at the folder."""
 
 
-@dataclass(frozen=True)
 class Studio:
     """One studio: a window on a folder of runs.
 
@@ -29,17 +27,13 @@ class Studio:
         trash: What was deleted.
     """
 
-    root: Path
-    api_key: str = ""
-    index: RunIndex = field(init=False)
-    queue: RunQueue = field(init=False)
-    trash: Trash = field(init=False)
-    _latest: _Latest = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name, made in (("index", RunIndex), ("queue", RunQueue), ("trash", Trash)):
-            object.__setattr__(self, name, made(self.root))
-        object.__setattr__(self, "_latest", _Latest())
+    def __init__(self, root: Path, api_key: str = ""):
+        """Open a folder; see the attributes."""
+        self.root, self.api_key = root, api_key
+        self.index, self.queue, self.trash = RunIndex(root), RunQueue(root), Trash(root)
+        self._looking = threading.Lock()
+        self._runs: list[RunSummary] = []
+        self._until_s = 0.0
 
     def path(self, relative: str) -> Path:
         """Return the path of something in the folder; see `resolve` for what is refused."""
@@ -55,27 +49,14 @@ class Studio:
         Args:
             fresh: Whether to look again even if another page has just looked.
         """
-        return self._latest.rows(self.index, fresh=fresh)
-
-
-class _Latest:
-    """The newest list of runs, shared by all pages."""
-
-    def __init__(self) -> None:
-        self._looking = threading.Lock()
-        self._rows: list[RunSummary] = []
-        self._until_s = 0.0
-
-    def rows(self, index: RunIndex, *, fresh: bool) -> list[RunSummary]:
-        """Return the list, read again if it is old or `fresh` is asked for."""
         with self._looking:
             begun_s = time.monotonic()
             if fresh or begun_s >= self._until_s:
-                self._rows = index.refresh()
+                self._runs = self.index.refresh()
                 ended_s = time.monotonic()
                 # A folder that takes long to look through is looked at less often.
                 self._until_s = ended_s + max(_FRESH_S, 50 * (ended_s - begun_s))
-            return self._rows
+            return self._runs
 
 
 _opened: list[Studio] = []

@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from importlib.resources import files
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -58,11 +58,7 @@ def page(path: str, title: str) -> Callable[[Callable[..., Any]], Page]:
         path: Address, with FastAPI's parameters.
         title: Heading, and name of the browser tab.
     """
-
-    def frame_contents(build: Callable[..., Any]) -> Page:
-        return Page(path, title, build)
-
-    return frame_contents
+    return partial(Page, path, title)
 
 
 def register(pages: Iterable[Page]) -> None:

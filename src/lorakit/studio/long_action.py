@@ -20,10 +20,6 @@ _POLL_S = 0.2
 _SHOW_SECONDS_FROM_S = 3.0
 
 
-class ActionCancelledError(LorakitError):
-    """The user has cancelled an action."""
-
-
 class Progress:
     """What a slow function says about itself, and learns from the page; used in its thread."""
 
@@ -40,11 +36,7 @@ class Progress:
         Args:
             words: A short text, such as "Loading the base".
             share: Part that is done, from 0 to 1; None if it cannot be known.
-
-        Raises:
-            ActionCancelledError: The user has cancelled.
         """
-        self.require_not_cancelled()
         self.words, self.share = words, share
 
     @property
@@ -55,11 +47,6 @@ class Progress:
     def cancel(self) -> None:
         """Ask the function to end."""
         self._is_cancelled.set()
-
-    def require_not_cancelled(self) -> None:
-        """Raise ActionCancelledError if the user has cancelled; call it often."""
-        if self.is_cancelled:
-            raise ActionCancelledError("Cancelled.")
 
 
 class LongAction(Generic[Result]):
@@ -105,8 +92,8 @@ class LongAction(Generic[Result]):
 
         Args:
             words: What to show first, such as "Planning".
-            act: The function; it should call `progress.say` or `progress.require_not_cancelled`
-                often. One that waits for a process gets `end` instead.
+            act: The function; it may tell what it does with `progress.say`, and should raise an
+                error soon after the user has cancelled.
             end: Called when the user cancels, such as a process's `terminate`.
 
         Returns: The result; None if it failed, was cancelled, or if another one runs here.
@@ -135,14 +122,14 @@ class LongAction(Generic[Result]):
                     end()
                 if not client.is_deleted:
                     view.show(time.monotonic() - begun_s)
-            self._show_end(work.exception(), progress, is_open=not client.is_deleted)
-            return None if work.exception() is not None else work.result()
+            error = work.exception()
+            if not client.is_deleted:
+                self._show_end(error, progress)
+            return None if error is not None else work.result()
         finally:
             self._progress = None
 
-    def _show_end(self, error: BaseException | None, progress: Progress, *, is_open: bool) -> None:
-        if not is_open:
-            return
+    def _show_end(self, error: BaseException | None, progress: Progress) -> None:
         self.place.clear()
         with self.place:
             if progress.is_cancelled and error is not None:

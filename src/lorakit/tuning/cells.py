@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.recipes.search_sections import Distribution
+from lorakit.tuning.space import as_list
 from lorakit.tuning.target_sets import TargetSet
 
 _LAYERS = "lora.layers_to_transform"
@@ -39,8 +40,8 @@ class Cell:
     @property
     def changes(self) -> dict[str, Any]:
         """The modules, and the layers if a study varies them, by recipe key."""
-        values = {"lora.target_modules": _to_list(self.target_set.target_modules)}
-        return values | ({_LAYERS: _to_list(self.target_set.layers)} if self.size[0] else {})
+        values = {"lora.target_modules": as_list(self.target_set.target_modules)}
+        return values | ({_LAYERS: as_list(self.target_set.layers)} if self.size[0] else {})
 
     @property
     def mean(self) -> float:
@@ -82,7 +83,7 @@ class CellSpace:
         return {
             "lora.r": Distribution(choice=tuple(sorted({cell.rank for cell in self.cells}))),
             "lora.target_modules": Distribution(choice=tuple(sets)),
-            **({_LAYERS: Distribution(choice=tuple(map(_to_list, layers)))} if layers else {}),
+            **({_LAYERS: Distribution(choice=tuple(map(as_list, layers)))} if layers else {}),
             "lora.lora_alpha": Distribution(same_as="lora.r", times=self.scaling),
             "training.seed": Distribution(choice=self.seeds),
         }
@@ -111,8 +112,3 @@ class CellSpace:
             "lora.lora_alpha": self.scaling * cell.rank,
             "training.seed": self.seeds[seed],
         }
-
-
-def _to_list(value: Any) -> Any:
-    """Return a tuple as a list, as recipes have it, and other values unchanged."""
-    return list(value) if isinstance(value, tuple) else value

@@ -41,7 +41,6 @@ from lorakit.tuning.trial_events import (
     OnChange,
     ReportingError,
     StopUseless,
-    TrialCallback,
     listening,
 )
 
@@ -56,10 +55,6 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-
-_SEARCHER_FILES = ("search_gen_state-*", "searcher-state-*")
-_VARIANT_FILES = ("basic-variant-state-*",)
-"""Ray's records of what was sampled."""
 
 _SHARES = 10_000
 """Smallest part of a resource that Ray counts."""
@@ -108,19 +103,32 @@ def run_trials(
         muting_libraries(*_MUTED, below=logging.CRITICAL),
     ):
         trainable, at_once = _trainable(plan, settings, gpus, groups, machines)
-        _AtOnce.limit = at_once or sys.maxsize
         if groups is not None:
             on_groups(groups)
-        experiment = path / _NAME
-        if _can_restore(experiment, settings):
-            tuner = tune.Tuner.restore(
-                str(experiment), trainable, resume_unfinished=True, resume_errored=True
-            )
-        else:  # trials that have begun report what is in their run directories
-            shutil.rmtree(experiment, ignore_errors=True)
-            tuner = _new_tuner(trainable, plan, settings, trials, path)
+        is_resumed = _can_restore(path / _NAME, settings)
+        if not is_resumed:  # trials that have begun report what is in their run directories
+            shutil.rmtree(path / _NAME, ignore_errors=True)
         try:
-            tuner.fit()
+            # A Tuner would resume with what it was first given, such as the number at once.
+            tune.run(
+                trainable,
+                name=_NAME,
+                storage_path=str(path),
+                resume="AUTO+ERRORED" if is_resumed else False,
+                config=plan.space.for_ray(settings.algorithm),
+                num_samples=1 if settings.algorithm == "grid" else trials,
+                metric=settings.metric,
+                mode=_mode(settings),
+                search_alg=_sampler(plan, settings, at_once or sys.maxsize),
+                scheduler=_scheduler(plan, settings),
+                callbacks=[listener],
+                stop=StopUseless(),
+                reuse_actors=True,  # importing torch takes longer than a short epoch
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
         except ReportingError as failure:
             raise failure.__cause__ or failure from None
     if listener.metric_error is not None:
@@ -134,14 +142,14 @@ def _can_restore(experiment: Path, settings: SearchConfig) -> bool:
     Ray copies each file into it, so a kill or a full disk leaves parts of them. Of such a record
     Ray would log that it cannot be restored, and end without trials.
     """
-    sampler = _SEARCHER_FILES if settings.algorithm == "tpe" else _VARIANT_FILES
-    if not tune.Tuner.can_restore(str(experiment)):
-        return False
+    sampled = ("basic-variant-state-*",)
+    if settings.algorithm == "tpe":
+        sampled = ("search_gen_state-*", "searcher-state-*")
     try:
         json.loads(max(experiment.glob("experiment_state-*")).read_text(encoding="utf-8"))
-        for pattern in ("tuner.pkl", *sampler):
+        for pattern in sampled:
             pickle.loads(max(experiment.glob(pattern)).read_bytes())
-    except Exception:  # a damaged pickle raises anything
+    except Exception:  # a missing file, and a damaged pickle raises anything
         return False
     return True
 
@@ -183,42 +191,17 @@ def require_trial_resources(settings: TrialsConfig, machines: list[Machine]) -> 
     return gpus
 
 
-def _new_tuner(
-    trainable: Any,
-    plan: TrialPlan,
-    settings: SearchConfig,
-    trials: int,
-    path: Path,
-) -> tune.Tuner:
+def _mode(settings: SearchConfig) -> str:
+    return "min" if settings.is_minimized else "max"
+
+
+def _sampler(plan: TrialPlan, settings: SearchConfig, at_once: int) -> Any:
+    """Return the source of values, for so many trials at once."""
     seed = int(plan.recipe.training.get("seed", 42))
-    is_grid = settings.algorithm == "grid"
-    mode = "min" if settings.is_minimized else "max"
-    if settings.algorithm == "tpe":
-        optuna = _NumberedOptuna(metric=settings.metric, mode=mode, seed=seed)
-        search: Any = _LimitedSearcher(optuna, max_concurrent=_AtOnce.limit)
-    else:
-        search = _LimitedVariants(random_state=seed)
-    return tune.Tuner(
-        trainable,
-        param_space=plan.space.for_ray(settings.algorithm),
-        tune_config=tune.TuneConfig(
-            metric=settings.metric,
-            mode=mode,
-            search_alg=search,
-            scheduler=_scheduler(plan, settings),
-            num_samples=1 if is_grid else trials,
-            reuse_actors=True,  # importing torch and transformers takes longer than a short epoch
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=_NAME,
-            storage_path=str(path),
-            callbacks=[TrialCallback()],
-            stop=StopUseless(),
-            verbose=0,
-        ),
-    )
+    if settings.algorithm != "tpe":
+        return _LimitedVariants(max_concurrent=at_once, random_state=seed)
+    optuna = _NumberedOptuna(metric=settings.metric, mode=_mode(settings), seed=seed)
+    return _LimitedSearcher(optuna, max_concurrent=at_once)
 
 
 def _scheduler(plan: TrialPlan, settings: SearchConfig) -> Any:
@@ -251,27 +234,20 @@ class _ResumedAsha(ASHAScheduler):
                 self.on_trial_result(tune_controller, trial, report_of(row))
 
 
-class _AtOnce:
-    """The number of trials at once is that of this call; Ray's record has that of the first."""
+class _LimitedVariants(BasicVariantGenerator):
+    """Random values and grids; as many at once as this call says, not as its record."""
 
-    limit = sys.maxsize
-
-    @property
-    def max_concurrent(self) -> int:
-        """Maximum number of concurrent trials."""
-        return _AtOnce.limit
-
-    @max_concurrent.setter
-    def max_concurrent(self, value: int) -> None:
-        """Pass over the number that Ray sets."""
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take the state of a record."""
+        super().set_state(state | {"max_concurrent": self.max_concurrent})
 
 
-class _LimitedVariants(_AtOnce, BasicVariantGenerator):
-    """Random values and grids."""
+class _LimitedSearcher(ConcurrencyLimiter):
+    """A sampler that learns from trials; as many at once as this call says."""
 
-
-class _LimitedSearcher(_AtOnce, ConcurrencyLimiter):
-    """A sampler that learns from trials."""
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take the state of a record."""
+        super().set_state(state | {"max_concurrent": self.max_concurrent})
 
 
 class _NumberedOptuna(OptunaSearch):

@@ -154,7 +154,7 @@ def default_space(target_sets: list[TargetSet]) -> dict[str, Distribution]:
     Args:
         target_sets: Module sets of the model.
     """
-    modules = tuple(_as_list(target_set.target_modules) for target_set in target_sets)
+    modules = tuple(as_list(target_set.target_modules) for target_set in target_sets)
     return {
         "training.learning_rate": Distribution(log_uniform=(1e-4, 1e-1)),
         "lora.r": Distribution(choice=(2, 4, 6, 8, 10, 16)),
@@ -179,7 +179,8 @@ def label_of(value: Any) -> Any:
     return value
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """Return a tuple as a list, as recipes have it, and other values unchanged."""
     return list(value) if isinstance(value, tuple) else value
 
 

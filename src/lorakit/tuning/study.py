@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def cells_with_results(
         else:
             values[index].append(value)
     return tuple(
-        Cell(cell.column, cell.rank, cell.target_set, tuple(values[index]), failed[index])
+        replace(cell, values=tuple(values[index]), failed=failed[index])
         for index, cell in enumerate(space.cells)
     )
 

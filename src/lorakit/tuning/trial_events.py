@@ -25,7 +25,7 @@ class ReportingError(BaseException):
     """
 
 
-class TrialListener:
+class TrialListener(tune.Callback):
     """Keeps a record of every trial, and detects that no trial reports the metric."""
 
     def __init__(self, plan: TrialPlan, on_change: OnChange):
@@ -45,14 +45,38 @@ class TrialListener:
         names = sorted(self._records, key=lambda name: (len(name), name))  # 1000 is after 999
         return [self._records[name] for name in names]
 
-    def record_new(self, trials: list[Any]) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Record trials that are new: just sampled, or from before a restart."""
         for trial in trials:
             name = str(trial)
             if name not in self._records:
-                self._records[name] = self._record(trial, self._status_of(trial))
+                known: dict[str, Status] = {"TERMINATED": self._ending_of(trial), "ERROR": "failed"}
+                self._records[name] = self._record(trial, known.get(trial.status, "waiting"))
 
-    def change(self, trial: Any, status: Status) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Report that a trial runs."""
+        self.on_step_begin(iteration, trials)
+        self._change(trial, "running")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Report an evaluation."""
+        self._change(trial, "running")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Report that a trial has finished, or was stopped because others were better."""
+        self._change(trial, self._ending_of(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Report that a trial has failed."""
+        self._change(trial, "failed")
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Record trials that had already ended when the search was resumed."""
+        self.on_step_begin(0, trials)
+
+    def _change(self, trial: Any, status: Status) -> None:
         """Record a new status of a trial and report it.
 
         Raises:
@@ -64,15 +88,6 @@ class TrialListener:
             self._on_change(self.records(), record)
         except Exception as error:
             raise ReportingError from error
-
-    def end(self, trial: Any) -> None:
-        """Record that a trial has finished, or was stopped because others were better."""
-        self.change(trial, self._ending_of(trial))
-
-    def _status_of(self, trial: Any) -> Status:
-        """Return the status of a trial that was not seen before."""
-        known: dict[str, Status] = {"TERMINATED": self._ending_of(trial), "ERROR": "failed"}
-        return known.get(trial.status, "waiting")
 
     def _ending_of(self, trial: Any) -> Status:
         run = RunDirectory(self._plan.trials_path / str(trial))
@@ -97,13 +112,12 @@ class TrialListener:
 
 
 _listeners: list[TrialListener] = []
-"""Listeners of the searches that run. Ray pickles callbacks and stoppers, and a resumed search has
-those of its record, so they have no state and find the listeners here."""
+"""Listeners of the searches that run."""
 
 
 @contextmanager
 def listening(plan: TrialPlan, on_change: OnChange) -> Iterator[TrialListener]:
-    """Follow the trials that run in this block, by the search's `TrialCallback`.
+    """Yield a listener for a search in this block, which `StopUseless` asks.
 
     Args:
         plan: Plan that all trials share.
@@ -117,48 +131,14 @@ def listening(plan: TrialPlan, on_change: OnChange) -> Iterator[TrialListener]:
         _listeners.remove(listener)
 
 
-class TrialCallback(tune.Callback):
-    """Tells the listeners what happens to trials."""
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Record new trials."""
-        for listener in _listeners:
-            listener.record_new(trials)
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report that a trial runs."""
-        for listener in _listeners:
-            listener.record_new(trials)
-            listener.change(trial, "running")
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Report an evaluation."""
-        for listener in _listeners:
-            listener.change(trial, "running")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report that a trial has ended."""
-        for listener in _listeners:
-            listener.end(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report that a trial has failed."""
-        for listener in _listeners:
-            listener.change(trial, "failed")
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Record trials that had already ended when the search was resumed."""
-        for listener in _listeners:
-            listener.record_new(trials)
-
-
 class StopUseless(tune.Stopper):
-    """Stops the search when no trial reports the metric."""
+    """Stops the search when no trial reports the metric.
+
+    Ray's record has the stopper, and a resumed search takes that one: so it has no state.
+    """
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """StopUseless no single trial."""
+        """Stop no single trial."""
         return False
 
     def stop_all(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -49,8 +50,9 @@ async def test_what_it_says_is_shown_and_it_can_be_cancelled(page):
     def act(progress):
         progress.say("Counting", 0.5)
         said.set()
-        while True:
-            progress.require_not_cancelled()
+        while not progress.is_cancelled:
+            time.sleep(0.01)
+        raise DataError("It has ended.")
 
     work = asyncio.create_task(running(user, action, act))
     await asyncio.to_thread(said.wait)

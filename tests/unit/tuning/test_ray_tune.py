@@ -63,7 +63,7 @@ def test_trials_after_a_restart_are_compared_with_those_that_ended_before(tmp_pa
 def test_a_damaged_record_is_not_resumed(algorithm, sampler, tmp_path):
     settings = SearchConfig(algorithm=algorithm)
     state = tmp_path / "experiment_state-1.json"
-    files = [state, *(tmp_path / name for name in ("tuner.pkl", *sampler))]
+    files = [state, *(tmp_path / name for name in sampler)]
     for file in files:
         file.write_bytes(pickle.dumps(["a trial"]))
     state.write_text(json.dumps(["a trial"]))
@@ -77,16 +77,14 @@ def test_a_damaged_record_is_not_resumed(algorithm, sampler, tmp_path):
         file.write_bytes(whole)
 
 
-def test_a_resumed_search_has_as_many_trials_at_once_as_it_asks_for_now(monkeypatch):
-    monkeypatch.setattr(ray_tune._AtOnce, "limit", 1)
-    variants = ray_tune._LimitedVariants(random_state=1)
-    optuna = ray_tune._NumberedOptuna(metric="eval_loss", mode="min", seed=1)
-    searcher = ray_tune._LimitedSearcher(optuna, max_concurrent=1)
-    states = [each.get_state() | {"max_concurrent": 1} for each in (variants, searcher)]
-    monkeypatch.setattr(ray_tune._AtOnce, "limit", 5)
-    for each, state in zip((variants, searcher), states, strict=True):
-        each.set_state(state)
-        assert each.max_concurrent == 5
+@pytest.mark.parametrize("algorithm", ["random", "tpe"])
+def test_a_resumed_search_has_as_many_trials_at_once_as_it_asks_for_now(algorithm, tmp_path):
+    plan, settings = trial_plan(tmp_path), SearchConfig(algorithm=algorithm)
+    before, now = (ray_tune._sampler(plan, settings, at_once) for at_once in (1, 5))
+    state = before.get_state()
+    assert state["max_concurrent"] == 1
+    now.set_state(state)
+    assert now.max_concurrent == 5
 
 
 def test_trials_together_and_apart_are_the_same_for_a_record(tmp_path, monkeypatch):

@@ -21,14 +21,13 @@ def plan(tmp_path):
 def test_records_follow_the_trials_in_the_order_of_their_numbers(plan, monkeypatch):
     changes = []
     with trial_events.listening(plan, lambda records, changed: changes.append(changed)) as listener:
-        relay = trial_events.TrialCallback()
         trials = [trial(2), trial(1), trial(4, "TERMINATED"), trial(3, "ERROR", ValueError("x"))]
-        relay.on_step_begin(0, trials)
-        relay.on_trial_start(0, trials, trials[0])
-        relay.on_trial_complete(0, trials, trials[1])
+        listener.on_step_begin(0, trials)
+        listener.on_trial_start(0, trials, trials[0])
+        listener.on_trial_complete(0, trials, trials[1])
         monkeypatch.setattr(RunDirectory, "is_finished", True)
-        relay.on_trial_complete(0, trials, trials[0])
-        relay.on_experiment_end(trials)
+        listener.on_trial_complete(0, trials, trials[0])
+        listener.on_experiment_end(trials)
         assert [(record.name, record.status) for record in listener.records()] == [
             ("trial-001", "stopped"),
             ("trial-002", "finished"),
@@ -49,7 +48,7 @@ def test_the_thousandth_trial_is_the_last(plan):
         trials = [trial(number) for number in (1000, 101, 999)]
         for one in trials:
             one.config = {"lora.r": 1}
-        trial_events.TrialCallback().on_step_begin(0, trials)
+        listener.on_step_begin(0, trials)
         names = [record.name for record in listener.records()]
     assert names == ["trial-101", "trial-999", "trial-1000"]
 
@@ -60,7 +59,7 @@ def test_a_metric_that_no_trial_reports_stops_the_search(plan):
     with trial_events.listening(plan, lambda records, changed: None) as listener:
         assert not stop.stop_all()
         failed = trial(1, error=MetricError("no f1"))
-        trial_events.TrialCallback().on_trial_error(0, [failed], failed)
+        listener.on_trial_error(0, [failed], failed)
         assert str(listener.metric_error) == "no f1" and stop.stop_all()
     assert not stop.stop_all()
 
@@ -72,7 +71,7 @@ def test_a_change_that_cannot_be_reported_ends_the_search_and_fails_no_trial(pla
     with trial_events.listening(plan, on_change) as listener:
         # No Exception, which Ray would take for a failure of the trial.
         with pytest.raises(trial_events.ReportingError) as failure:
-            trial_events.TrialCallback().on_trial_start(0, [trial(1)], trial(1))
+            listener.on_trial_start(0, [trial(1)], trial(1))
         assert isinstance(failure.value.__cause__, OSError)
         assert [record.status for record in listener.records()] == ["running"]
 

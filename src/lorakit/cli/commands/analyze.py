@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -240,8 +241,6 @@ def show_analysis(analysis: AdapterAnalysis) -> None:
 
 def kind_row(analysis: AdapterAnalysis, kind: str) -> tuple[Any, ...]:
     """Return the table row of the modules of one kind."""
-    from statistics import mean, median
-
     from lorakit.analysis import rank_for
 
     updates = analysis.kinds[kind]
@@ -255,7 +254,7 @@ def kind_row(analysis: AdapterAnalysis, kind: str) -> tuple[Any, ...]:
         kind,
         len(updates),
         ", ".join(map(str, sorted({update.r for update in updates}))),
-        f"{mean(update.effective_rank for update in updates):.1f}",
+        f"{fmean(update.effective_rank for update in updates):.1f}",
         *(rank_for(spectra, share) for share in analysis.shares()),
     )
     if not analysis.amplifications:
@@ -268,15 +267,15 @@ def show_comparison(comparison: AdapterComparison) -> None:
     modules = comparison.modules
     heading(f"φ between {comparison.first.name} and {comparison.second.name}")
 
-    def mean(values: list[float]) -> str:
-        return f"{sum(values) / len(values):.3f}"
+    def overlap(row: int) -> str:
+        found = fmean(m.inputs[row, -1].item() for m in modules)
+        random = fmean(m.expected_inputs[row, -1].item() for m in modules)
+        return f"{found:.3f} (random: {random:.3f})"
 
     pairs(
         {
-            "top direction in all of the other": mean([m.inputs[0, -1].item() for m in modules])
-            + f" (random: {mean([m.expected_inputs[0, -1].item() for m in modules])})",
-            "all directions": mean([m.inputs[-1, -1].item() for m in modules])
-            + f" (random: {mean([m.expected_inputs[-1, -1].item() for m in modules])})",
+            "top direction in all of the other": overlap(0),
+            "all directions": overlap(-1),
             "modules": f"{len(modules)} in both"
             + (f", {len(comparison.left_out)} in one" if comparison.left_out else ""),
         }

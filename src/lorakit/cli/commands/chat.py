@@ -18,6 +18,7 @@ from lorakit.cli.shared_arguments import (
     TopP,
     TrustRemoteCode,
     Unquantized,
+    refuse_unused_top_p,
 )
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import complain, remark
@@ -64,11 +65,7 @@ def chat(
     Raises:
         ConfigError: Options do not go together, or there is no such model.
     """
-    if top_p is not None and temperature == 0:
-        raise ConfigError(
-            "--top-p requires sampling: got --temperature 0, expected one above 0. "
-            "Add --temperature 1, or remove --top-p."
-        )
+    refuse_unused_top_p(top_p, temperature)
     from lorakit.cli.chatting.conversation import Conversation
     from lorakit.cli.chatting.session import Session
     from lorakit.serving.clients.event_loop import LoopThread

@@ -115,7 +115,8 @@ def convert(
             "Remove it."
         )
     refuse_output(output, to)
-    location = adapter if is_state_dict else locate_adapter(adapter, allow_pickle)
+    is_pickled = allow_pickle and (Path(adapter) / "adapter_model.bin").is_file()
+    location = adapter if is_state_dict or is_pickled else adapter_location(adapter)
     say(f"Reading {location} ...")
     if is_state_dict:
         loaded = from_state_dict(
@@ -222,15 +223,6 @@ def refuse_output(output: Path, to: str) -> None:
             f"Unknown kind of state dict: got {output.name!r}, expected a name ending in "
             f"{', '.join(_STATE_DICTS)}. .safetensors is safe to read; loralib's examples read .pt."
         )
-
-
-def locate_adapter(name: str, allow_pickle: bool) -> str | Path:
-    """Return the location of an adapter, also of one whose file is a pickle."""
-    return (
-        name
-        if allow_pickle and (Path(name) / "adapter_model.bin").is_file()
-        else (adapter_location(name))
-    )
 
 
 def from_state_dict(

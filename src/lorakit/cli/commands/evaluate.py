@@ -79,7 +79,7 @@ def evaluate(
     )
     location = adapter_location(adapter)
     from lorakit.analysis.metric_text import metric_text
-    from lorakit.recipes.run_directory import find_adapter
+    from lorakit.recipes.run_directory import RunDirectory, find_adapter
     from lorakit.training.evaluation import measure, settings_beside
 
     if output is not None:
@@ -117,7 +117,10 @@ def evaluate(
         for note in made.verdict.notes:
             say(f"  {note}")
         say(f"  {made.verdict.sentence or ''}", style="bold")
-    written = output or (_place_in_run(location) if made.predictions is not None else None)
+    run = run_of(location)
+    written = output
+    if written is None and run is not None and made.predictions is not None:
+        written = RunDirectory(run).evaluated_file
     if written is not None:
         made.write_predictions(written)
     for met in check_requirements(requirements, found["adapter"]):
@@ -144,14 +147,6 @@ def _require_place(output: Path, data: str | None) -> None:
             f"Cannot write predictions to '{output}': it holds the data to measure on, expected a "
             "new file, or one to replace. Name another --output."
         )
-
-
-def _place_in_run(location: str | Path) -> Path | None:
-    """Return where a run keeps the predictions of its latest evaluation; None outside a run."""
-    from lorakit.recipes.run_directory import RunDirectory
-
-    run = run_of(location)
-    return None if run is None else RunDirectory(run).evaluated_file
 
 
 def key_of(override: str) -> str:

@@ -19,6 +19,7 @@ from lorakit.cli.shared_arguments import (
     TopP,
     TrustRemoteCode,
     Unquantized,
+    refuse_unused_top_p,
 )
 from lorakit.cli.views.answers import ShownLabel, pairs_of, print_labels, print_tags, print_texts
 from lorakit.cli.views.console import merged_name, next_steps, remark, shell_quote
@@ -93,11 +94,7 @@ def generate(
             "of a model. Name one."
         )
     prompts = read_texts(texts or [], file)
-    if top_p is not None and temperature == 0:
-        raise ConfigError(
-            "--top-p requires sampling: got --temperature 0, expected one above 0. "
-            "Add --temperature 1, or remove --top-p."
-        )
+    refuse_unused_top_p(top_p, temperature)
     if url is not None:
         from lorakit.cli.commands.generate_from_server import generate_from_server
         from lorakit.serving.clients.talking import AnswerOptions

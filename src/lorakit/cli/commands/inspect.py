@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -242,14 +243,9 @@ def measure(adapter: Adapter, path: str) -> Update:
         r=a.shape[-2],
         scaling=scaling,
         norm=values.norm().item(),
-        effective_rank=_mean(effective_rank(one) for one in spectra),
+        effective_rank=fmean(effective_rank(one) for one in spectra),
         is_zero=not (a.any() and b.any()),
     )
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
 
 
 def module_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -273,7 +269,7 @@ def kind_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[An
     for (last, in_features, out_features, r, scaling), alike in kinds.items():
         norms = [update.norm for update in alike]
         sizes = (in_features, out_features, r, number_text(scaling))
-        spread = (min(norms), sum(norms) / len(norms), max(norms))
+        spread = (min(norms), fmean(norms), max(norms))
         rows.append((last, len(norms), *sizes, *map(number_text, spread), rank_text(alike)))
     headings = ("modules", "count", "in", "out", "r", "scaling", "norm: min", "mean", "max")
     return (*headings, "effective rank"), rows
@@ -281,7 +277,7 @@ def kind_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[An
 
 def rank_text(updates: Sequence[Update]) -> str:
     """Return the mean effective rank of updates with one decimal."""
-    return f"{_mean(update.effective_rank for update in updates):.1f}"
+    return f"{fmean(update.effective_rank for update in updates):.1f}"
 
 
 def largest_updates(updates: Sequence[Update], most: int = 5) -> list[Update]:

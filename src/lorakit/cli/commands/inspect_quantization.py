@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.paths import CONFIG_NAME, adapter_location
@@ -87,7 +88,7 @@ def _scheme_rows(
             (
                 scheme,
                 f"{bits:.2f}",
-                f"{sum(relative) / len(relative):.4f}",
+                f"{fmean(relative):.4f}",
                 f"{worst.relative:.4f}",
                 number_text(max(error.largest for error in of_scheme)),
                 worst.path,
@@ -132,8 +133,6 @@ def _kind_rows(
     rows = []
     for (last, out_features, in_features), of_kind in kinds.items():
         count = max(len(values) for values in of_kind.values())
-        means = (
-            f"{sum(of_kind[s]) / len(of_kind[s]):.4f}" if s in of_kind else "-" for s in schemes
-        )
+        means = (f"{fmean(of_kind[s]):.4f}" if s in of_kind else "-" for s in schemes)
         rows.append((last, count, in_features, out_features, *means))
     return ("layers", "count", "in", "out", *schemes), rows

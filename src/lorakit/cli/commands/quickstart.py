@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,20 +82,12 @@ def quickstart(
 
 def free_directory(path: Path) -> Path:
     """Return a directory that does not exist yet: the given one, or with a number as suffix."""
-    return next(found for found in numbered_paths(path) if not found.exists())
-
-
-def numbered_paths(path: Path) -> Iterator[Path]:
-    """Yield a path, then the same path with the suffix "-2", "-3" and so on."""
-    yield path
-    yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(found for found in chain([path], numbered) if not found.exists())
 
 
 class QuickstartView(RunView):
     """Shows the training of each method; that of LoRA in full."""
-
-    def __enter__(self) -> QuickstartView:
-        return self
 
     def __call__(self, event: str, payload: dict[str, Any]) -> None:
         """Show one event."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +35,6 @@ from lorakit.errors import ConfigError, LorakitError, StoppedError
 
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
-    from lorakit.training.run import TrainResult
     from lorakit.training.stop_request import StopRequest
 
 
@@ -89,7 +87,9 @@ def train(
         silence_stdout()
     say(f"Reading {recipe} ...")
     loaded = _load(recipe, changes)
-    if resume and _is_of_a_run(recipe) and not _names_output(changes):
+    is_of_a_run = recipe.name == RECIPE_NAME and (recipe.parent / "environment.json").is_file()
+    names_output = any(change.partition("=")[0].strip() == "output" for change in changes)
+    if resume and is_of_a_run and not names_output:
         # The directory is where the recipe is now: the user may have moved the run.
         loaded = loaded.model_copy(update={"output": str(recipe.parent)})
     hide_loading_bars()
@@ -104,17 +104,29 @@ def train(
         show_dry_run(previewed)
         closing([], {command: "trains"})
         return
-    trainer = None
     if ray is not None:
         command += f" --ray {ray}" + (f" --address {shell_quote(address)}" if address else "")
-        trainer = partial(_train_on_ray, workers=ray, address=address)
+    planned = None
     if not resume:
         with showing_data_progress():
             planned = plan_first(loaded, command, force=force, processes=ray)
-        if planned is not None and trainer is None:
-            trainer = partial(_train_here, planned_bytes=planned.measurable_bytes)
-    with ending.raising_interrupt() if ray is not None else nullcontext():
-        result = train_with_progress(loaded, command, resume=resume, trainer=trainer)
+    options: dict[str, Any] = {"resume": resume}
+    if ray is not None:
+        from lorakit.tuning.ray_training import train_on_ray as train_recipe
+
+        options |= {"workers": ray, "address": address}
+    else:
+        from lorakit.training.run import train as train_recipe
+
+        options |= {} if planned is None else {"planned_bytes": planned.measurable_bytes}
+    with (
+        ending.raising_interrupt() if ray is not None else nullcontext(),
+        RunView() as view,
+        stopping_on_signals(view, command) as stop,
+        showing_data_progress(),
+    ):
+        result = train_recipe(loaded, on_event=view, stop=stop, **options)
+    show_result(result)
     closing(result.files, next_commands(loaded, result.run_dir))
     if is_launched_in_parallel():
         from lorakit.distributed.processes import destroy_process_groups
@@ -167,48 +179,6 @@ def _load(path: Path, changes: list[str]) -> Recipe:
     training = loaded.training if loaded else {}
     init_process_groups(training.get("use_cpu"), training.get("ddp_timeout"))
     return run_on_all(result)
-
-
-def _is_of_a_run(recipe: Path) -> bool:
-    return recipe.name == RECIPE_NAME and (recipe.parent / "environment.json").is_file()
-
-
-def _names_output(changes: list[str]) -> bool:
-    return any(change.partition("=")[0].strip() == "output" for change in changes)
-
-
-def _train_here(recipe: Recipe, **options: Any) -> TrainResult:
-    from lorakit.training.run import train as train_here
-
-    return train_here(recipe, **options)
-
-
-def _train_on_ray(recipe: Recipe, **options: Any) -> TrainResult:
-    from lorakit.tuning.ray_training import train_on_ray
-
-    return train_on_ray(recipe, **options)
-
-
-def train_with_progress(
-    recipe: Recipe,
-    command: str,
-    *,
-    resume: bool = False,
-    trainer: Callable[..., TrainResult] | None = None,
-) -> TrainResult:
-    """Train, and show the progress and the metrics.
-
-    Args:
-        recipe: Recipe to train.
-        command: Command to repeat with --resume after Ctrl-C.
-        resume: Whether to resume a run.
-        trainer: Function to call instead of `lorakit.train`.
-    """
-    train_adapter = trainer or _train_here
-    with RunView() as view, stopping_on_signals(view, command) as stop, showing_data_progress():
-        result = train_adapter(recipe, resume=resume, on_event=view, stop=stop)
-    show_result(result)
-    return result
 
 
 @contextmanager

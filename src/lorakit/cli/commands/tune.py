@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from lorakit.analysis.metric_text import metric_name
@@ -52,9 +53,7 @@ def tune(
 
 def show_result(result: TuneResult) -> None:
     """Print how the trials ended, and the best one."""
-    counts: dict[str, int] = {}
-    for record in result.records:
-        counts[record.status] = counts.get(record.status, 0) + 1
+    counts = Counter(record.status for record in result.records)
     ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     heading(f"Searched {len(result.records)} trials in {duration_text(result.wall_s)}: {ended}")
     for record in result.records:

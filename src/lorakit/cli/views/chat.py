@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -21,14 +20,6 @@ _KEPT = "\n\t"
 
 Parts = Iterable[tuple[int, str]]
 """The number of an answer, and the next part of its text."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """An answer: the heading over it, if there is one, and the text so far."""
-
-    heading: str
-    text: str
 
 
 def show_answers(headings: Sequence[str], parts: Parts) -> None:
@@ -86,27 +77,26 @@ def _show_below(screen: Console, headings: Sequence[str], parts: Parts) -> None:
 def _show_beside(screen: Console, headings: Sequence[str], parts: Parts) -> None:
     """Show two columns; while they are longer than the screen, their last lines."""
     texts = [""] * len(headings)
-
-    def columns() -> list[Column]:
-        return [Column(*pair) for pair in zip(headings, texts, strict=True)]
-
     try:
         with Live(console=screen, transient=True, auto_refresh=False) as live:
             for number, part in parts:
                 texts[number] += part
-                live.update(_table(columns(), screen, screen.height - _SPARE_LINES), refresh=True)
+                most_lines = screen.height - _SPARE_LINES
+                live.update(_table(headings, texts, screen, most_lines), refresh=True)
     finally:
-        screen.print(_table(columns(), screen, None))
+        screen.print(_table(headings, texts, screen, None))
 
 
-def _table(columns: Sequence[Column], screen: Console, most_lines: int | None) -> RenderableType:
+def _table(
+    headings: Sequence[str], texts: Sequence[str], screen: Console, most_lines: int | None
+) -> RenderableType:
     # A terminal echoes ^C after the last column; on a full line that would move the cursor down.
-    width = (screen.width - _GAP) // len(columns) - _GAP
+    width = (screen.width - _GAP) // len(headings) - _GAP
     grid = Table.grid(padding=(0, _GAP, 0, 0))
-    for _ in columns:
+    for _ in headings:
         grid.add_column(width=width, overflow="fold")
-    grid.add_row(*(Text(escaped(each.heading), style="dim") for each in columns))
-    cells = [Text(escaped(each.text, keep=_KEPT)) for each in columns]
+    grid.add_row(*(Text(escaped(heading), style="dim") for heading in headings))
+    cells = [Text(escaped(text, keep=_KEPT)) for text in texts]
     if most_lines is not None:
         cells = [
             Text("\n").join(cell.wrap(screen, width, tab_size=4)[-most_lines:]) for cell in cells

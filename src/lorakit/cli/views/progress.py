@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,7 +26,7 @@ SHOWN_METRICS = 5  # in one line; all of them are in metrics.jsonl
 
 
 class TrainingProgress:
-    """Shows the "step" and "evaluation" events of a run; as a context manager, ends the bar."""
+    """Shows the "step" and "evaluation" events of a run."""
 
     def __init__(self) -> None:
         self._console: Console = console()
@@ -36,17 +35,6 @@ class TrainingProgress:
         self._began_s = 0.0
         self._first_step = 0
         self._name: Callable[[str], str] = metric_name
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """End the bar, so that other lines can be printed."""
@@ -80,12 +68,7 @@ class TrainingProgress:
                 rate=_value("lr", payload["learning_rate"]),
             )
         elif payload["logged"]:
-            self._line(
-                f"step {payload['step']}/{payload['max_steps']}"
-                f"  epoch {payload['epoch']:.2f}"
-                f"  {_value('loss', payload['loss'])}  {_value('lr', payload['learning_rate'])}"
-                f"{self._time_left(payload)}"
-            )
+            self._line(f"{step_text(payload)}{self._time_left(payload)}")
 
     def evaluation(self, payload: Mapping[str, Any]) -> None:
         """Show the first metrics of an evaluation.
@@ -124,6 +107,14 @@ class TrainingProgress:
 
     def _line(self, text: str) -> None:
         self._console.print(escaped(text), soft_wrap=True)
+
+
+def step_text(payload: Mapping[str, Any]) -> str:
+    """Return a logged step in words."""
+    return (
+        f"step {payload['step']}/{payload['max_steps']}  epoch {payload['epoch']:.2f}  "
+        f"{_value('loss', payload['loss'])}  {_value('lr', payload['learning_rate'])}"
+    )
 
 
 def _value(name: str, value: float | None) -> str:

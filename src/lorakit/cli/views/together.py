@@ -9,7 +9,7 @@ from typing import Any
 
 from lorakit.analysis.metric_text import metric_name
 from lorakit.cli.views.console import number_text, say
-from lorakit.cli.views.progress import SHOWN_METRICS
+from lorakit.cli.views.progress import SHOWN_METRICS, step_text
 
 
 class GroupView:
@@ -23,7 +23,6 @@ class GroupView:
         """
         self.names = tuple(names)
         self.opened: set[int] = set()
-        self.finished: set[int] = set()
         self._width = max(map(len, self.names))
 
     def __call__(self, run: int, event: str, payload: dict[str, Any]) -> None:
@@ -46,17 +45,12 @@ class GroupView:
         elif event == "notes":
             self._notes(run, payload)
         elif event == "step" and payload["logged"]:
-            self.line(
-                run,
-                f"step {payload['step']}/{payload['max_steps']}  epoch {payload['epoch']:.2f}  "
-                f"loss {payload['loss']:.4f}  lr {payload['learning_rate']:.1e}",
-            )
+            self.line(run, step_text(payload))
         elif event == "evaluation":
             first = islice(payload["metrics"].items(), SHOWN_METRICS)
             values = ", ".join(f"{metric_name(key)} {number_text(value)}" for key, value in first)
             self.line(run, f"after epoch {payload.get('epoch') or 0:.4g}: {values}")
         elif event == "finished":
-            self.finished.add(run)
             self.line(run, f"finished after {payload['result'].steps:,} steps")
 
     def line(self, run: int, text: str) -> None:

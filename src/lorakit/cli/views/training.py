@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from lorakit.cli.views.console import heading, number_text, pairs, say, table
 from lorakit.cli.views.progress import TrainingProgress
@@ -22,7 +22,7 @@ class RunView:
         """The run directory; None until it is open."""
         self.is_finished = False
 
-    def __enter__(self) -> RunView:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -65,11 +65,40 @@ def require_columns(dataset: Dataset, columns: Mapping[str, str], where: Place |
         )
 
 
+def take_columns(
+    dataset: Dataset, columns: Mapping[str, str] | None, key: str, name: str
+) -> Dataset:
+    """Return a dataset with the columns that a source takes, under their new names.
+
+    Args:
+        dataset: The examples.
+        columns: Columns by their new names; None takes all as they are.
+        key: The recipe key of the source.
+        name: Name of the source, for errors.
+
+    Raises:
+        DataError: A column is missing; see `require_columns`.
+    """
+    if columns is None:
+        return dataset
+    wanted = {f"{key}.columns.{new}": old for new, old in columns.items()}
+    require_columns(dataset, wanted, f"'{name}'")
+    taken = dataset.select_columns(list(columns.values()))
+    return taken.rename_columns({old: new for new, old in columns.items()})
+
+
 def unused_note(dataset: Dataset, used: Iterable[str]) -> list[str]:
     """Return a note on unused columns, if any: the user may have meant one of them."""
     known = set(used)
     unused = [escaped(name) for name in dataset.column_names if name not in known]
     return [f"Columns that are not used: {first_few(unused, 10)}."] if unused else []
+
+
+def first_value(dataset: Dataset, column: str) -> Any:
+    """Return the first value of a column that is not None; None if there is no such column."""
+    if column not in dataset.column_names:
+        return None
+    return next((value for value in dataset[column] if value is not None), None)
 
 
 def is_missing(value: Any) -> bool:

@@ -109,7 +109,7 @@ def written_features(table: pa.Table) -> dict[str, Any]:
 def _array(values: list[Any], name: str, where: str) -> pa.Array:
     try:
         kind = _type_of(values)
-        return _json_array(values) if kind == _WRITTEN else pa.array(values, kind)
+        return json_array(values) if kind == _WRITTEN else pa.array(values, kind)
     except UnicodeEncodeError:
         raise DataError(
             f"Could not read {where}, whose column '{escaped(name)}' holds half a surrogate pair "
@@ -156,10 +156,10 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _as_written(chunk: pa.Array) -> pa.Array:
-    return chunk if chunk.type == _WRITTEN else _json_array(chunk.to_pylist())
+    return chunk if chunk.type == _WRITTEN else json_array(chunk.to_pylist())
 
 
-def _json_array(values: list[Any]) -> pa.Array:
+def json_array(values: list[Any]) -> pa.Array:
     """Return values of any shape as a column for `WrittenJson`."""
     texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
     return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Json, List, concatenate_datasets
 
-from lorakit.data.reading.json_columns import WrittenJson
+from lorakit.data.reading.json_columns import WrittenJson, json_array
 from lorakit.data.reading.table import FileExamples, in_memory_dataset
 from lorakit.errors import DataError, MissingFileError, escaped, first_few
 
@@ -125,8 +125,6 @@ def _as_written(dataset: Dataset, column: str) -> Dataset:
     """Return a dataset in which a column keeps each value as JSON, as in json files."""
     if isinstance(dataset.features[column], WrittenJson):
         return dataset
-    feature = WrittenJson()
-    values = [feature.encode_example(value) for value in dataset[column][:]]
-    array = pa.ExtensionArray.from_storage(pa.json_(), pa.array(values, pa.string()))
-    made = in_memory_dataset(pa.table({column: array}), {column: feature})
+    written = pa.table({column: json_array(dataset[column][:])})
+    made = in_memory_dataset(written, {column: WrittenJson()})
     return concatenate_datasets([dataset.remove_columns(column), made], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,18 +12,14 @@ import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from lorakit.data.mixture import Mixture
-from lorakit.data.reading.columns import require_columns
+from lorakit.data.reading.columns import take_columns
 from lorakit.data.reading.files import no_examples, read_file, unreadable
 from lorakit.data.reading.several import expand_glob, join_examples
 from lorakit.data.reading.table import FileExamples
 from lorakit.data.table_cache import TableCache
 from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean, first_few
 from lorakit.libraries.hub import fetch_failure_reason, offline_if_unreachable
-from lorakit.recipes.data_names import (
-    ENDINGS,
-    is_glob,
-    looks_like_a_path,
-)
+from lorakit.recipes.data_names import ENDINGS, is_glob, is_local, looks_like_a_path
 
 if TYPE_CHECKING:
     from lorakit.recipes.data_section import DataConfig, SourceConfig
@@ -55,9 +51,11 @@ def read_source(
     path = Path(name).expanduser()
     if is_glob(name):
         files = expand_glob(name, key)
-        return join_examples(
-            [_read_one(file, subset, key, delimiter, cache) for file in files], files, "Files"
-        )
+        found = (read_source(file, subset, key, delimiter, cache) for file in files)
+        parts = [
+            pick_split(one, "train", file, key) for one, file in zip(found, files, strict=True)
+        ]
+        return join_examples(parts, files, "Files")
     try:
         if path.is_dir():
             source = _read_saved(path, key)
@@ -84,22 +82,11 @@ def require_hub_data(subset: str | None, names: Sequence[str], key: str) -> None
     Raises:
         DataError: All names are those of local data.
     """
-    if subset is not None and all(map(_is_local, names)):
+    if subset is not None and all(is_glob(name) or is_local(name) for name in names):
         raise DataError(
             f"Only datasets of the hub have configurations: got {key}='{subset}' for "
             f"{first_few([repr(name) for name in names], 3)}, expected the id of one. Leave it out."
         )
-
-
-def _is_local(name: str) -> bool:
-    return is_glob(name) or Path(name).expanduser().exists() or looks_like_a_path(name)
-
-
-def _read_one(
-    name: str, subset: str | None, key: str, delimiter: str | None, cache: TableCache | None
-) -> FileExamples:
-    found = read_source(name, subset, key, delimiter, cache)
-    return found if isinstance(found, FileExamples) else pick_split(found, "train", name, key)
 
 
 def read_sources(
@@ -132,23 +119,12 @@ def read_sources(
             files.append(chosen)
         joined = join_examples(files, source.names, "Files")
         name = first_few(source.names, 3)
-        parts.append(_with_columns(joined, source.columns, name, number))
+        taken = take_columns(joined.dataset, source.columns, f"data.train[{number}]", name)
+        parts.append(replace(joined, dataset=taken))
         names.append(name)
     source_of = np.repeat(np.arange(len(parts)), [len(part.dataset) for part in parts])
     weights = tuple(source.weight for source in sources)
     return join_examples(parts, names, "Sources"), Mixture(weights, source_of)
-
-
-def _with_columns(
-    found: FileExamples, columns: Mapping[str, str] | None, name: str, number: int
-) -> FileExamples:
-    """Return examples with the columns that a source takes, under their new names."""
-    if columns is None:
-        return found
-    wanted = {f"data.train[{number}].columns.{new}": old for new, old in columns.items()}
-    require_columns(found.dataset, wanted, f"'{name}'")
-    taken = found.dataset.select_columns(list(columns.values()))
-    return replace(found, dataset=taken.rename_columns({old: new for new, old in columns.items()}))
 
 
 def _shorten(name: str, most: int = 200) -> str:

@@ -35,10 +35,9 @@ async def compare(runs: str = "") -> None:
             "be told apart. Choose fewer."
         )
         return
-    found = await asyncio.to_thread(lambda: _read(names))
-    for problem_text in found[1]:
-        problem(problem_text)
-    compared = found[0]
+    compared, problems = await asyncio.to_thread(_read, names)
+    for sentence in problems:
+        problem(sentence)
     for one in compared:
         if one.problem is not None:
             problem(one.problem)
@@ -73,14 +72,11 @@ def _show_choice(names: list[str], all_names: list[str]) -> None:
         choice.props("use-chips outlined dense").classes("w-full")
         if not names:
             note("Choose two or more runs.")
-        button = ui.button(
-            "Compare", on_click=lambda: ui.navigate.to(f"/compare?{_query(choice.value)}")
-        )
-        button.props("unelevated no-caps")
 
+        def open_chosen() -> None:
+            ui.navigate.to(f"/compare?{urlencode({'runs': join_paths(choice.value)})}")
 
-def _query(names: list[str]) -> str:
-    return urlencode({"runs": join_paths(names)})
+        ui.button("Compare", on_click=open_chosen).props("unelevated no-caps")
 
 
 def _run_names() -> list[str]:

@@ -1,6 +1,7 @@
 """The progress of a run, on a terminal and in a file."""
 
 import io
+from contextlib import contextmanager
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,13 @@ from lorakit.cli.views import progress
 from lorakit.cli.views.progress import TrainingProgress, showing_data_progress
 from lorakit.config import TaskType
 from lorakit.data.progress import report_progress
+
+
+@contextmanager
+def progress_view():
+    view = TrainingProgress()
+    yield view
+    view.stop()
 
 
 def step(number, *, logged=True, loss=1.25):
@@ -23,7 +31,7 @@ def step(number, *, logged=True, loss=1.25):
 
 
 def test_elsewhere_than_on_a_terminal_every_logged_step_is_a_line(capsys):
-    with TrainingProgress() as view:
+    with progress_view() as view:
         view.step(step(1, logged=False, loss=None))
         view.step(step(2))
         view.step(step(3, logged=False))
@@ -37,7 +45,7 @@ def test_elsewhere_than_on_a_terminal_every_logged_step_is_a_line(capsys):
 
 def test_averages_over_classes_are_called_as_in_the_report(capsys):
     metrics = {"eval_loss": 0.5, "eval_precision": 0.5, "eval_recall": 0.5, "eval_f1": 0.25}
-    with TrainingProgress() as view:
+    with progress_view() as view:
         for task, labels in (("SEQ_CLS", ("a", "b")), ("TOKEN_CLS", ("O", "B-PER"))):
             view.name_metrics(TaskType(task), labels)
             view.evaluation({"step": 10, "epoch": 1.0, "metrics": metrics})
@@ -54,7 +62,7 @@ def test_on_a_terminal_there_is_one_bar_that_fits(width, monkeypatch):
         file=screen, width=width, force_terminal=True, no_color=True, highlight=False
     )
     monkeypatch.setattr(progress, "console", lambda: terminal)
-    with TrainingProgress() as view:
+    with progress_view() as view:
         for number in range(1, 21):
             view.step(step(number))
         view.evaluation({"step": 20, "epoch": 2.0, "metrics": {"eval_loss": 0.5}})

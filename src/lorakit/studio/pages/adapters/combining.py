@@ -30,14 +30,9 @@ _MOST_OTHERS = 4
 _LEAST, _MOST, _STEP = -2.0, 2.0, 0.05
 
 
-def draw_combining(
-    studio: Studio, adapter: AdapterFacts, alike: Sequence[AdapterFacts], commands: CommandsPart
-) -> None:
-    """Draw the card that combines an adapter with others of its base."""
-    _Combining(studio, adapter, alike, commands)
+class CombiningPart:
+    """The card that combines an adapter with others of its base."""
 
-
-class _Combining:
     def __init__(
         self,
         studio: Studio,
@@ -45,6 +40,14 @@ class _Combining:
         alike: Sequence[AdapterFacts],
         commands: CommandsPart,
     ):
+        """Draw it.
+
+        Args:
+            studio: The studio.
+            adapter: The adapter.
+            alike: Adapters of the same base and task.
+            commands: Where the command appears that combines them.
+        """
         self._studio, self._commands = studio, commands
         self._adapters = {each.name: each for each in alike}
         self._weights: dict[str, float] = {adapter.name: 1.0}

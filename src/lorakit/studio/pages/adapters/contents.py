@@ -13,7 +13,7 @@ from lorakit.files.disks import size_text
 from lorakit.quickstart.model_files import base_name
 from lorakit.runs.adapters import AdapterFacts, Analysis, format_setting, read_analysis
 from lorakit.runs.paths import join_paths
-from lorakit.studio.blocks import Text, card, note, problem
+from lorakit.studio.blocks import Text, card, facts, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.pages.adapters.commands import CommandsPart
 from lorakit.studio.telling import telling
@@ -32,19 +32,21 @@ async def draw_contents(studio: Studio, adapter: AdapterFacts, commands: Command
     if adapter.problem is not None:
         problem(f"{adapter.name} cannot be used: {adapter.problem}")
         return
-    with card("What it is"), ui.element("dl").classes("facts"):
-        _fact("Base", base_name(adapter.base or "not recorded"))
-        _fact("Task", adapter.task or "not recorded")
-        if adapter.labels:
-            _fact("Labels", ", ".join(adapter.labels))
-        ranks = f"{adapter.ranks[0]}" if adapter.ranks else "none"
-        if len(adapter.ranks) > 1:
-            ranks = f"{adapter.ranks[0]} to {adapter.ranks[-1]}"
-        _fact("Adapted modules", f"{adapter.modules}, of rank {ranks}")
-        _fact("Parameters", f"{adapter.parameters:,} ({size_text(adapter.size_bytes)})")
-        for key, value in adapter.settings.items():
-            if key not in _HIDDEN:
-                _fact(key, format_setting(value))
+    with card("What it is"):
+        facts(
+            {
+                "Base": base_name(adapter.base or "not recorded"),
+                "Task": adapter.task or "not recorded",
+                "Labels": ", ".join(adapter.labels),
+                "Adapted modules": f"{adapter.modules}, of rank {ranks_text(adapter) or 'none'}",
+                "Parameters": f"{adapter.parameters:,} ({size_text(adapter.size_bytes)})",
+                **{
+                    key: format_setting(value)
+                    for key, value in adapter.settings.items()
+                    if key not in _HIDDEN
+                },
+            }
+        )
     with ui.element("div").classes("flex-row gap-2"):
         ui.link(
             "Try it in the playground", f"/playground?runs={quote(join_paths([adapter.name]))}"
@@ -68,9 +70,10 @@ async def draw_contents(studio: Studio, adapter: AdapterFacts, commands: Command
         await show()
 
 
-def _fact(name: str, value: str) -> None:
-    Text("dt", name)
-    Text("dd", value)
+def ranks_text(adapter: AdapterFacts) -> str:
+    """Return the ranks of an adapter's modules: "8", "4 to 16", or nothing."""
+    low, high = (adapter.ranks[0], adapter.ranks[-1]) if adapter.ranks else ("", "")
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _draw_start(

@@ -15,9 +15,9 @@ from lorakit.runs.adapters import AdapterFacts, find_adapters
 from lorakit.studio.blocks import Text, badge, card, empty
 from lorakit.studio.context import current
 from lorakit.studio.frame import page, set_title
-from lorakit.studio.pages.adapters.combining import draw_combining
+from lorakit.studio.pages.adapters.combining import CombiningPart
 from lorakit.studio.pages.adapters.commands import CommandsPart
-from lorakit.studio.pages.adapters.contents import draw_contents
+from lorakit.studio.pages.adapters.contents import draw_contents, ranks_text
 from lorakit.studio.pages.adapters.writing import draw_writing
 
 _COLUMNS = ("Adapter", "Task", "Base", "Rank", "Parameters", "Size")
@@ -50,7 +50,7 @@ async def adapters(path: str = "") -> None:
     if chosen.problem is None:
         kind = (chosen.base, chosen.task)
         alike = [each for each in found if not each.problem and (each.base, each.task) == kind]
-        draw_combining(studio, chosen, alike, commands)
+        CombiningPart(studio, chosen, alike, commands)
         draw_writing(studio, chosen, commands)
     commands.place_here()
 
@@ -90,9 +90,3 @@ def _draw_row(adapter: AdapterFacts) -> None:
         Text("td", ranks_text(adapter)).classes("number")
         Text("td", f"{adapter.parameters:,}").classes("number")
         Text("td", size_text(adapter.size_bytes)).classes("number")
-
-
-def ranks_text(adapter: AdapterFacts) -> str:
-    """Return the ranks of an adapter's modules: "8", or "4 to 16"."""
-    low, high = (adapter.ranks[0], adapter.ranks[-1]) if adapter.ranks else ("", "")
-    return str(low) if low == high else f"{low} to {high}"

@@ -13,7 +13,7 @@ from lorakit.files.disks import size_text
 from lorakit.quickstart.model_files import base_model_path, base_name
 from lorakit.runs.base_models import BaseModel, cached_bases, describe_base, find_bases
 from lorakit.runs.drafts import recent_drafts
-from lorakit.studio.blocks import Text, card, note
+from lorakit.studio.blocks import Text, card, facts, note
 from lorakit.studio.frame import show_error
 from lorakit.studio.pages.new_run.state import Walk
 from lorakit.studio.telling import telling
@@ -122,7 +122,7 @@ async def _describe(walk: Walk, model: str, place: ui.element) -> bool:
 
 def _draw_base(found: BaseModel) -> None:
     Text("h2", base_name(found.name))
-    facts = {
+    about = {
         "Kind": f"{found.architecture or found.kind}",
         "Made to": ", ".join(_USES[task] for task in found.tasks),
         "Parameters": None if found.parameters is None else f"{found.parameters:,}",
@@ -133,11 +133,7 @@ def _draw_base(found: BaseModel) -> None:
         "Positions": None if found.positions is None else f"{found.positions:,} tokens at most",
         "Chat template": "yes" if found.has_chat_template else "no",
     }
-    with ui.element("dl").classes("walk-facts"):
-        for name, value in facts.items():
-            if value:
-                Text("dt", name)
-                Text("dd", value)
+    facts(about, "walk-facts")
     if found.modules:
         Text("h3", "Modules")
         with ui.element("div").classes("walk-scroll"), ui.element("table").classes("plain"):

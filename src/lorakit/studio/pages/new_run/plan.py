@@ -12,7 +12,7 @@ from nicegui import background_tasks, ui
 from lorakit.files.disks import size_text
 from lorakit.recipes.yaml_text import to_one_line
 from lorakit.runs.memory_answer import MemoryAnswer, Remedy, memory_of
-from lorakit.studio.blocks import Text, card, note
+from lorakit.studio.blocks import Text, card, facts, note
 from lorakit.studio.pages.new_run.state import Walk, show_problems
 from lorakit.studio.telling import telling
 
@@ -136,7 +136,7 @@ class _PlanStep:
 
 
 def _draw_facts(answer: MemoryAnswer) -> None:
-    facts = {
+    about = {
         "Device": answer.device,
         "Trained": f"{answer.trainable:,} of {answer.total:,} parameters",
         "Adapter file": size_text(answer.adapter_file_bytes),
@@ -144,10 +144,6 @@ def _draw_facts(answer: MemoryAnswer) -> None:
         "Optimizer steps": None if answer.updates is None else f"{answer.updates:,}",
         "Tokens": None if answer.tokens is None else f"{answer.tokens:,}",
     }
-    with ui.element("dl").classes("walk-facts"):
-        for name, value in facts.items():
-            if value:
-                Text("dt", name)
-                Text("dd", value)
+    facts(about, "walk-facts")
     for sentence in answer.notes:
         note(sentence)

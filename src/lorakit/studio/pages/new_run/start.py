@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from nicegui import ui
@@ -20,7 +19,7 @@ from lorakit.runs.drafts import delete_draft
 from lorakit.runs.jobs import Job
 from lorakit.runs.new_recipe import recipe_path
 from lorakit.runs.queue import RunQueue
-from lorakit.studio.blocks import Text, card, copyable, note
+from lorakit.studio.blocks import Text, card, copyable, facts, note
 from lorakit.studio.frame import show_error
 from lorakit.studio.pages.new_run.state import Walk, show_problems
 from lorakit.studio.telling import telling
@@ -67,26 +66,19 @@ class _StartStep:
 
     def _draw_summary(self) -> None:
         value = self.walk.value
-        facts: dict[str, Any] = {
+        train = value("data.train")
+        about = {
             "Base": base_name(str(value("model"))),
             "Task": value("task"),
             "Objective": value("objective.type"),
-            "Data": self._data_name(),
+            "Data": train if isinstance(train, str) else f"{len(train or ())} sources",
             "Begins with": value("start_from"),
             "Rank": value("lora.r"),
             "Epochs": value("training.num_train_epochs"),
             "Learning rate": value("training.learning_rate"),
         }
-        with ui.element("dl").classes("walk-facts"):
-            for name, fact in facts.items():
-                if fact is not None:
-                    Text("dt", name)
-                    Text("dd", str(fact))
+        facts(about, "walk-facts")
         note("When it has finished, its page has a report, and the playground can try it.")
-
-    def _data_name(self) -> str:
-        train = self.walk.value("data.train")
-        return train if isinstance(train, str) else f"{len(train or ())} sources"
 
     def _draw_command(self) -> None:
         self.command.clear()

@@ -29,6 +29,9 @@ TITLES: Mapping[Step, str] = {
     "start": "Start",
 }
 
+_WHERE = "the recipe"
+"""Name of the draft in messages."""
+
 
 class Walk:
     """One draft on one page.
@@ -44,7 +47,7 @@ class Walk:
 
     def __init__(self, root: Path, draft: Draft):
         self.root, self.draft = root, draft
-        self.checked = check_text(draft.text, self.where)
+        self.checked = check_text(draft.text, _WHERE)
         self.on_change: Callable[[], None] = lambda: None
         self.on_step: Callable[[], Awaitable[None]] | None = None
         self.answers: dict[Any, Any] = {}
@@ -54,11 +57,6 @@ class Walk:
         self._running: Computation[Any] | None = None
         self.choosing = asyncio.Lock()
         self._writing, self._saving = asyncio.Lock(), asyncio.Lock()
-
-    @property
-    def where(self) -> str:
-        """Name of the recipe in messages: the file that it will be."""
-        return "the recipe"
 
     def value(self, key: str) -> Any:
         """Return the value of a dotted key of the recipe, or None."""
@@ -71,7 +69,7 @@ class Walk:
         async with self._writing:
             if self.draft.text != text:  # meanwhile more was typed
                 return
-            checked = await asyncio.to_thread(check_text, text, self.where)
+            checked = await asyncio.to_thread(check_text, text, _WHERE)
             if self.draft.text != text:
                 return
             self.checked = checked
@@ -116,7 +114,7 @@ class Walk:
                 self.draft = replace(self.draft, saved_s=saved.saved_s)
                 return
             self.draft = newer
-            self.checked = await asyncio.to_thread(check_text, newer.text, self.where)
+            self.checked = await asyncio.to_thread(check_text, newer.text, _WHERE)
         if self.on_step is not None:
             await self.on_step()
         raise OutputExistsError(

@@ -12,7 +12,7 @@ from lorakit.runs.command import command_line
 from lorakit.runs.warm_process import Computation
 from lorakit.runs.watch import RunWatch
 from lorakit.studio.blocks import Text, copyable, fold, note, table
-from lorakit.studio.long_action import LongAction, Progress
+from lorakit.studio.long_action import LongAction
 
 _CLASSIFIED, _TAGGED = "SEQ_CLS", "TOKEN_CLS"
 _PROMPTED = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -87,15 +87,11 @@ class BlamePart:
             watch.root, blame_of, watch.directory, answer, prompt=prompt, label=label
         )
 
-        def compute(progress: Progress) -> BlameAnswer:
-            def told(words: str, share: float | None) -> None:
-                progress.words, progress.share = words, share
-
-            return computation.result(told)
-
         self._found.clear()
         found = await self._action.run(
-            "Starting; the first time takes longer", compute, end=computation.cancel
+            "Starting; the first time takes longer",
+            lambda progress: computation.result(progress.say),
+            end=computation.cancel,
         )
         if found is None:
             return

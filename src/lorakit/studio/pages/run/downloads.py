@@ -7,6 +7,7 @@ from pathlib import Path
 from nicegui import ui
 
 from lorakit.errors import LorakitError, escaped
+from lorakit.files.disks import size_text
 from lorakit.runs.run_files import RunFile, files_of
 from lorakit.studio.blocks import Text, note, notify_problem
 from lorakit.studio.context import current
@@ -50,15 +51,3 @@ def _download(run: Path, name: str) -> None:
         notify_problem(str(error))
         return
     ui.download.file(path)
-
-
-def size_text(size_bytes: float) -> str:
-    """Return a size in a readable unit.
-
-    >>> size_text(999), size_text(1_500_000)
-    ('999 B', '1.5 MB')
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.3g} {unit}"
-    return f"{size_bytes:.0f} B"

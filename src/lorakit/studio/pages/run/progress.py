@@ -16,7 +16,7 @@ from lorakit.runs.process import stop_run
 from lorakit.runs.queue import RunQueue
 from lorakit.runs.run_detail import RunDetail
 from lorakit.runs.watch import RunWatch
-from lorakit.studio.blocks import Text, badge, card, notify_problem, problem
+from lorakit.studio.blocks import Text, badge, card, duration_text, notify_problem, problem
 from lorakit.studio.browser_calls import LiveBar, LiveText
 
 _METRICS = ("eval_accuracy", "eval_f1", "eval_perplexity", "eval_loss")
@@ -125,16 +125,3 @@ def progress_text(log: MetricLog, share: float | None, detail: RunDetail, state:
     if name is not None:
         parts.append(f"validation {name.removeprefix('eval_')} {metrics[name]:.4g}")
     return " · ".join(parts)
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration in readable units.
-
-    >>> duration_text(75.2), duration_text(7300), duration_text(-5)
-    ('1 min 15 s', '2 h 1 min', '0 s')
-    """
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -39,7 +39,7 @@ async def edit_notes(row: RunSummary) -> bool:
                 write_tags(directory, [*(tags.value or []), typed])
                 write_note(directory, text.value or "")
 
-            await _try(write, place, lambda: dialog.submit(True))
+            await _try(write, place, dialog)
 
         _buttons(dialog, "Save", save)
     return bool(await dialog)
@@ -65,7 +65,7 @@ async def ask_to_delete(row: RunSummary) -> bool:
                 elif row.job is not None:
                     studio.queue.cancel(row.job)
 
-            await _try(act, place, lambda: dialog.submit(True))
+            await _try(act, place, dialog)
 
         _buttons(dialog, "Move to the trash" if is_run else "Remove", delete)
     return bool(await dialog)
@@ -86,7 +86,7 @@ async def show_trash() -> bool:
             if found:
 
                 async def empty() -> None:
-                    await _try(trash.empty, place, lambda: dialog.submit(False))
+                    await _try(trash.empty, place, dialog, answer=False)
 
                 ui.button("Delete for good", on_click=empty, color="negative").props("flat no-caps")
             ui.button("Close", on_click=lambda: dialog.submit(False)).props("flat no-caps")
@@ -95,7 +95,7 @@ async def show_trash() -> bool:
 
 def _draw_trashed(one: TrashedRun, place: ui.element, dialog: ui.dialog) -> None:
     async def restore() -> None:
-        await _try(lambda: current().trash.restore(one.number), place, lambda: dialog.submit(True))
+        await _try(lambda: current().trash.restore(one.number), place, dialog)
 
     with ui.element("div").classes("flex-row gap-2 trashed"):
         Text("span", one.origin).classes("grow")
@@ -109,7 +109,9 @@ def _buttons(dialog: ui.dialog, name: str, act: Callable[[], Any]) -> None:
         ui.button(name, on_click=act).props("unelevated no-caps")
 
 
-async def _try(act: Callable[[], Any], place: ui.element, done: Callable[[], Any]) -> None:
+async def _try(
+    act: Callable[[], Any], place: ui.element, dialog: ui.dialog, *, answer: bool = True
+) -> None:
     """Do something with files in a thread; show its error in the dialog, which stays open."""
     place.clear()
     try:
@@ -118,4 +120,4 @@ async def _try(act: Callable[[], Any], place: ui.element, done: Callable[[], Any
         with place:
             problem(str(error))
         return
-    done()
+    dialog.submit(answer)

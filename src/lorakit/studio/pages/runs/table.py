@@ -14,8 +14,8 @@ from lorakit.errors import escaped
 from lorakit.quickstart.model_files import short_base_name
 from lorakit.runs.index import RunSummary
 from lorakit.runs.run_summary import STATES
+from lorakit.studio.blocks import duration_text
 
-_MINUTE_S, _HOUR_S = 60, 3600
 _PER_PAGE = 50
 
 
@@ -85,20 +85,6 @@ def cells(row: RunSummary) -> dict[str, Any]:
         "tags": "\n".join(escaped(tag) for tag in row.notes.tags),
         "note": escaped(row.notes.note, keep="\n"),
     }
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration.
-
-    >>> [duration_text(s) for s in (3.2, 75, 3725, 200_000)]
-    ['3 s', '1 min 15 s', '1 h 2 min', '55 h 33 min']
-    """
-    whole = round(seconds)
-    if whole < _MINUTE_S:
-        return f"{whole} s"
-    if whole < _HOUR_S:
-        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S} s"
-    return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S} min"
 
 
 def _time_text(seconds: float) -> str:
