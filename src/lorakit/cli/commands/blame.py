@@ -163,7 +163,7 @@ def _write(found: Blame, output: Path) -> Path:
         {
             "rank": rank,
             "influence": row.share,
-            "source": found.source,
+            "source": row.file or found.source,
             "example": row.number,
             "line": row.line,
             "values": row.values,

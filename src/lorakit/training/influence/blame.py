@@ -40,9 +40,11 @@ class Blamed:
     number: int
     """Number of the example in its source, from 1."""
     line: int | None
-    """Line in the file, from 1; None for sources without lines."""
+    """Line in the file, from 1; None for files without lines."""
     values: dict[str, Any]
     """Its columns."""
+    file: str | None = None
+    """The file, if the examples come from several."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,8 @@ class Blame:
 
         With the line after a colon, editors open it.
         """
-        if row.line is None:
-            return f"{self.source}, example {row.number:,}"
-        return f"{self.source}:{row.line}"
+        source = row.file or self.source
+        return f"{source}, example {row.number:,}" if row.line is None else f"{source}:{row.line}"
 
     def note_on_signs(self, top: int) -> tuple[str, ...]:
         """Return a note if the first `top` examples include some with the opposite influence."""
@@ -224,12 +225,15 @@ def _rank_examples(scores: torch.Tensor, setup: Setup) -> tuple[Blamed, ...]:
     examples = setup.splits.train
     rows = []
     for index in scores.argsort(descending=True, stable=True).tolist():
-        number, line = _position(place, index)
         share = float(scores[index]) / whole
-        rows.append(Blamed(index, share, number, line, dict(examples[index])))
+        number, line, file = _position(place, index)
+        rows.append(Blamed(index, share, number, line, dict(examples[index]), file))
     return tuple(rows)
 
 
-def _position(place: Place, index: int) -> tuple[int, int | None]:
+def _position(place: Place, index: int) -> tuple[int, int | None, str | None]:
+    """Return the number of an example, its line and its file."""
     number = index if place.numbers is None else int(place.numbers[index])
-    return number + 1, None if place.lines is None else int(place.lines[index])
+    line = 0 if place.lines is None else int(place.lines[index])
+    file = None if place.file_of is None else place.files[place.file_of[index]]
+    return number + 1, line or None, file

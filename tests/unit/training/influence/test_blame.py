@@ -3,13 +3,16 @@
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
+from lorakit.data import Place
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.training import train
 from lorakit.training.influence import Blame, Blamed, blame
-from lorakit.training.influence.blame import require_one_each
+from lorakit.training.influence.blame import _rank_examples, require_one_each
 
 
 def test_flipped_labels_are_in_the_first_tenth(flipped, mistakes):
@@ -27,6 +30,18 @@ def test_rows_have_their_place_and_their_columns(flipped, mistakes):
     assert sum(abs(row.share) for row in mistakes.rows) == pytest.approx(1)
     assert mistakes.source == str(flipped.data) and mistakes.notes == ()
     assert "validation examples" in mistakes.about
+
+
+def test_each_of_several_files_is_named():
+    files = ("a.jsonl", "b.parquet")
+    numbers, lines, file_of = (np.array(each) for each in ((4, 2), (9, 0), (0, 1)))
+    splits = SimpleNamespace(
+        train=[{"text": "x"}, {"text": "y"}],
+        training_place=lambda data: Place("all", numbers, lines, files, file_of),
+    )
+    setup = SimpleNamespace(splits=splits, recipe=SimpleNamespace(data=None))
+    found = Blame(_rank_examples(torch.tensor([3.0, -1.0]), setup), "*", "", (), None)
+    assert [found.place(row) for row in found.rows] == ["a.jsonl:9", "b.parquet, example 3"]
 
 
 def test_the_share_of_the_gradients_rises_to_the_whole(mistakes, shares):
