@@ -244,6 +244,8 @@ class OutputStep(Step):
     token_loss: TokenLoss = field(default_factory=TokenLoss)
     auxiliary_weight: float = 0.0
     """Weight of a mixture of experts' auxiliary loss; 0 for none."""
+    smooths_evaluation: bool = True
+    """Whether an evaluation has the loss of training, rather than the log-likelihood."""
 
     def share(
         self,
@@ -263,15 +265,15 @@ class OutputStep(Step):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
-        """Return the summed loss of a batch and of its texts, without a graph."""
+        """Return the summed loss of a batch and of its texts, and the hits, without a graph."""
         _, hidden, counted = self.hidden(model, batch)
         targets = counted.targets.to(hidden.device)
-        losses, _ = self.output.losses_and_hits(hidden, targets)
+        losses, hits = self.output.losses_and_hits(hidden, targets)
         loss = losses.sum()
-        if not self.token_loss.is_plain:
+        if self.smooths_evaluation and not self.token_loss.is_plain:
             loss = self.output.sum(hidden, targets, self.token_loss)
         texts = losses_by_text(losses, counted, batch)
-        return Evaluated(in_float64(loss), counted.labels, None, None, texts)
+        return Evaluated(in_float64(loss), counted.labels, hits, None, texts)
 
     def hidden(
         self, model: nn.Module, batch: Mapping[str, Any]
@@ -281,20 +283,6 @@ class OutputStep(Step):
         del inputs["labels"]
         outputs, hidden = self.output.run(model, inputs)
         return outputs, counted.select(hidden), counted
-
-
-@dataclass(kw_only=True)
-class NextTokenStep(OutputStep):
-    """The loss of a causal language model; its evaluation is never smoothed, and counts hits."""
-
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
-        """Return the negative log-likelihood and the number of correct predictions of a batch."""
-        _, hidden, counted = self.hidden(model, batch)
-        targets = counted.targets.to(hidden.device)
-        losses, hits = self.output.losses_and_hits(hidden, targets)
-        texts = losses_by_text(losses, counted, batch)
-        return Evaluated(in_float64(losses.sum()), counted.labels, hits, None, texts)
 
 
 def at_least_one(counted: float | Tensor) -> float | Tensor:

@@ -16,7 +16,7 @@ from lorakit.errors import ConfigError
 from lorakit.training.losses.find_output_loss import all_logits_note, find_output_loss
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
-from lorakit.training.step import MeanStep, NextTokenStep, Step
+from lorakit.training.step import MeanStep, OutputStep, Step
 from lorakit.training.trainers.step_trainer import StepTrainerMixin
 
 
@@ -100,8 +100,13 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
         else:
             loss = TokenLoss(label_smoothing=0.0 if smoother is None else smoother.epsilon)
         weight = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
-        return NextTokenStep(
-            shifts=True, options=options, output=output, token_loss=loss, auxiliary_weight=weight
+        return OutputStep(
+            shifts=True,
+            options=options,
+            output=output,
+            token_loss=loss,
+            auxiliary_weight=weight,
+            smooths_evaluation=False,
         )
 
     def count_tokens(self, tokens: int) -> None:

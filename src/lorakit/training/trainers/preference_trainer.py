@@ -19,7 +19,7 @@ from lorakit.training.objectives import Objective
 from lorakit.training.objectives.preference_step import PreferenceStep
 from lorakit.training.objectives.reference import disable_base_dropout
 from lorakit.training.objectives.shared_prompts import can_share_prompts
-from lorakit.training.step import NextTokenStep
+from lorakit.training.step import OutputStep
 from lorakit.training.trainers.reference_log_probs import ReferenceLogProbsMixin
 from lorakit.training.trainers.step_trainer import StepTrainerMixin
 
@@ -80,7 +80,7 @@ class PreferenceTrainer(ReferenceLogProbsMixin, StepTrainerMixin, Trainer):
         step, collator = self.step, self.data_collator
         tokenizer: Any = self.processing_class
         multiple = getattr(collator, "pad_to_multiple_of", None)
-        self.step = NextTokenStep(output=step.output, options=step.options, shifts=True)
+        self.step = OutputStep(output=step.output, options=step.options, shifts=True)
         self.data_collator = DataCollatorForTokenClassification(  # pads the labels too
             tokenizer, pad_to_multiple_of=multiple
         )
