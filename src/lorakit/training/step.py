@@ -216,8 +216,7 @@ class LogitsStep(Step):
     ) -> Share:
         """Return the summed loss of a batch over the number of labels of the step."""
         logits, labels, counted, outputs = self._logits(model, batch)
-        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
-        loss = self.loss.sum(logits, labels) / at_least_one(counted_in_step)
+        loss = mean_over_step(self.loss.sum(logits, labels), counted, counted_in_step)
         return Share(loss, counted, outputs)
 
     @torch.no_grad()
@@ -257,8 +256,7 @@ class OutputStep(Step):
         """Return the summed loss of a batch over the number of labels of the step."""
         outputs, hidden, counted = self.hidden(model, batch)
         loss = self.output.sum(hidden, counted.targets.to(hidden.device), self.token_loss)
-        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
-        loss = wide(loss) / at_least_one(counted_in_step)
+        loss = mean_over_step(wide(loss), counted, counted_in_step)
         if self.auxiliary_weight:
             loss = loss + self.auxiliary_weight * outputs.aux_loss / batches
         return Share(loss, counted, outputs)
@@ -283,6 +281,13 @@ class OutputStep(Step):
         del inputs["labels"]
         outputs, hidden = self.output.run(model, inputs)
         return outputs, counted.select(hidden), counted
+
+
+def mean_over_step(
+    loss: Tensor, counted: CountedLabels, counted_in_step: float | Tensor | None
+) -> Tensor:
+    """Return the summed loss of a batch over the number of labels of the step, or of the batch."""
+    return loss / at_least_one(counted.labels if counted_in_step is None else counted_in_step)
 
 
 def at_least_one(counted: float | Tensor) -> float | Tensor:

@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 class AnswersTask(Task):
     """Learn from an `objective:` section; its examples are two answers to one prompt each."""
 
+    counts_prompts: bool = False
+    """Whether the tokens of prompts count too."""
+
     def __init__(self, config: ObjectiveConfig):
         """Create the task of an `objective:` section."""
         self.config = config
-
-    @property
-    def counts_prompts(self) -> bool:
-        """Whether the tokens of prompts count too."""
-        return False
 
     def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize each prompt with its two answers, and mark the tokens that count."""
