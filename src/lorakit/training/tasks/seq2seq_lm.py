@@ -26,7 +26,6 @@ from lorakit.data.chunks import Batch
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
-    first_examples,
     map_examples,
     readable,
     require_texts,
@@ -116,22 +115,14 @@ class Seq2SeqLM(Task):
         )
         return replace(encode_splits(splits, data, max_length, encode, notes), settings=settings)
 
-    def preview_examples(
-        self, encoded: Encoded, loaded: Loaded, n: int = 2
-    ) -> list[PreviewExample]:
-        """Return the first examples as the collator batches them: source, then target tokens."""
-        tokenizer = loaded.tokenizer
-        batch = DataCollatorForSeq2Seq(tokenizer)(first_examples(encoded.train, n))
-        previews = []
-        for ids, mask, targets in zip(
-            batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
-        ):
-            source = readable(tokenizer, ids[mask])
-            target = readable(tokenizer, targets[targets != NOT_COUNTED])
-            counted = [False] * len(source) + [True] * len(target)
-            note = f"source: {len(source)} tokens, target: {len(target)} tokens, all counted"
-            previews.append(PreviewExample(source + target, counted, note))
-        return previews
+    def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
+        """Return an example as the collator makes it: source, then target tokens."""
+        batch = DataCollatorForSeq2Seq(loaded.tokenizer)([example])
+        source = readable(loaded.tokenizer, batch["input_ids"][0])
+        target = readable(loaded.tokenizer, batch["labels"][0])
+        counted = [False] * len(source) + [True] * len(target)
+        note = f"source: {len(source)} tokens, target: {len(target)} tokens, all counted"
+        return PreviewExample(source + target, counted, note)
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]

@@ -28,7 +28,6 @@ from lorakit.data.reading.positions import describe_examples
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
-    first_examples,
     map_examples,
     readable,
     require_texts,
@@ -40,7 +39,7 @@ from lorakit.inference.token_batches import classifying_token
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.predicted import Predicted, prediction_table
-from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
+from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task, learnt_labels
 from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
@@ -136,15 +135,14 @@ class TextTask(Task):
 
     def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize the texts and encode their targets."""
-        recipe, tokenizer, names = loaded.recipe, loaded.tokenizer, loaded.labels or ()
-        data = recipe.data
+        data, tokenizer, names = loaded.recipe.data, loaded.tokenizer, loaded.labels or ()
         max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
         end: Any = classifying_token(loaded.model)
         targets = {
             kind: self._check_targets(examples, data, where)
             for examples, kind, where in splits.with_places(data)
         }
-        learnt = names if recipe.start_from is not None or splits.only_validation else ()
+        learnt = learnt_labels(loaded, splits)
 
         def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             self.check_targets(targets[kind], targets["training"], learnt, data.label, where)
@@ -175,20 +173,12 @@ class TextTask(Task):
         require_columns(examples, _columns(data), where)
         return self.read_targets(examples, data, where)
 
-    def preview_examples(
-        self, encoded: Encoded, loaded: Loaded, n: int = 2
-    ) -> list[PreviewExample]:
-        """Return the first examples as the collator batches them; only the target counts."""
-        tokenizer = loaded.tokenizer
-        batch = DataCollatorWithPadding(tokenizer)(first_examples(encoded.train, n))
-        previews = []
-        for ids, mask, target in zip(
-            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
-        ):
-            tokens = readable(tokenizer, ids[mask.bool()])
-            note = self.describe_target(target, loaded.labels or ())
-            previews.append(PreviewExample(tokens, [False] * len(tokens), note))
-        return previews
+    def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
+        """Return an example as the collator makes it; only the target counts."""
+        batch = DataCollatorWithPadding(loaded.tokenizer)([example])
+        tokens = readable(loaded.tokenizer, batch["input_ids"][0])
+        note = self.describe_target(batch["labels"][0], loaded.labels or ())
+        return PreviewExample(tokens, [False] * len(tokens), note)
 
     def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
         """Return a collator that pads by batch, the loss and the metrics."""
