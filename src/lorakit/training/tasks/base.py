@@ -198,7 +198,9 @@ class Task(ABC):
         """Return an encoded example, read back from the collated tensors."""
 
     @abstractmethod
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return the trainer's arguments that depend on the task: its collator and metrics."""
 
     def with_settings(self, settings: InferenceSettings) -> Task:
@@ -267,7 +269,7 @@ class Task(ABC):
             eval_dataset=encoded.validation,
             processing_class=loaded.tokenizer,
             callbacks=list(callbacks),
-            **self.trainer_options(loaded, arguments),
+            **self.trainer_options(loaded, encoded, arguments),
         )
         trainer.mixture, trainer.stream = encoded.mixture, encoded.stream
         return trainer

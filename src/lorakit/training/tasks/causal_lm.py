@@ -175,7 +175,9 @@ class CausalLM(Task):
         """Return loss, perplexity and the accuracy of predicted tokens."""
         return ("loss", "perplexity", "mean_token_accuracy")
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return no options: SFTTrainer has its collator, and LanguageTrainer its metrics."""
         return {}
 

@@ -88,7 +88,9 @@ class PreferenceLM(AnswersTask, CausalLM):
             else None
         )
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return the collator of answers and the objective."""
         arguments.remove_unused_columns = False  # the model does not take all columns
         multiple = getattr(arguments, "pad_to_multiple_of", None)

@@ -137,7 +137,9 @@ class Seq2SeqLM(Task):
         require_package("rouge_score", "training.predict_with_generate")
         return ("loss", *ROUGE_NAMES)
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return the collator, and ROUGE if texts are generated."""
         generates = getattr(arguments, "predict_with_generate", False)
         return {

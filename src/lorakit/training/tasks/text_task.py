@@ -86,9 +86,9 @@ class TextTask(Task):
     def measure(self, targets: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:
         """Return the metrics of an evaluation, from arrays of encoded targets and logits."""
 
-    def example_loss(self) -> ExampleLoss | None:
+    @abstractmethod
+    def example_loss(self, encoded: Encoded, label_smoothing: float) -> ExampleLoss | None:
         """Return the loss of the logits; None takes the model's."""
-        return None
 
     def check_targets(
         self,
@@ -180,15 +180,16 @@ class TextTask(Task):
         note = self.describe_target(batch["labels"][0], loaded.labels or ())
         return PreviewExample(tokens, [False] * len(tokens), note)
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return a collator that pads by batch, the loss and the metrics."""
         names = loaded.labels or ()
-        loss = self.example_loss()
-        if loss is not None and arguments.label_smoothing_factor:
+        smoothing = arguments.label_smoothing_factor
+        if smoothing and self.problem_type != SINGLE_LABEL:
             raise ConfigError(
                 "Only classes can be smoothed: got training.label_smoothing_factor="
-                f"{arguments.label_smoothing_factor} for {self.problem_type}, expected 0. Leave it "
-                "out."
+                f"{smoothing} for {self.problem_type}, expected 0. Leave it out."
             )
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -198,7 +199,7 @@ class TextTask(Task):
             "data_collator": DataCollatorWithPadding(loaded.tokenizer),
             "compute_metrics": metrics,
             "preprocess_logits_for_metrics": first_output,
-            "example_loss": loss,
+            "example_loss": self.example_loss(encoded, smoothing),
         }
 
     def prediction_columns(

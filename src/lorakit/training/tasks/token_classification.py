@@ -161,7 +161,9 @@ class TokenClassification(Task):
         known = classification_metric_names(names)
         return ("loss", *(name for name in known if name != "roc_auc"))
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return a collator that pads tokens and tags, and the tagging metrics."""
         names = loaded.labels or ()
 
