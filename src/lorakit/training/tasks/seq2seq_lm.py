@@ -42,7 +42,7 @@ from lorakit.data.tokenizers import (
 from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
-from lorakit.training.predicted import Evaluated, Predicted
+from lorakit.training.predicted import MOST_EXAMPLES, Evaluated, Predicted
 from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
 from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
@@ -153,14 +153,14 @@ class Seq2SeqLM(Task):
         tokenizer = loaded.tokenizer
 
         def read(found: Evaluated) -> Predicted:
-            first = found.first()
-            texts = _texts(tokenizer, found.scores[[row for _, row in first]])
-            numbers = [number for number, _ in first]
-            rows = found.data_order()
-            targets = _texts(tokenizer, found.label_ids[rows])
-            scores = scores_of_texts(targets, _texts(tokenizer, found.scores[rows]))
-            count = len(found.label_ids)
-            return Predicted(numbers, {"prediction": texts}, count, scores=(scores,))
+            targets = _texts(tokenizer, found.label_ids[found.rows])
+            texts = _texts(tokenizer, found.scores[found.rows])
+            return Predicted(
+                found.numbers,
+                {"prediction": texts[:MOST_EXAMPLES]},
+                len(texts),
+                scores=(scores_of_texts(targets, texts),),
+            )
 
         return read
 
