@@ -45,7 +45,7 @@ from lorakit.training.tasks.language_layouts import (
     check_examples,
     layout_encoder,
     layout_notes,
-    prompt_format,
+    uses_template,
 )
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.language_trainer import LanguageTrainer
@@ -151,7 +151,7 @@ class CausalLM(Task):
         settings = self.settings(
             loaded,
             max_length=max_length,
-            format=prompt_format(layout, tokenizer),
+            format="messages" if uses_template(layout, tokenizer) else layout.name,
             stop_token_ids=stop_tokens(encoded.train, tokenizer),
             system_prompt=data.system_prompt,
         )
