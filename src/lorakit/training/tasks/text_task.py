@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
-    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
@@ -127,7 +126,9 @@ class TextTask(Task):
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""
-        return _columns(recipe.data)
+        data = recipe.data
+        columns = {"data.text": data.text, "data.label": data.label}
+        return columns | ({"data.text_pair": data.text_pair} if data.text_pair else {})
 
     def label_column(self, recipe: Recipe) -> str | None:
         """Return the column of the labels, unless the recipe says that they are numbers."""
@@ -137,24 +138,23 @@ class TextTask(Task):
         """Tokenize the texts and encode their targets."""
         data, tokenizer, names = loaded.recipe.data, loaded.tokenizer, loaded.labels or ()
         max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
-        end: Any = classifying_token(loaded.model)
-        targets = {
-            kind: self._check_targets(examples, data, where)
-            for examples, kind, where in splits.with_places(data)
-        }
+        columns = self.columns(loaded.recipe)
+        texts = {key: column for key, column in columns.items() if key != "data.label"}
+        targets: dict[str, list[Any]] = {}
+        for examples, kind, where in splits.with_places(data):
+            require_columns(examples, columns, where)
+            targets[kind] = self.read_targets(examples, data, where)
         learnt = learnt_labels(loaded, splits)
 
         def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             self.check_targets(targets[kind], targets["training"], learnt, data.label, where)
             numbers, feature = self.encode_targets(targets[kind], names), self.target_feature(names)
-            return _encode(
-                examples, numbers, feature, data, tokenizer, max_length, end, cache, where
-            )
+            return _encode(examples, texts, numbers, feature, loaded, max_length, cache, where)
 
         notes = [
             *self.fresh_notes(loaded),
             *self.target_notes(targets["training"], names, data.label),
-            *unused_note(splits.train, _columns(data).values()),
+            *unused_note(splits.train, columns.values()),
         ]
         settings = self.settings(
             loaded,
@@ -167,11 +167,6 @@ class TextTask(Task):
             settings=settings,
             class_weights=self.class_weights(targets["training"], names, splits, data),
         )
-
-    def _check_targets(self, examples: Dataset, data: DataConfig, where: Place) -> list[Any]:
-        """Check the columns of a split and return its targets."""
-        require_columns(examples, _columns(data), where)
-        return self.read_targets(examples, data, where)
 
     def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
         """Return an example as the collator makes it; only the target counts."""
@@ -207,38 +202,37 @@ class TextTask(Task):
     ) -> dict[str, list[Any]]:
         """Return texts, targets and predictions."""
         data = loaded.recipe.data
-        columns = _columns(data)
+        columns = self.columns(loaded.recipe)
         answer = columns.pop("data.label")
         answers = self.read_targets(examples, data, Place("the validation examples"))
         inputs = {name: examples[name][:] for name in columns.values()}
         return prediction_table(inputs, answer, answers, predicted.columns)
 
 
-def _columns(data: DataConfig) -> dict[str, str]:
-    columns = {"data.text": data.text, "data.label": data.label}
-    return columns | ({"data.text_pair": data.text_pair} if data.text_pair else {})
-
-
 def _encode(
     examples: Dataset,
+    columns: dict[str, str],
     targets: list[Any],
     feature: Any,
-    data: DataConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    loaded: Loaded,
     max_length: int,
-    end: Any,
     cache: TableCache,
     where: Place,
 ) -> EncodedSplit:
-    """Tokenize texts beside their encoded targets; they may not contain the token `end`."""
+    """Tokenize columns of texts beside their encoded targets.
+
+    They may not contain the token at which the base classifies.
+    """
+    data, tokenizer = loaded.recipe.data, loaded.tokenizer
+    end: Any = classifying_token(loaded.model)
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
     ends = list(first["input_ids"]).count(end)
     features = {column: IDS for column in first} | {"labels": feature}
 
     def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
         pairs = batch[data.text_pair] if data.text_pair else None
-        columns, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
-        counts = [ids.count(end) for ids in columns["input_ids"]]
+        made, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
+        counts = [ids.count(end) for ids in made["input_ids"]]
         wrong = [number for number, count in zip(numbers, counts, strict=True) if count != ends]
         if wrong:
             raise DataError(
@@ -246,10 +240,8 @@ def _encode(
                 f"{tokenizer.decode(end)!r} in {describe_examples(wrong, where)}, expected it at "
                 "the end alone. Remove it from these texts, or leave them out."
             )
-        return columns | {"labels": [targets[number] for number in numbers]}, (cut,)
+        return made | {"labels": [targets[number] for number in numbers]}, (cut,)
 
-    columns = _columns(data)
-    columns.pop("data.label")
     names = list(columns.values())
 
     def identity() -> str:

@@ -90,7 +90,7 @@ class TokenClassification(Task):
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""
-        return _columns(recipe.data)
+        return {"data.tokens": recipe.data.tokens, "data.tags": recipe.data.tags}
 
     def label_column(self, recipe: Recipe) -> str:
         """Return the column of the tags."""
@@ -111,9 +111,10 @@ class TokenClassification(Task):
         """Tokenize the words; the tag counts on the first token of each word."""
         data, tokenizer, labels = loaded.recipe.data, loaded.tokenizer, loaded.labels or ()
         max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
+        columns = self.columns(loaded.recipe)
         tags: dict[str, list[list[str]]] = {}
         for examples, kind, where in splits.with_places(data):
-            require_columns(examples, _columns(data), where)
+            require_columns(examples, columns, where)
             tags[kind] = _read_tags(examples, data, where)
         tagged = (tag for example_tags in tags["training"] for tag in example_tags)
         seen = {*tagged, *learnt_labels(loaded, splits)}
@@ -127,7 +128,7 @@ class TokenClassification(Task):
         notes = [
             *self.fresh_notes(loaded),
             *label_notes(labels, data.tags),
-            *unused_note(splits.train, _columns(data).values()),
+            *unused_note(splits.train, columns.values()),
         ]
         settings = self.settings(loaded, max_length=max_length)
         return replace(encode_splits(splits, data, max_length, encode, notes), settings=settings)
@@ -212,10 +213,6 @@ def _begin_words_with_space_(tokenizer: Any) -> None:
     if any(isinstance(one, pre_tokenizers.ByteLevel) and not one.add_prefix_space for one in steps):
         before = [] if core.normalizer is None else [core.normalizer]
         core.normalizer = normalizers.Sequence([*before, normalizers.Prepend(" ")])
-
-
-def _columns(data: DataConfig) -> dict[str, str]:
-    return {"data.tokens": data.tokens, "data.tags": data.tags}
 
 
 def _tag_feature_names(examples: Dataset, data: DataConfig) -> list[str] | None:
