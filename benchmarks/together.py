@@ -32,7 +32,7 @@ from benchmarks.step import FORWARD_BACKWARD, LAPS, WITH_OPTIMIZER, row_fields
 from benchmarks.variants import add_random_adapter
 from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.training.losses.find_output_loss import find_output_loss
-from lorakit.training.step import NextTokenStep
+from lorakit.training.step import OutputStep
 from lorakit.training.together.meeting_point import meeting_in_forward
 from lorakit.training.together.shared_passes import SharedPasses
 from lorakit.training.together.turns import Turn
@@ -153,7 +153,7 @@ class Member:
         if output is None:
             raise RuntimeError(f"{shape.name} has no loss in chunks: {reason}.")
         self.output = output
-        self.step = NextTokenStep(shifts=True, options={"use_cache": False}, output=output)
+        self.step = OutputStep(shifts=True, options={"use_cache": False}, output=output)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
         self.seat = passes.join(self.turn, self.model, base)

@@ -142,8 +142,7 @@ def time_precisions(
         model: Any = models[precision]
         multiple = length_multiple(model, autocasts=precision.autocasts)
         trainer.data_collator = padding_to_multiples(plain, multiple)
-        # An objective's batches are not inputs of the model.
-        batch = getattr(trainer, "timed_collator", trainer.data_collator)(examples)
+        batch = trainer.timed_batch(examples)
         return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 
     steps = [

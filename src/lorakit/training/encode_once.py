@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,6 @@ from lorakit.training.tasks import Encoded
 
 _PREFIX = "lorakit-rows-"
 _DATASETS = ("train", "validation")
-
-
-@dataclass(frozen=True)
-class _Written:
-    """Files that one process has written for the others on its machine."""
-
-    folder: Path
-    has_validation: bool
-    rest: dict[str, Any]
-    """The other fields of `Encoded`."""
 
 
 def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
@@ -57,21 +46,24 @@ def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool =
             else:
                 folder = until_mapped.enter_context(scratch_directory(_PREFIX))
         local = run_on_all(lambda: None if folder is None else _write(encode(), folder))
-        written: _Written = broadcast_from_local_rank_zero(local)
-        return run_on_all(lambda: _read(written))
+        written: tuple[Path, dict[str, Any]] = broadcast_from_local_rank_zero(local)
+        return run_on_all(lambda: _read(*written))
 
 
-def _write(encoded: Encoded, folder: Path) -> _Written:
+def _write(encoded: Encoded, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Write the examples; return where they are, and the other fields."""
     with hiding_progress_bars():
         encoded.train.save_to_disk(folder / "train")
         if encoded.validation is not None:
             encoded.validation.save_to_disk(folder / "validation")
     rest = {name: value for name, value in vars(encoded).items() if name not in _DATASETS}
-    return _Written(folder, encoded.validation is not None, rest)
+    return folder, rest
 
 
-def _read(written: _Written) -> Encoded:
-    train = Dataset.load_from_disk(written.folder / "train")
-    has = written.has_validation
-    validation = Dataset.load_from_disk(written.folder / "validation") if has else None
-    return Encoded(train, validation, **written.rest)
+def _read(folder: Path, rest: dict[str, Any]) -> Encoded:
+    train, validation = (folder / name for name in _DATASETS)
+    return Encoded(
+        Dataset.load_from_disk(train),
+        Dataset.load_from_disk(validation) if validation.is_dir() else None,
+        **rest,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,14 +73,20 @@ class Evaluated:
     order: Sequence[int]
     """Index in the data of each evaluated example."""
 
-    def first(self) -> list[tuple[int, int]]:
-        """Return (index in the data, row of the arrays) of the kept examples, in data order."""
-        rows = ((number, row) for row, number in enumerate(self.order[: len(self.label_ids)]))
-        return sorted(rows)[:MOST_EXAMPLES]
-
-    def data_order(self) -> Any:
-        """Return the rows of the arrays in the order of the data, array (examples,)."""
+    @cached_property
+    def rows(self) -> Any:
+        """The rows of the arrays in the order of the data, array (examples,)."""
         return np.argsort(np.asarray(self.order[: len(self.label_ids)]), kind="stable")
+
+    @property
+    def kept(self) -> Any:
+        """Those of the examples whose predictions are kept."""
+        return self.rows[:MOST_EXAMPLES]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Index of each of these in the data."""
+        return [self.order[row] for row in self.kept]
 
 
 def predict_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
@@ -89,16 +96,14 @@ def predict_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
         found: Scores (examples, classes) and true classes (examples,).
         labels: Class names by id.
     """
-    first = found.first()
-    best = _best(found.scores[[row for _, row in first]])
+    best = _best(found.scores[found.kept])
     every = _best(found.scores).indices.numpy()
     confusion, classes = None, ()
     if len(labels) <= MOST_CLASSES:
         confusion = confusion_counts(found.label_ids, every, labels)
         classes = class_scores(confusion, labels)
-    rows = found.data_order()
     return Predicted(
-        [number for number, _ in first],
+        found.numbers,
         {
             "prediction": [labels[at] for at in best.indices.tolist()],
             "probability": best.values.tolist(),
@@ -107,7 +112,7 @@ def predict_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
         tuple(labels),
         confusion,
         classes,
-        scores=(scores_of_classes(found.label_ids[rows], every[rows]),),
+        scores=(scores_of_classes(found.label_ids[found.rows], every[found.rows]),),
     )
 
 
@@ -121,11 +126,11 @@ def predict_label_sets(
         labels: Names of the labels.
         thresholds: Probability above which each is predicted.
     """
-    first, rows = found.first(), found.data_order()
     every = label_probabilities(found.scores)
-    probabilities = every[[row for _, row in first]].tolist()
+    probabilities = every[found.kept].tolist()
     thresholds = tuple(thresholds) or (0.5,) * len(labels)
-    expected, predicted = found.label_ids[rows], every[rows] > np.asarray(thresholds)
+    expected = found.label_ids[found.rows]
+    predicted = every[found.rows] > np.asarray(thresholds)
     columns: dict[str, list[Any]] = {
         "prediction": [
             [name for name, p, least in zip(labels, row, thresholds, strict=True) if p > least]
@@ -134,7 +139,7 @@ def predict_label_sets(
         "probability": [dict(zip(labels, row, strict=True)) for row in probabilities],
     }
     return Predicted(
-        [number for number, _ in first],
+        found.numbers,
         columns,
         len(found.label_ids),
         classes=label_scores(expected, predicted, labels) if len(labels) <= MOST_CLASSES else (),
@@ -150,13 +155,12 @@ def predict_numbers(found: Evaluated, labels: Sequence[str]) -> Predicted:
         found: Scores (examples, numbers) and true numbers.
         labels: Names of the numbers.
     """
-    first, rows = found.first(), found.data_order()
-    kept = found.scores[[row for _, row in first]].tolist()
+    kept = found.scores[found.kept].tolist()
     return Predicted(
-        [number for number, _ in first],
+        found.numbers,
         {"prediction": [row[0] if len(labels) == 1 else row for row in kept]},
         len(found.label_ids),
-        scores=scores_of_numbers(found.label_ids[rows], found.scores[rows]),
+        scores=scores_of_numbers(found.label_ids[found.rows], found.scores[found.rows]),
     )
 
 
@@ -170,18 +174,15 @@ def predict_tags(found: Evaluated, labels: Sequence[str]) -> Predicted:
             that do not count.
         labels: Tag names by id.
     """
-    first = found.first()
     counted = found.label_ids != NOT_COUNTED
-    every = [_best(found.scores[row][counted[row]]) for _, row in first]
+    every = [_best(found.scores[row][counted[row]]) for row in found.kept]
     columns = {
         "prediction": [[labels[at] for at in best.indices.tolist()] for best in every],
         "probability": [best.values.tolist() for best in every],
     }
-    rows = found.data_order()
-    scores = scores_of_tags(found.label_ids[rows], found.scores.argmax(-1)[rows], labels)
-    return Predicted(
-        [number for number, _ in first], columns, len(found.label_ids), scores=(scores,)
-    )
+    tags = found.scores.argmax(-1)[found.rows]
+    scores = scores_of_tags(found.label_ids[found.rows], tags, labels)
+    return Predicted(found.numbers, columns, len(found.label_ids), scores=(scores,))
 
 
 def prediction_table(

@@ -47,7 +47,7 @@ from lorakit.training.shared_base import load_shared_base
 from lorakit.training.starting_point import run_lineage
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.tasks.base import save_settings
-from lorakit.training.throughput import Throughput, ThroughputMeter
+from lorakit.training.throughput import Throughput
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, copy_trained_adapter
 from lorakit.training.trainers.batching import padding_notes
 from lorakit.training.trainers.data_initialization import with_current_ranks
@@ -226,8 +226,7 @@ def _fit(
             hosted: tuple[str, ...] = ()
             if host is not None:
                 hosted = context.enter_context(host.training(setup, trainer, frozen))
-            of_trainer = getattr(trainer, "notes", ())
-            trainer_notes = (*notes, *padding, *computing, *frozen.notes, *of_trainer, *hosted)
+            trainer_notes = (*notes, *padding, *computing, *frozen.notes, *trainer.notes, *hosted)
             if trainer_notes:
                 emit("notes", {"notes": trainer_notes})
             output = trainer.train(
@@ -260,7 +259,7 @@ def _fit(
         best_step=best_step(trainer),
         reference=reference_of(directory),
         wall_s=wall_s,
-        throughput=getattr(trainer, "throughput", None),
+        throughput=trainer.throughput,
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
         predictions=run_on_main(lambda: write_predictions(setup, predicted, directory)),
         answers=answers,
@@ -273,11 +272,9 @@ def _fit(
     return result
 
 
-def _measure(trainer: Trainer, peak: PeakMemory) -> dict[str, float]:
+def _measure(trainer: AdapterTrainerMixin, peak: PeakMemory) -> dict[str, float]:
     """Return the speed and the peak memory, which are logged beside the loss."""
-    meter: ThroughputMeter | None = getattr(trainer, "meter", None)
-    speed = None if meter is None else meter.recent_tokens_per_s()
-    values = {TOKENS_PER_S: speed, PEAK_MEMORY: peak.read()}
+    values = {TOKENS_PER_S: trainer.meter.recent_tokens_per_s(), PEAK_MEMORY: peak.read()}
     return {key: value for key, value in values.items() if value is not None}
 
 

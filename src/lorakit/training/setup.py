@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from transformers import set_seed
+
 from lorakit.config import SINGLE_LABEL
 from lorakit.data import Splits, load_splits
 from lorakit.distributed.processes import (
@@ -142,7 +144,7 @@ def prepare(
             model = load_base(recipe, task, tokenizer, labels)
         if recipe.float32_small_parameters:
             keep_small_parameters_in_float32(model)
-        _seed(seed)  # initializes the adapter
+        set_seed(seed)  # initializes the adapter
         if attach is not None:
             injection = attach(model)
         elif start is not None:
@@ -296,12 +298,6 @@ def require_known_labels(
             f"{did_you_mean(unknown[0], labels)} Correct the labels, leave those examples out, or "
             "train a new adapter."
         )
-
-
-def _seed(seed: int) -> None:
-    from transformers import set_seed
-
-    set_seed(seed)
 
 
 def _data_event(splits: Splits, encoded: Encoded) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ def load_shared_base(
     recipe: Recipe,
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
-    labels: Sequence[str] | None,
+    labels: tuple[str, ...] | None,
 ) -> PreTrainedModel:
     """Map a recipe's base from a file in a directory; the first run creates the file.
 
@@ -57,15 +56,16 @@ def load_shared_base(
         MissingFileError, ConfigError, QuantizationError: See `Task.load_base`.
     """
     if recipe.trust_remote_code:
-        return task.load_base(recipe, tokenizer, _as_tuple(labels))
+        return task.load_base(recipe, tokenizer, labels)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = directory / f"base-{_fingerprint(recipe, task, labels)}.pt"
+    facts = json.dumps(facts_of_base(recipe, task, labels), sort_keys=True)
+    path = directory / f"base-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.pt"
     if not is_private(path if path.exists() else directory):
-        return task.load_base(recipe, tokenizer, _as_tuple(labels))
+        return task.load_base(recipe, tokenizer, labels)
     logging.getLogger("filelock").setLevel(logging.WARNING)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            loaded = task.load_base(recipe, tokenizer, _as_tuple(labels))
+            loaded = task.load_base(recipe, tokenizer, labels)
             with replacing_file(path) as partial:
                 torch.save({"model": loaded, "fresh": fresh_modules(loaded)}, partial)
             del loaded
@@ -76,16 +76,7 @@ def load_shared_base(
     return model
 
 
-def _as_tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if labels is None else tuple(labels)
-
-
-def _fingerprint(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> str:
-    facts = json.dumps(facts_of_base(recipe, task, labels), sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]
-
-
-def facts_of_base(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> dict[str, Any]:
+def facts_of_base(recipe: Recipe, task: Task, labels: tuple[str, ...] | None) -> dict[str, Any]:
     """Return everything that determines the base's weights, except the head's seed.
 
     Args:

@@ -216,8 +216,7 @@ class LogitsStep(Step):
     ) -> Share:
         """Return the summed loss of a batch over the number of labels of the step."""
         logits, labels, counted, outputs = self._logits(model, batch)
-        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
-        loss = self.loss.sum(logits, labels) / at_least_one(counted_in_step)
+        loss = mean_over_step(self.loss.sum(logits, labels), counted, counted_in_step)
         return Share(loss, counted, outputs)
 
     @torch.no_grad()
@@ -244,6 +243,8 @@ class OutputStep(Step):
     token_loss: TokenLoss = field(default_factory=TokenLoss)
     auxiliary_weight: float = 0.0
     """Weight of a mixture of experts' auxiliary loss; 0 for none."""
+    smooths_evaluation: bool = True
+    """Whether an evaluation has the loss of training, rather than the log-likelihood."""
 
     def share(
         self,
@@ -255,23 +256,22 @@ class OutputStep(Step):
         """Return the summed loss of a batch over the number of labels of the step."""
         outputs, hidden, counted = self.hidden(model, batch)
         loss = self.output.sum(hidden, counted.targets.to(hidden.device), self.token_loss)
-        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
-        loss = wide(loss) / at_least_one(counted_in_step)
+        loss = mean_over_step(wide(loss), counted, counted_in_step)
         if self.auxiliary_weight:
             loss = loss + self.auxiliary_weight * outputs.aux_loss / batches
         return Share(loss, counted, outputs)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
-        """Return the summed loss of a batch and of its texts, without a graph."""
+        """Return the summed loss of a batch and of its texts, and the hits, without a graph."""
         _, hidden, counted = self.hidden(model, batch)
         targets = counted.targets.to(hidden.device)
-        losses, _ = self.output.losses_and_hits(hidden, targets)
+        losses, hits = self.output.losses_and_hits(hidden, targets)
         loss = losses.sum()
-        if not self.token_loss.is_plain:
+        if self.smooths_evaluation and not self.token_loss.is_plain:
             loss = self.output.sum(hidden, targets, self.token_loss)
         texts = losses_by_text(losses, counted, batch)
-        return Evaluated(in_float64(loss), counted.labels, None, None, texts)
+        return Evaluated(in_float64(loss), counted.labels, hits, None, texts)
 
     def hidden(
         self, model: nn.Module, batch: Mapping[str, Any]
@@ -283,18 +283,11 @@ class OutputStep(Step):
         return outputs, counted.select(hidden), counted
 
 
-@dataclass(kw_only=True)
-class NextTokenStep(OutputStep):
-    """The loss of a causal language model; its evaluation is never smoothed, and counts hits."""
-
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
-        """Return the negative log-likelihood and the number of correct predictions of a batch."""
-        _, hidden, counted = self.hidden(model, batch)
-        targets = counted.targets.to(hidden.device)
-        losses, hits = self.output.losses_and_hits(hidden, targets)
-        texts = losses_by_text(losses, counted, batch)
-        return Evaluated(in_float64(losses.sum()), counted.labels, hits, None, texts)
+def mean_over_step(
+    loss: Tensor, counted: CountedLabels, counted_in_step: float | Tensor | None
+) -> Tensor:
+    """Return the summed loss of a batch over the number of labels of the step, or of the batch."""
+    return loss / at_least_one(counted.labels if counted_in_step is None else counted_in_step)
 
 
 def at_least_one(counted: float | Tensor) -> float | Tensor:

@@ -8,7 +8,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from lorakit.config import NOT_COUNTED
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
-from lorakit.training.step import MeanStep, NextTokenStep, OutputStep
+from lorakit.training.step import MeanStep, OutputStep
 from tiny_models import llama
 
 ROUNDING = 1e-5
@@ -39,7 +39,9 @@ def steps(model, **options):
     smoothing = options.get("label_smoothing", 0.0)
     smoother = LabelSmoother(smoothing) if smoothing else None
     return [
-        NextTokenStep(shifts=True, output=output, token_loss=TokenLoss(**options)),
+        OutputStep(
+            shifts=True, output=output, token_loss=TokenLoss(**options), smooths_evaluation=False
+        ),
         OutputStep(shifts=True, output=output, token_loss=TokenLoss(**options)),
         MeanStep(shifts=True, smoother=smoother, smooths_evaluation=False),
     ]

@@ -31,7 +31,8 @@ class PairObjective(Objective):
     def compare(self, policy: Answers, reference: Tensor | None) -> Compared:
         """Return the loss of each pair."""
         ratios = policy.sums - require_reference(reference)
-        losses = self.losses(ratios, policy)
+        compared = ratios / policy.tokens.clamp(min=1) if self.counts_tokens else ratios
+        losses = self.losses(compared[:, 0] - compared[:, 1])
         if self.sft_weight:
             losses = losses + self.sft_weight * chosen_nll(policy)
         rewards = self.beta * ratios
@@ -43,13 +44,8 @@ class PairObjective(Objective):
         """Whether log-ratios are means over tokens."""
 
     @abstractmethod
-    def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
-        """Return the loss of each pair, (examples,).
-
-        Args:
-            ratios: The log-ratios, (examples, 2).
-            policy: The answers.
-        """
+    def losses(self, differences: Tensor) -> Tensor:
+        """Return the loss of each pair, (examples,), from r_chosen - r_rejected, (examples,)."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +65,9 @@ class DPO(PairObjective):
         """Whether log-ratios are means over tokens."""
         return self.length_normalized
 
-    def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
+    def losses(self, differences: Tensor) -> Tensor:
         """Return the loss of each pair, (examples,)."""
-        if self.length_normalized:
-            ratios = ratios / policy.tokens.clamp(min=1)
-        margins = self.beta * (ratios[:, 0] - ratios[:, 1])
+        margins = self.beta * differences
         return torch.relu(1 - margins) if self.loss == "hinge" else -F.logsigmoid(margins)
 
 
@@ -89,10 +83,9 @@ class IPO(PairObjective):
         """Always."""
         return True
 
-    def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
+    def losses(self, differences: Tensor) -> Tensor:
         """Return the loss of each pair, (examples,)."""
-        ratios = ratios / policy.tokens.clamp(min=1)
-        return (ratios[:, 0] - ratios[:, 1] - 1 / (2 * self.beta)) ** 2
+        return (differences - 1 / (2 * self.beta)) ** 2
 
 
 def require_reference(reference: Tensor | None) -> Tensor:

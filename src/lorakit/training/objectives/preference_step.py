@@ -25,7 +25,7 @@ from lorakit.training.objectives.objective import (
 )
 from lorakit.training.objectives.reference import reference_acts, reference_of
 from lorakit.training.objectives.shared_prompts import attention_inputs
-from lorakit.training.step import AnswersStep, Evaluated, Share, at_least_one, in_float64, wide
+from lorakit.training.step import AnswersStep, Evaluated, Share, in_float64, mean_over_step, wide
 
 
 @dataclass(kw_only=True)
@@ -61,9 +61,8 @@ class PreferenceStep(AnswersStep):
             if reference is None:
                 reference = self.reference(model, batch)
         outputs, x2d = self._hidden(model, inputs, counted)
-        compared = self._compare(batch, counted, x2d, reference)
-        total: float | Tensor = counted.labels if counted_in_step is None else counted_in_step
-        loss = self._sum(compared, counted) / at_least_one(total)
+        compared = self.objective.compare(self._answers(batch, counted, x2d), reference)
+        loss = mean_over_step(self._sum(compared, counted), counted, counted_in_step)
         if self.auxiliary_weight:
             loss = loss + self.auxiliary_weight * outputs.aux_loss / batches
         return Share(loss, counted, outputs, compared.measures)
@@ -77,7 +76,7 @@ class PreferenceStep(AnswersStep):
             _, expected = self._hidden(model, inputs, counted)
             reference = self._answers(batch, counted, expected).sums
         _, x2d = self._hidden(model, inputs, counted)
-        compared = self._compare(batch, counted, x2d, reference)
+        compared = self.objective.compare(self._answers(batch, counted, x2d), reference)
         is_answer = counted.of_answers().to(x2d.device)
         divergences = self.output.divergences(x2d[is_answer], expected[is_answer], acting)
         every = torch.ones_like(divergences, dtype=torch.bool)
@@ -114,15 +113,6 @@ class PreferenceStep(AnswersStep):
         examples = counted.examples.to(x2d.device)
         votes = batch.get(VOTES_KEY)
         return Answers(sums, tokens, prompt_sums, prompt_tokens, examples, votes)
-
-    def _compare(
-        self,
-        batch: Mapping[str, Any],
-        counted: CountedAnswers,
-        x2d: Tensor,
-        reference: Tensor | None,
-    ) -> Compared:
-        return self.objective.compare(self._answers(batch, counted, x2d), reference)
 
     def _sum(self, compared: Compared, counted: CountedAnswers) -> Tensor:
         examples = counted.examples.to(compared.losses.device)

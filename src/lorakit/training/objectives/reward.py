@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lorakit.analysis.example_scores import Metric
 from lorakit.training.objectives.objective import right_answers, sum_and_count
-from lorakit.training.step import AnswersStep, Evaluated, Share, at_least_one, in_float64, wide
+from lorakit.training.step import AnswersStep, Evaluated, Share, in_float64, mean_over_step, wide
 
 REWARD_METRICS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
 """Metrics of an evaluation, without their "eval_" prefix."""
@@ -50,8 +50,7 @@ class RewardStep(AnswersStep):
         if self.center_rewards:
             losses = losses + self.center_rewards * scores.sum(1) ** 2
         examples = counted.examples.to(scores.device)
-        total: float | Tensor = counted.labels if counted_in_step is None else counted_in_step
-        loss = torch.where(examples, losses, 0.0).sum() / at_least_one(total)
+        loss = mean_over_step(torch.where(examples, losses, 0.0).sum(), counted, counted_in_step)
         return Share(loss, counted, outputs, _measures(scores.detach(), examples))
 
     @torch.no_grad()

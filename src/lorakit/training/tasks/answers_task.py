@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.data.answers import AnswerCollator
 from lorakit.data.preferences import PARTS, VOTES_KEY
-from lorakit.data.tokenize_examples import first_examples, readable
+from lorakit.data.tokenize_examples import readable
 from lorakit.data.tokenizers import pad_id
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.recipes.objective_section import ObjectiveConfig
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 class AnswersTask(Task):
     """Learn from an `objective:` section; its examples are two answers to one prompt each."""
 
+    counts_prompts: bool = False
+    """Whether the tokens of prompts count too."""
+
     def __init__(self, config: ObjectiveConfig):
         """Create the task of an `objective:` section."""
         self.config = config
-
-    @property
-    def counts_prompts(self) -> bool:
-        """Whether the tokens of prompts count too."""
-        return False
 
     def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize each prompt with its two answers, and mark the tokens that count."""
@@ -52,29 +50,23 @@ class AnswersTask(Task):
         """Return further settings that inference needs, for the encoded training examples."""
         return {}
 
-    def preview_examples(
-        self, encoded: Encoded, loaded: Loaded, n: int = 2
-    ) -> list[PreviewExample]:
-        """Return the first examples as they are batched; a pair has its rejected answer beside."""
+    def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
+        """Return an example as it is batched; a pair has its rejected answer beside."""
         tokenizer = loaded.tokenizer
-        collate = AnswerCollator(pad_id(tokenizer))
-        previews = []
-        for example in first_examples(encoded.train, n):
-            batch = collate([example])
-            rows = []
-            for row in range(2):
-                mask = batch["attention_mask"][0, row].bool()
-                counted = (batch["labels"][0, row][mask] >= 0).tolist()
-                counted[0] = False  # nothing predicts the first token
-                rows.append((readable(tokenizer, batch["input_ids"][0, row][mask]), counted))
-            (chosen, marks), (rejected, others) = rows
-            prompt = example[PARTS][0]
-            if VOTES_KEY in example:
-                vote = "good" if example[VOTES_KEY] else "bad"
-                note = f"{vote}, {sum(marks)} of {len(marks)} tokens count"
-                previews.append(PreviewExample(chosen, marks, note))
-                continue
-            note = f"{prompt} of the prompt, {sum(marks)} and {sum(others)} that count"
-            beside = PreviewExample(rejected[prompt:], others[prompt:], "rejected")
-            previews.append(PreviewExample(chosen, marks, note, prompt, beside))
-        return previews
+        batch = AnswerCollator(pad_id(tokenizer))([example])
+        rows = []
+        for row in range(2):
+            mask = batch["attention_mask"][0, row].bool()
+            counted = (batch["labels"][0, row][mask] >= 0).tolist()
+            counted[0] = False  # nothing predicts the first token
+            rows.append((readable(tokenizer, batch["input_ids"][0, row][mask]), counted))
+        (chosen, marks), (rejected, others) = rows
+        if VOTES_KEY in example:
+            vote = "good" if example[VOTES_KEY] else "bad"
+            return PreviewExample(
+                chosen, marks, f"{vote}, {sum(marks)} of {len(marks)} tokens count"
+            )
+        prompt = example[PARTS][0]
+        note = f"{prompt} of the prompt, {sum(marks)} and {sum(others)} that count"
+        beside = PreviewExample(rejected[prompt:], others[prompt:], "rejected")
+        return PreviewExample(chosen, marks, note, prompt, beside)

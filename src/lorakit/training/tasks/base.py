@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +21,7 @@ from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.adapters.lineage import Lineage
 from lorakit.analysis.baselines import Guess
 from lorakit.config import LoraConfig, ProblemType, TaskType
+from lorakit.data.tokenize_examples import first_examples
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
     add_new_tokens,
@@ -186,14 +187,20 @@ class Task(ABC):
             ConfigError: `data.max_length` exceeds the model's limit.
         """
 
-    @abstractmethod
     def preview_examples(
         self, encoded: Encoded, loaded: Loaded, n: int = 2
     ) -> list[PreviewExample]:
-        """Return the first training examples, read back from the collated tensors."""
+        """Return the first training examples as the model receives them."""
+        return [self.preview_example(one, loaded) for one in first_examples(encoded.train, n)]
 
     @abstractmethod
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
+        """Return an encoded example, read back from the collated tensors."""
+
+    @abstractmethod
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return the trainer's arguments that depend on the task: its collator and metrics."""
 
     def with_settings(self, settings: InferenceSettings) -> Task:
@@ -262,7 +269,7 @@ class Task(ABC):
             eval_dataset=encoded.validation,
             processing_class=loaded.tokenizer,
             callbacks=list(callbacks),
-            **self.trainer_options(loaded, arguments),
+            **self.trainer_options(loaded, encoded, arguments),
         )
         trainer.mixture, trainer.stream = encoded.mixture, encoded.stream
         return trainer
@@ -306,15 +313,15 @@ def load_run_tokenizer(
     return loaded if has_new_tokens else add_new_tokens(loaded, recipe)
 
 
-def learnt_labels(recipe: Recipe, labels: tuple[str, ...] | None, found: Iterable[str]) -> set[str]:
-    """Return the labels that validation examples may have, as the adapter has learnt them.
+def learnt_labels(loaded: Loaded, splits: Splits) -> tuple[str, ...]:
+    """Return the labels that an adapter has learnt before, which no training example needs to have.
 
     Args:
-        recipe: The recipe.
-        labels: The label names; those of the adapter that the run starts from, if it does.
-        found: The labels of the training examples.
+        loaded: What the task loaded; its labels are those of the adapter, if there is one.
+        splits: The examples.
     """
-    return {*found, *(labels or () if recipe.start_from is not None else ())}
+    knows_labels = loaded.recipe.start_from is not None or splits.only_validation
+    return loaded.labels or () if knows_labels else ()
 
 
 def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:

@@ -32,7 +32,6 @@ from lorakit.data.table_cache import TableCache
 from lorakit.data.text_formats import CountedIds, Layout, find_layout
 from lorakit.data.tokenize_examples import (
     IDS,
-    first_examples,
     map_examples,
     naming_examples,
     readable,
@@ -46,7 +45,7 @@ from lorakit.training.tasks.language_layouts import (
     check_examples,
     layout_encoder,
     layout_notes,
-    prompt_format,
+    uses_template,
 )
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.language_trainer import LanguageTrainer
@@ -152,30 +151,23 @@ class CausalLM(Task):
         settings = self.settings(
             loaded,
             max_length=max_length,
-            format=prompt_format(layout, tokenizer),
+            format="messages" if uses_template(layout, tokenizer) else layout.name,
             stop_token_ids=stop_tokens(encoded.train, tokenizer),
             system_prompt=data.system_prompt,
         )
         return replace(encoded, settings=settings)
 
-    def preview_examples(
-        self, encoded: Encoded, loaded: Loaded, n: int = 2
-    ) -> list[PreviewExample]:
-        """Return the first examples as the collator makes them; packed texts are one example."""
-        packed = "seq_lengths" in encoded.train.column_names
-        tokenizer = loaded.tokenizer
+    def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
+        """Return an example as the collator makes it; packed texts are one example."""
+        tokenizer, packed = loaded.tokenizer, "seq_lengths" in example
         collate = DataCollatorForLanguageModeling(pad_id(tokenizer), padding_free=packed)
-        previews = []
-        for example in first_examples(encoded.train, n):
-            batch = collate([example])
-            ids, targets = batch["input_ids"][0], batch["labels"][0]
-            counted = [bool(target) for target in targets != NOT_COUNTED]
-            counted[0] = False  # nothing predicts the first token
-            note = f"{sum(counted)} of {len(counted)} tokens count"
-            if packed:
-                note += f", {len(example['seq_lengths'])} texts packed"
-            previews.append(PreviewExample(readable(tokenizer, ids), counted, note))
-        return previews
+        batch = collate([example])
+        counted: list[bool] = (batch["labels"][0] != NOT_COUNTED).tolist()
+        counted[0] = False  # nothing predicts the first token
+        note = f"{sum(counted)} of {len(counted)} tokens count"
+        if packed:
+            note += f", {len(example['seq_lengths'])} texts packed"
+        return PreviewExample(readable(tokenizer, batch["input_ids"][0]), counted, note)
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
@@ -183,7 +175,9 @@ class CausalLM(Task):
         """Return loss, perplexity and the accuracy of predicted tokens."""
         return ("loss", "perplexity", "mean_token_accuracy")
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return no options: SFTTrainer has its collator, and LanguageTrainer its metrics."""
         return {}
 

@@ -33,11 +33,6 @@ def uses_template(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(layout.conversation) or is_instruction
 
 
-def prompt_format(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the format of prompts in inference; templated instructions are messages."""
-    return "messages" if uses_template(layout, tokenizer) else layout.name
-
-
 def layout_encoder(
     layout: Layout, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Batch], list[CountedIds]]:

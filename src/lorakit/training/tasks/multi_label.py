@@ -21,7 +21,7 @@ from lorakit.data.targets import known_labels, label_sets
 from lorakit.errors import DataError
 from lorakit.training.losses.example_losses import ExampleLoss, SeveralLabels
 from lorakit.training.predicted import Evaluated, Predicted, predict_label_sets
-from lorakit.training.tasks.base import Loaded
+from lorakit.training.tasks.base import Encoded, Loaded
 from lorakit.training.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class MultiLabelClassification(TextTask):
             return best_thresholds(targets, logits)
         return self._settings.thresholds
 
-    def example_loss(self) -> ExampleLoss:
+    def example_loss(self, encoded: Encoded, label_smoothing: float) -> ExampleLoss:
         """Return the binary cross entropy."""
         return SeveralLabels()
 

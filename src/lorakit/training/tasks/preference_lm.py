@@ -52,6 +52,7 @@ class PreferenceLM(AnswersTask, CausalLM):
         super().__init__(config)
         self.objective = objective_for(config)
         self.needs_reference = self.objective.needs_reference
+        self.counts_prompts = self.objective.counts_prompts
 
     def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """Return the defaults of CAUSAL_LM, with a lower learning rate."""
@@ -60,11 +61,6 @@ class PreferenceLM(AnswersTask, CausalLM):
     def label_column(self, recipe: Recipe) -> str | None:
         """Return the column of votes, if examples have any."""
         return recipe.data.label if self.config.reads_votes else None
-
-    @property
-    def counts_prompts(self) -> bool:
-        """Whether the objective needs the log-probabilities of prompts."""
-        return self.objective.counts_prompts
 
     def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize each prompt with its two answers, whose end token counts too."""
@@ -92,7 +88,9 @@ class PreferenceLM(AnswersTask, CausalLM):
             else None
         )
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return the collator of answers and the objective."""
         arguments.remove_unused_columns = False  # the model does not take all columns
         multiple = getattr(arguments, "pad_to_multiple_of", None)

@@ -16,7 +16,7 @@ from lorakit.data.targets import numbers_of, size_note
 from lorakit.errors import DataError
 from lorakit.training.losses.example_losses import ExampleLoss, SquaredError
 from lorakit.training.predicted import Evaluated, Predicted, predict_numbers
-from lorakit.training.tasks.base import Loaded
+from lorakit.training.tasks.base import Encoded, Loaded
 from lorakit.training.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TextRegression(TextTask):
         """Return errors and correlations."""
         return regression_metrics(targets, logits, labels)
 
-    def example_loss(self) -> ExampleLoss:
+    def example_loss(self, encoded: Encoded, label_smoothing: float) -> ExampleLoss:
         """Return the squared error."""
         return SquaredError()
 

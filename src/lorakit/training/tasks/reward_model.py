@@ -14,7 +14,7 @@ from lorakit.data.answers import AnswerCollator
 from lorakit.data.tokenizers import pad_id
 from lorakit.training.objectives.reward import REWARD_METRICS
 from lorakit.training.tasks.answers_task import AnswersTask
-from lorakit.training.tasks.base import Loaded
+from lorakit.training.tasks.base import Encoded, Loaded
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.reward_trainer import RewardTrainer
 
@@ -57,7 +57,9 @@ class RewardModel(AnswersTask):
         """Return chance."""
         return guess_answer(len(examples))
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return the collator of answers."""
         arguments.remove_unused_columns = False  # the model does not take all columns
         collator = AnswerCollator(pad_id(loaded.tokenizer))

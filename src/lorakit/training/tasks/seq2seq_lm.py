@@ -26,7 +26,6 @@ from lorakit.data.chunks import Batch
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
-    first_examples,
     map_examples,
     readable,
     require_texts,
@@ -43,7 +42,7 @@ from lorakit.data.tokenizers import (
 from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
-from lorakit.training.predicted import Evaluated, Predicted
+from lorakit.training.predicted import MOST_EXAMPLES, Evaluated, Predicted
 from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
 from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
@@ -116,22 +115,14 @@ class Seq2SeqLM(Task):
         )
         return replace(encode_splits(splits, data, max_length, encode, notes), settings=settings)
 
-    def preview_examples(
-        self, encoded: Encoded, loaded: Loaded, n: int = 2
-    ) -> list[PreviewExample]:
-        """Return the first examples as the collator batches them: source, then target tokens."""
-        tokenizer = loaded.tokenizer
-        batch = DataCollatorForSeq2Seq(tokenizer)(first_examples(encoded.train, n))
-        previews = []
-        for ids, mask, targets in zip(
-            batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
-        ):
-            source = readable(tokenizer, ids[mask])
-            target = readable(tokenizer, targets[targets != NOT_COUNTED])
-            counted = [False] * len(source) + [True] * len(target)
-            note = f"source: {len(source)} tokens, target: {len(target)} tokens, all counted"
-            previews.append(PreviewExample(source + target, counted, note))
-        return previews
+    def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
+        """Return an example as the collator makes it: source, then target tokens."""
+        batch = DataCollatorForSeq2Seq(loaded.tokenizer)([example])
+        source = readable(loaded.tokenizer, batch["input_ids"][0])
+        target = readable(loaded.tokenizer, batch["labels"][0])
+        counted = [False] * len(source) + [True] * len(target)
+        note = f"source: {len(source)} tokens, target: {len(target)} tokens, all counted"
+        return PreviewExample(source + target, counted, note)
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
@@ -146,7 +137,9 @@ class Seq2SeqLM(Task):
         require_package("rouge_score", "training.predict_with_generate")
         return ("loss", *ROUGE_NAMES)
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return the collator, and ROUGE if texts are generated."""
         generates = getattr(arguments, "predict_with_generate", False)
         return {
@@ -160,14 +153,14 @@ class Seq2SeqLM(Task):
         tokenizer = loaded.tokenizer
 
         def read(found: Evaluated) -> Predicted:
-            first = found.first()
-            texts = _texts(tokenizer, found.scores[[row for _, row in first]])
-            numbers = [number for number, _ in first]
-            rows = found.data_order()
-            targets = _texts(tokenizer, found.label_ids[rows])
-            scores = scores_of_texts(targets, _texts(tokenizer, found.scores[rows]))
-            count = len(found.label_ids)
-            return Predicted(numbers, {"prediction": texts}, count, scores=(scores,))
+            targets = _texts(tokenizer, found.label_ids[found.rows])
+            texts = _texts(tokenizer, found.scores[found.rows])
+            return Predicted(
+                found.numbers,
+                {"prediction": texts[:MOST_EXAMPLES]},
+                len(texts),
+                scores=(scores_of_texts(targets, texts),),
+            )
 
         return read
 

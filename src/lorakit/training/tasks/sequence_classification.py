@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from datasets import Dataset, Value
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
 
 from lorakit.analysis.baselines import Guess, guess_class
 from lorakit.analysis.metric_text import classification_metric_names
@@ -18,9 +17,8 @@ from lorakit.data import Place
 from lorakit.data.labels import label_names, label_notes, require_seen, sort_label_names
 from lorakit.data.targets import class_weights_of
 from lorakit.errors import DataError
-from lorakit.training.losses.example_losses import WeightedClasses
+from lorakit.training.losses.example_losses import ExampleLoss, WeightedClasses
 from lorakit.training.predicted import Evaluated, Predicted, predict_classes
-from lorakit.training.step import LogitsStep
 from lorakit.training.tasks.base import Encoded, Loaded
 from lorakit.training.tasks.text_task import TextTask
 
@@ -97,21 +95,11 @@ class SequenceClassification(TextTask):
         draws = None if splits.mixture is None else splits.mixture.mean_draws().tolist()
         return class_weights_of(data.class_weights, targets, labels, draws)
 
-    def build_trainer(
-        self,
-        loaded: Loaded,
-        encoded: Encoded,
-        arguments: TrainingArguments,
-        *more: Any,
-        **options: Any,
-    ) -> Trainer:
-        """Build the trainer, whose loss has the weights of the classes."""
-        trainer: Any = super().build_trainer(loaded, encoded, arguments, *more, **options)
-        if encoded.class_weights is not None:
-            weights = torch.tensor(encoded.class_weights)
-            loss = WeightedClasses(weights, arguments.label_smoothing_factor)
-            trainer.use_step(LogitsStep(loss=loss))
-        return trainer
+    def example_loss(self, encoded: Encoded, label_smoothing: float) -> ExampleLoss | None:
+        """Return the cross entropy with the weights of the classes, if the recipe has any."""
+        if encoded.class_weights is None:
+            return None
+        return WeightedClasses(torch.tensor(encoded.class_weights), label_smoothing)
 
     def prediction_reader(self, loaded: Loaded) -> Callable[[Evaluated], Predicted]:
         """Return what reads classes and their probabilities."""

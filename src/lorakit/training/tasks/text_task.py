@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
-    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
@@ -28,7 +27,6 @@ from lorakit.data.reading.positions import describe_examples
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
-    first_examples,
     map_examples,
     readable,
     require_texts,
@@ -40,7 +38,7 @@ from lorakit.inference.token_batches import classifying_token
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.predicted import Predicted, prediction_table
-from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task
+from lorakit.training.tasks.base import Encoded, Loaded, PreviewExample, Task, learnt_labels
 from lorakit.training.tasks.encode_splits import EncodedSplit, encode_splits
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
@@ -87,9 +85,9 @@ class TextTask(Task):
     def measure(self, targets: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:
         """Return the metrics of an evaluation, from arrays of encoded targets and logits."""
 
-    def example_loss(self) -> ExampleLoss | None:
+    @abstractmethod
+    def example_loss(self, encoded: Encoded, label_smoothing: float) -> ExampleLoss | None:
         """Return the loss of the logits; None takes the model's."""
-        return None
 
     def check_targets(
         self,
@@ -128,7 +126,9 @@ class TextTask(Task):
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""
-        return _columns(recipe.data)
+        data = recipe.data
+        columns = {"data.text": data.text, "data.label": data.label}
+        return columns | ({"data.text_pair": data.text_pair} if data.text_pair else {})
 
     def label_column(self, recipe: Recipe) -> str | None:
         """Return the column of the labels, unless the recipe says that they are numbers."""
@@ -136,27 +136,25 @@ class TextTask(Task):
 
     def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize the texts and encode their targets."""
-        recipe, tokenizer, names = loaded.recipe, loaded.tokenizer, loaded.labels or ()
-        data = recipe.data
+        data, tokenizer, names = loaded.recipe.data, loaded.tokenizer, loaded.labels or ()
         max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
-        end: Any = classifying_token(loaded.model)
-        targets = {
-            kind: self._check_targets(examples, data, where)
-            for examples, kind, where in splits.with_places(data)
-        }
-        learnt = names if recipe.start_from is not None or splits.only_validation else ()
+        columns = self.columns(loaded.recipe)
+        texts = {key: column for key, column in columns.items() if key != "data.label"}
+        targets: dict[str, list[Any]] = {}
+        for examples, kind, where in splits.with_places(data):
+            require_columns(examples, columns, where)
+            targets[kind] = self.read_targets(examples, data, where)
+        learnt = learnt_labels(loaded, splits)
 
         def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             self.check_targets(targets[kind], targets["training"], learnt, data.label, where)
             numbers, feature = self.encode_targets(targets[kind], names), self.target_feature(names)
-            return _encode(
-                examples, numbers, feature, data, tokenizer, max_length, end, cache, where
-            )
+            return _encode(examples, texts, numbers, feature, loaded, max_length, cache, where)
 
         notes = [
             *self.fresh_notes(loaded),
             *self.target_notes(targets["training"], names, data.label),
-            *unused_note(splits.train, _columns(data).values()),
+            *unused_note(splits.train, columns.values()),
         ]
         settings = self.settings(
             loaded,
@@ -170,35 +168,23 @@ class TextTask(Task):
             class_weights=self.class_weights(targets["training"], names, splits, data),
         )
 
-    def _check_targets(self, examples: Dataset, data: DataConfig, where: Place) -> list[Any]:
-        """Check the columns of a split and return its targets."""
-        require_columns(examples, _columns(data), where)
-        return self.read_targets(examples, data, where)
+    def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
+        """Return an example as the collator makes it; only the target counts."""
+        batch = DataCollatorWithPadding(loaded.tokenizer)([example])
+        tokens = readable(loaded.tokenizer, batch["input_ids"][0])
+        note = self.describe_target(batch["labels"][0], loaded.labels or ())
+        return PreviewExample(tokens, [False] * len(tokens), note)
 
-    def preview_examples(
-        self, encoded: Encoded, loaded: Loaded, n: int = 2
-    ) -> list[PreviewExample]:
-        """Return the first examples as the collator batches them; only the target counts."""
-        tokenizer = loaded.tokenizer
-        batch = DataCollatorWithPadding(tokenizer)(first_examples(encoded.train, n))
-        previews = []
-        for ids, mask, target in zip(
-            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
-        ):
-            tokens = readable(tokenizer, ids[mask.bool()])
-            note = self.describe_target(target, loaded.labels or ())
-            previews.append(PreviewExample(tokens, [False] * len(tokens), note))
-        return previews
-
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return a collator that pads by batch, the loss and the metrics."""
         names = loaded.labels or ()
-        loss = self.example_loss()
-        if loss is not None and arguments.label_smoothing_factor:
+        smoothing = arguments.label_smoothing_factor
+        if smoothing and self.problem_type != SINGLE_LABEL:
             raise ConfigError(
                 "Only classes can be smoothed: got training.label_smoothing_factor="
-                f"{arguments.label_smoothing_factor} for {self.problem_type}, expected 0. Leave it "
-                "out."
+                f"{smoothing} for {self.problem_type}, expected 0. Leave it out."
             )
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -208,7 +194,7 @@ class TextTask(Task):
             "data_collator": DataCollatorWithPadding(loaded.tokenizer),
             "compute_metrics": metrics,
             "preprocess_logits_for_metrics": first_output,
-            "example_loss": loss,
+            "example_loss": self.example_loss(encoded, smoothing),
         }
 
     def prediction_columns(
@@ -216,38 +202,37 @@ class TextTask(Task):
     ) -> dict[str, list[Any]]:
         """Return texts, targets and predictions."""
         data = loaded.recipe.data
-        columns = _columns(data)
+        columns = self.columns(loaded.recipe)
         answer = columns.pop("data.label")
         answers = self.read_targets(examples, data, Place("the validation examples"))
         inputs = {name: examples[name][:] for name in columns.values()}
         return prediction_table(inputs, answer, answers, predicted.columns)
 
 
-def _columns(data: DataConfig) -> dict[str, str]:
-    columns = {"data.text": data.text, "data.label": data.label}
-    return columns | ({"data.text_pair": data.text_pair} if data.text_pair else {})
-
-
 def _encode(
     examples: Dataset,
+    columns: dict[str, str],
     targets: list[Any],
     feature: Any,
-    data: DataConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    loaded: Loaded,
     max_length: int,
-    end: Any,
     cache: TableCache,
     where: Place,
 ) -> EncodedSplit:
-    """Tokenize texts beside their encoded targets; they may not contain the token `end`."""
+    """Tokenize columns of texts beside their encoded targets.
+
+    They may not contain the token at which the base classifies.
+    """
+    data, tokenizer = loaded.recipe.data, loaded.tokenizer
+    end: Any = classifying_token(loaded.model)
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
     ends = list(first["input_ids"]).count(end)
     features = {column: IDS for column in first} | {"labels": feature}
 
     def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
         pairs = batch[data.text_pair] if data.text_pair else None
-        columns, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
-        counts = [ids.count(end) for ids in columns["input_ids"]]
+        made, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
+        counts = [ids.count(end) for ids in made["input_ids"]]
         wrong = [number for number, count in zip(numbers, counts, strict=True) if count != ends]
         if wrong:
             raise DataError(
@@ -255,10 +240,8 @@ def _encode(
                 f"{tokenizer.decode(end)!r} in {describe_examples(wrong, where)}, expected it at "
                 "the end alone. Remove it from these texts, or leave them out."
             )
-        return columns | {"labels": [targets[number] for number in numbers]}, (cut,)
+        return made | {"labels": [targets[number] for number in numbers]}, (cut,)
 
-    columns = _columns(data)
-    columns.pop("data.label")
     names = list(columns.values())
 
     def identity() -> str:

@@ -27,7 +27,6 @@ from lorakit.data.labels import class_name, label_notes, require_distinct, requi
 from lorakit.data.table_cache import TableCache
 from lorakit.data.tokenize_examples import (
     IDS,
-    first_examples,
     map_examples,
     readable,
 )
@@ -91,7 +90,7 @@ class TokenClassification(Task):
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""
-        return _columns(recipe.data)
+        return {"data.tokens": recipe.data.tokens, "data.tags": recipe.data.tags}
 
     def label_column(self, recipe: Recipe) -> str:
         """Return the column of the tags."""
@@ -110,53 +109,43 @@ class TokenClassification(Task):
 
     def encode(self, splits: Splits, loaded: Loaded) -> Encoded:
         """Tokenize the words; the tag counts on the first token of each word."""
-        recipe, tokenizer, labels = loaded.recipe, loaded.tokenizer, loaded.labels
-        data = recipe.data
+        data, tokenizer, labels = loaded.recipe.data, loaded.tokenizer, loaded.labels or ()
         max_length = resolve_max_length(data.max_length, loaded.model, tokenizer)
+        columns = self.columns(loaded.recipe)
         tags: dict[str, list[list[str]]] = {}
         for examples, kind, where in splits.with_places(data):
-            require_columns(examples, _columns(data), where)
+            require_columns(examples, columns, where)
             tags[kind] = _read_tags(examples, data, where)
         tagged = (tag for example_tags in tags["training"] for tag in example_tags)
-        seen = learnt_labels(recipe, labels, tagged)
-        seen = set(labels or ()) if splits.only_validation else seen
+        seen = {*tagged, *learnt_labels(loaded, splits)}
 
         def encode(examples: Dataset, kind: str, where: Place, cache: TableCache) -> EncodedSplit:
             require_seen(seen, tags[kind], data.tags, where)
-            made, cut = _encode(
-                examples, tags[kind], data, tokenizer, labels or (), max_length, cache
-            )
-            _require_counted(made, where, max_length)
-            return EncodedSplit(made, cut)
+            split = _encode(examples, tags[kind], data, tokenizer, labels, max_length, cache)
+            _require_counted(split.examples, where, max_length)
+            return split
 
         notes = [
             *self.fresh_notes(loaded),
-            *label_notes(labels or (), data.tags),
-            *unused_note(splits.train, _columns(data).values()),
+            *label_notes(labels, data.tags),
+            *unused_note(splits.train, columns.values()),
         ]
         settings = self.settings(loaded, max_length=max_length)
         return replace(encode_splits(splits, data, max_length, encode, notes), settings=settings)
 
-    def preview_examples(
-        self, encoded: Encoded, loaded: Loaded, n: int = 2
-    ) -> list[PreviewExample]:
-        """Return the first examples as the collator batches them; first tokens of words count."""
-        tokenizer, labels = loaded.tokenizer, loaded.labels
-        batch = DataCollatorForTokenClassification(tokenizer)(first_examples(encoded.train, n))
-        previews = []
-        for ids, mask, targets in zip(
-            batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
-        ):
-            tokens = readable(tokenizer, ids[mask])
-            kept = [int(target) for target in targets[mask]]
-            counted = [target != NOT_COUNTED for target in kept]
-            tagged = [
-                f"{token.strip()} {labels[target] if labels else target}"
-                for token, target in zip(tokens, kept, strict=True)
-                if target != NOT_COUNTED
-            ]
-            previews.append(PreviewExample(tokens, counted, f"tags: {', '.join(tagged)}"))
-        return previews
+    def preview_example(self, example: dict[str, Any], loaded: Loaded) -> PreviewExample:
+        """Return an example as the collator makes it; first tokens of words count."""
+        labels = loaded.labels
+        batch = DataCollatorForTokenClassification(loaded.tokenizer)([example])
+        tokens = readable(loaded.tokenizer, batch["input_ids"][0])
+        targets: list[int] = batch["labels"][0].tolist()
+        tagged = [
+            f"{token.strip()} {labels[target] if labels else target}"
+            for token, target in zip(tokens, targets, strict=True)
+            if target != NOT_COUNTED
+        ]
+        counted = [target != NOT_COUNTED for target in targets]
+        return PreviewExample(tokens, counted, f"tags: {', '.join(tagged)}")
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
@@ -173,7 +162,9 @@ class TokenClassification(Task):
         known = classification_metric_names(names)
         return ("loss", *(name for name in known if name != "roc_auc"))
 
-    def trainer_options(self, loaded: Loaded, arguments: TrainingArguments) -> dict[str, Any]:
+    def trainer_options(
+        self, loaded: Loaded, encoded: Encoded, arguments: TrainingArguments
+    ) -> dict[str, Any]:
         """Return a collator that pads tokens and tags, and the tagging metrics."""
         names = loaded.labels or ()
 
@@ -222,10 +213,6 @@ def _begin_words_with_space_(tokenizer: Any) -> None:
     if any(isinstance(one, pre_tokenizers.ByteLevel) and not one.add_prefix_space for one in steps):
         before = [] if core.normalizer is None else [core.normalizer]
         core.normalizer = normalizers.Sequence([*before, normalizers.Prepend(" ")])
-
-
-def _columns(data: DataConfig) -> dict[str, str]:
-    return {"data.tokens": data.tokens, "data.tags": data.tags}
 
 
 def _tag_feature_names(examples: Dataset, data: DataConfig) -> list[str] | None:
@@ -288,11 +275,8 @@ def _encode(
     labels: Sequence[str],
     max_length: int,
     cache: TableCache,
-) -> tuple[Dataset, int]:
-    """Tokenize the words and put each word's tag on its first token.
-
-    Returns: The encoded examples, and how many lost words to truncation.
-    """
+) -> EncodedSplit:
+    """Tokenize the words and put each word's tag on its first token."""
     ids = {label: index for index, label in enumerate(labels)}
 
     def tokenize(batch: Batch, numbers: Sequence[int]) -> tuple[Batch, tuple[int]]:
@@ -319,7 +303,7 @@ def _encode(
 
     words = examples.select_columns([data.tokens, data.tags])
     made, (cut,) = map_examples(words, tokenize, features, identity, cache)
-    return made, cut
+    return EncodedSplit(made, cut)
 
 
 def _words_with_tokens(

@@ -29,7 +29,7 @@ from lorakit.errors import DiskError, TrainingError
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
-from lorakit.training.trainers.batching import BatchingMixin
+from lorakit.training.trainers.batching import BatchingMixin, temporarily
 from lorakit.training.trainers.data_initialization import adopt_ranks, initialize_adapter_from_data
 from lorakit.training.trainers.kept_predictions import KeptPredictionsMixin
 from lorakit.training.trainers.lora_plus import split_groups
@@ -62,7 +62,7 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
     adapter_name = "default"
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self.watch = LearningWatch(getattr(self, "why_constant", None))
+        self.watch = LearningWatch(self.why_constant)
         self._run_state = RunState(self)
         self._is_initialized = False
         self._has_saved = False
@@ -103,18 +103,15 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
             if is_main_process():
                 checkpoint.mkdir(exist_ok=True)
             barrier()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
+        with temporarily(self.args, save_total_limit=None):
             super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
         self._run_state.save(checkpoint)
         if not is_main_process():
             return
         checkpoints.seal(checkpoint)
         rotate_checkpoints(
             output_dir=str(self.args.output_dir),
-            save_total_limit=limit,
+            save_total_limit=self.args.save_total_limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
         )
 
@@ -163,13 +160,9 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Create the scheduler without a warmup of one step, whose learning rate would be zero."""
-        given = self.args.warmup_steps
-        if self.args.get_warmup_steps(num_training_steps) <= 1:
-            self.args.warmup_steps = 0
-        try:
+        is_short = self.args.get_warmup_steps(num_training_steps) <= 1
+        with temporarily(self.args, warmup_steps=0 if is_short else self.args.warmup_steps):
             return super().create_scheduler(num_training_steps, optimizer)
-        finally:
-            self.args.warmup_steps = given
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Disable TRL's README in the run directory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,21 +91,14 @@ class BatchingMixin(_Base):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return batches of all validation examples; transformers may leave out the last ones."""
-        leaves_out, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
+        with temporarily(self.args, dataloader_drop_last=False):
             return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = leaves_out
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """Return batches for `predict`, whose predictions have the order of the examples."""
-        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
-        leaves_out, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
+        changed = {"train_sampling_strategy": "random", "dataloader_drop_last": False}
+        with temporarily(self.args, **changed):
             return super().get_test_dataloader(test_dataset)
-        finally:
-            self.args.train_sampling_strategy = strategy
-            self.args.dataloader_drop_last = leaves_out
 
     def _run_epoch(self, **arguments: Any) -> None:
         # accelerate passes the epoch on to the sampler, but not of several processes that resume.
@@ -223,3 +217,14 @@ def example_sampler(loader: Any) -> Any:
     while hasattr(batches, "batch_sampler"):
         batches = batches.batch_sampler
     return getattr(batches, "sampler", None)
+
+
+@contextmanager
+def temporarily(instance: Any, **values: Any) -> Iterator[None]:
+    """Give an object other values of some attributes inside the block."""
+    before = {name: getattr(instance, name) for name in values}
+    vars(instance).update(values)
+    try:
+        yield
+    finally:
+        vars(instance).update(before)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from lorakit.analysis.example_scores import ExampleScores
@@ -15,7 +14,7 @@ from lorakit.training.predicted import Evaluated, Predicted
 from lorakit.training.trainers.batching import example_sampler
 
 if TYPE_CHECKING:
-    _Base = Trainer
+    from lorakit.training.trainers.step_trainer import StepTrainerMixin as _Base
 else:
     _Base = object
 
@@ -59,7 +58,7 @@ class KeptPredictionsMixin(_Base):
             predicted = self.read_predictions(
                 Evaluated(output.predictions, output.label_ids, order)
             )
-        scores: ExampleScores | None = getattr(self, "example_scores", None)
+        scores = self.example_scores
         if scores is not None and len(scores) <= len(order):
             scores = scores.reorder(order)
         prefix = kwargs.get("metric_key_prefix", "eval")

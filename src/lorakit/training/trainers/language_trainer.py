@@ -16,7 +16,7 @@ from lorakit.errors import ConfigError
 from lorakit.training.losses.find_output_loss import all_logits_note, find_output_loss
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
-from lorakit.training.step import MeanStep, NextTokenStep, Step
+from lorakit.training.step import MeanStep, OutputStep, Step
 from lorakit.training.trainers.step_trainer import StepTrainerMixin
 
 
@@ -43,7 +43,6 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
         if asks_to_pack(vars(self.args)):
             self.data_collator = self._find_collator(model)
         self._loss_type = getattr(self.args, "loss_type", "nll")
-        self.notes: tuple[str, ...] = ()
         self.use_step(self._make_step(self._find_loss(model)))
 
     def pack_collators(self) -> list[DataCollatorForLanguageModeling]:
@@ -57,11 +56,9 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
 
     def _find_collator(self, model: Any) -> DataCollatorForLanguageModeling:
         """Choose a collator in whose batches packed texts do not attend to each other."""
-        half = torch.bfloat16 if self.args.bf16 else torch.float16
-        is_half = self.args.bf16 or self.args.fp16
-        precision = torch.autocast(model.device.type, half, enabled=is_half)
         ids = probe_tokens(self.train_dataset, "input_ids")[0].tolist()
-        return isolating_collator(model, self.pack_collators(), ids, vars(self.args), precision)
+        given = vars(self.args)
+        return isolating_collator(model, self.pack_collators(), ids, given, self.precision(model))
 
     def _find_loss(self, model: Any) -> OutputLoss | None:
         ids = probe_tokens(self.train_dataset, "input_ids").to(model.device)
@@ -100,8 +97,13 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
         else:
             loss = TokenLoss(label_smoothing=0.0 if smoother is None else smoother.epsilon)
         weight = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
-        return NextTokenStep(
-            shifts=True, options=options, output=output, token_loss=loss, auxiliary_weight=weight
+        return OutputStep(
+            shifts=True,
+            options=options,
+            output=output,
+            token_loss=loss,
+            auxiliary_weight=weight,
+            smooths_evaluation=False,
         )
 
     def count_tokens(self, tokens: int) -> None:

@@ -19,7 +19,8 @@ from lorakit.training.objectives import Objective
 from lorakit.training.objectives.preference_step import PreferenceStep
 from lorakit.training.objectives.reference import disable_base_dropout
 from lorakit.training.objectives.shared_prompts import can_share_prompts
-from lorakit.training.step import NextTokenStep
+from lorakit.training.step import OutputStep
+from lorakit.training.trainers.batching import temporarily
 from lorakit.training.trainers.reference_log_probs import ReferenceLogProbsMixin
 from lorakit.training.trainers.step_trainer import StepTrainerMixin
 
@@ -36,7 +37,6 @@ class PreferenceTrainer(ReferenceLogProbsMixin, StepTrainerMixin, Trainer):
         "The loss cannot move from its first value (ln 2 = 0.693 for dpo): the adapter does not "
         "act on the answers, or the two answers of each example are the same tokens"
     )
-    """Why no gradient may reach the adapter."""
     step: Any
 
     def __init__(self, model: Any, *args: Any, objective: Objective, **kwargs: Any):
@@ -50,7 +50,6 @@ class PreferenceTrainer(ReferenceLogProbsMixin, StepTrainerMixin, Trainer):
         """
         disable_base_dropout(model)
         super().__init__(model, *args, **kwargs)
-        self.notes: tuple[str, ...] = ()
         collator: Any = self.data_collator
         self.data_collator = replace(collator, shares_prompts=self._shares_prompts(model))
         if not self.data_collator.shares_prompts:
@@ -77,19 +76,16 @@ class PreferenceTrainer(ReferenceLogProbsMixin, StepTrainerMixin, Trainer):
     @contextmanager
     def as_language_model(self) -> Iterator[None]:
         """Evaluate encoded texts inside the block by the loss of their tokens."""
-        step, collator = self.step, self.data_collator
         tokenizer: Any = self.processing_class
-        multiple = getattr(collator, "pad_to_multiple_of", None)
-        self.step = NextTokenStep(output=step.output, options=step.options, shifts=True)
-        self.data_collator = DataCollatorForTokenClassification(  # pads the labels too
+        multiple = getattr(self.data_collator, "pad_to_multiple_of", None)
+        step = OutputStep(output=self.step.output, options=self.step.options, shifts=True)
+        collator = DataCollatorForTokenClassification(  # pads the labels too
             tokenizer, pad_to_multiple_of=multiple
         )
-        try:
+        with temporarily(self, step=step, data_collator=collator):
             yield
-        finally:
-            self.step, self.data_collator = step, collator
 
-    def timed_collator(self, examples: list[Any]) -> dict[str, Tensor]:
+    def timed_batch(self, examples: list[Any]) -> dict[str, Tensor]:
         """Collate examples into inputs of the model, to time it with."""
         collate: Any = self.data_collator
         batch = replace(collate, shares_prompts=False)(examples)
@@ -109,11 +105,8 @@ class PreferenceTrainer(ReferenceLogProbsMixin, StepTrainerMixin, Trainer):
         return found
 
     def _shares_prompts(self, model: Any) -> bool:
-        half = torch.bfloat16 if self.args.bf16 else torch.float16
-        is_half = self.args.bf16 or self.args.fp16
-        precision = torch.autocast(model.device.type, half, enabled=is_half)
         ids = probe_tokens(self.train_dataset, "input_ids")[0].tolist()
-        return can_share_prompts(model, ids, precision)
+        return can_share_prompts(model, ids, self.precision(model))
 
 
 def _auxiliary_weight(model: Any) -> float:

@@ -32,7 +32,7 @@ class RewardTrainer(StepTrainerMixin, Trainer):
         super().__init__(model, *args, **kwargs)
         self.use_step(RewardStep(center_rewards=center_rewards))
 
-    def timed_collator(self, examples: list[Any]) -> dict[str, Tensor]:
+    def timed_batch(self, examples: list[Any]) -> dict[str, Tensor]:
         """Collate examples into inputs of the model, to time it with."""
         collate: Any = self.data_collator
         batch = collate(examples)

@@ -73,7 +73,7 @@ class RunState(TrainerCallback):
         trainer._initial_global_step = 0  # the mean training loss is over all steps
         if "throughput" in sums:  # not in those of the first version
             trainer.meter.load(sums["throughput"])
-        if sums.get("measured") is not None:  # likewise, and only a step measures
+        if sums.get("measured") is not None:  # likewise
             trainer.measured.load(sums["measured"])
         if sums["tokens"] is not None:  # only TRL's trainers count them
             trainer._total_train_tokens = sums["tokens"]
@@ -81,7 +81,6 @@ class RunState(TrainerCallback):
 
     def _sums(self) -> dict[str, Any]:
         trainer = self._trainer
-        measured = getattr(trainer, "measured", None)
         return {
             "loss_since_log": trainer._tr_loss.item(),
             "total_loss": trainer._total_loss_scalar,
@@ -89,7 +88,7 @@ class RunState(TrainerCallback):
             "tokens": getattr(trainer, "_total_train_tokens", None),
             "token_metrics": getattr(trainer, "_metrics", {}).get("train", {}),
             "throughput": trainer.meter.state(),
-            "measured": None if measured is None else measured.state(),
+            "measured": trainer.measured.state(),
         }
 
 

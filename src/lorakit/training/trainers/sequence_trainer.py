@@ -28,7 +28,6 @@ class SequenceTrainer(StepTrainerMixin, Seq2SeqTrainer):
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         super().__init__(model, *args, **kwargs)
-        self.notes: tuple[str, ...] = ()
         output = self._find_loss(model)
         smoother = self.label_smoother
         if output is None:

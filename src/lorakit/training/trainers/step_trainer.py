@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from lorakit.distributed.processes import all_gather_object
 from lorakit.training.losses.counted_labels import CountingCollator, split_batch
 from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.step import LogitsStep, MeanStep, Step
+from lorakit.training.trainers.batching import temporarily
 from lorakit.training.trainers.running_measures import RunningMeasures
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class StepTrainerMixin(_Base):
     """
 
     step: Step
+    notes: tuple[str, ...] = ()
+    """Notes on how the model is trained, one sentence each."""
+    why_constant: str | None = None
+    """Why no gradient may reach the adapter, where the trainer knows."""
     current_gradient_accumulation_steps: int = 1
     """Number of batches of an optimizer step; the Trainer sets it."""
     example_scores: ExampleScores | None = None
@@ -62,6 +67,16 @@ class StepTrainerMixin(_Base):
         """Evaluate encoded texts inside the block by their loss; only language models can."""
         yield
 
+    def precision(self, model: Any) -> torch.autocast:
+        """Return the context that a model trains in, to try it; it may be entered repeatedly."""
+        half = torch.bfloat16 if self.args.bf16 else torch.float16
+        is_half = self.args.bf16 or self.args.fp16
+        return torch.autocast(model.device.type, half, enabled=is_half)
+
+    def timed_batch(self, examples: list[Any]) -> Mapping[str, Any]:
+        """Collate examples into inputs of the model, to time it with."""
+        return self.data_collator(examples)
+
     # ---- counting where batches are made ----
 
     def counting_collator(self) -> CountingCollator:
@@ -70,11 +85,8 @@ class StepTrainerMixin(_Base):
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """Create a loader whose batches have their labels counted."""
-        collator, self.data_collator = self.data_collator, self.counting_collator()
-        try:
+        with temporarily(self, data_collator=self.counting_collator()):
             return super()._get_dataloader(*args, **kwargs)
-        finally:
-            self.data_collator = collator
 
     def _get_num_items_in_batch(
         self, batch_samples: Sequence[Any], device: torch.device

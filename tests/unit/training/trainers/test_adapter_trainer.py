@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -23,12 +22,13 @@ from lorakit.injection import add_adapter
 from lorakit.recipes import checkpoints
 from lorakit.training.evaluation_metrics import final_metrics, is_speed
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, _mark_as_adapted
+from lorakit.training.trainers.step_trainer import ClassifierTrainer
 from tolerances import largest_error
 
 ROWS = 22
 
 
-class AdapterTrainer(AdapterTrainerMixin, Trainer):
+class AdapterTrainer(AdapterTrainerMixin, ClassifierTrainer):
     pass
 
 

@@ -12,7 +12,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
@@ -27,11 +26,12 @@ from lorakit.training.trainers.batching import (
     padding_notes,
     padding_to_multiples,
 )
+from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
 EXAMPLES = 93
 
 
-class RecordingTrainer(AdapterTrainerMixin, Trainer):
+class RecordingTrainer(AdapterTrainerMixin, ClassifierTrainer):
     """Records the lengths of each step's batches."""
 
     def __init__(self, *args, **kwargs):

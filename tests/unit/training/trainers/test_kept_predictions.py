@@ -12,6 +12,8 @@ from lorakit.training.trainers.kept_predictions import KeptPredictionsMixin
 class _Evaluates:
     """The part of a Trainer that evaluates."""
 
+    example_scores = None
+
     def evaluation_loop(self, dataloader, *args, **kwargs):
         return SimpleNamespace(predictions=self.scores, label_ids=[0, 0], metrics={})
 

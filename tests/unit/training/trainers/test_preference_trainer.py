@@ -17,7 +17,7 @@ def test_a_llama_shares_prompts_and_a_bloom_does_not(
     trainer = prepare_preferences(tiny_bloom_dir).trainer(tmp_path)
     assert not trainer.data_collator.shares_prompts
     assert "computed once for each answer: this BloomForCausalLM cannot" in trainer.notes[0]
-    batch = trainer.timed_collator([trainer.train_dataset[0]])
+    batch = trainer.timed_batch([trainer.train_dataset[0]])
     assert trainer.model(**batch).loss > 0
 
 

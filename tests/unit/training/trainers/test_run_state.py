@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lorakit.training.trainers.run_state import RunState
+from lorakit.training.trainers.running_measures import RunningMeasures
 
 
 def trainer_with(loss, **more):
@@ -16,6 +17,7 @@ def trainer_with(loss, **more):
         _globalstep_last_logged=int(loss),
         args=SimpleNamespace(device=torch.device("cpu")),
         meter=meter,
+        measured=RunningMeasures(),
     )
 
 
