@@ -14,7 +14,6 @@ from lorakit.cli.shared_arguments import BaseModel, RunOrAdapter, TrustRemoteCod
 from lorakit.cli.views.console import closing, remark, shell_quote
 from lorakit.cli.views.progress import counting
 from lorakit.errors import MissingFileError, did_you_mean
-from lorakit.recipes.data_names import require_known_ending
 
 _READ_KEYS = (
     *("data.text", "data.text_pair", "data.tokens", "data.messages", "data.prompt", "data.source"),
@@ -79,6 +78,8 @@ def predict(
             f"No file to predict: got {found} at '{file}', expected a csv, tsv, json, jsonl or "
             f"parquet file.{did_you_mean(file.name, near)} Check the path."
         )
+    from lorakit.recipes.data_names import require_known_ending
+
     require_known_ending(file, "the file to predict")  # before the output has the same
     refuse_ignored(
         [word for word in overrides or [] if key_of(word) not in _READ_KEYS],
