@@ -123,7 +123,10 @@ class Ending:
                 if (
                     not is_launched_in_parallel()
                 ):  # a launcher also ends processes because another failed
-                    self._say("Stopping after this step; a second signal ends immediately.")
+                    self._say(
+                        "Stopping after this step, or at the end of the run if it was the last; a "
+                        "second signal ends immediately."
+                    )
                 return
             if is_launched_in_parallel() and time.monotonic() - self._at_s < _SAME_S:
                 return

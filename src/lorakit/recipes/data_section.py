@@ -35,6 +35,8 @@ def _expand_home(value: str) -> str:
 
 def require_name(value: str) -> str:
     """Reject names that neither a file system nor the hub accepts."""
+    if not value.strip():
+        raise ValueError("expected a name, not only spaces")
     if not value.isprintable():
         raise ValueError("expected a name without control characters")
     if len(os.fsencode(value)) > _LONGEST_PATH:

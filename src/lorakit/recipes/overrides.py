@@ -10,6 +10,7 @@ from lorakit.recipes import yaml_text
 _DEEPEST_KEY = 8
 """Largest number of dotted names in the key of an override."""
 _PROBLEMS_SHOWN = 20
+_PATTERNS = ("lora.rank_pattern", "lora.alpha_pattern")
 _MARKS = "|>,:-#&*!%@?`"
 """Characters that mean something else in YAML, and alone are a value such as a delimiter: the shell
 takes the quotes of `data.delimiter="|"`."""
@@ -25,7 +26,7 @@ def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
     problems: list[str] = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        parts = key.strip().split(".")
+        parts = _split_key(key.strip())
         if not equals or not all(parts) or len(parts) > _DEEPEST_KEY:
             problems.append(f"got {short_repr(override)}, expected key=value such as lora.r=16.")
             continue
@@ -44,6 +45,16 @@ def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
             problems.append(str(error))
     if problems:
         raise ConfigError("Cannot apply the overrides: " + "\n  ".join(problems[:_PROBLEMS_SHOWN]))
+
+
+def _split_key(key: str) -> list[str]:
+    """Split a dotted key; what follows a pattern's name is one key, the name of modules.
+
+    >>> _split_key("lora.rank_pattern.layers.0.q_proj")
+    ['lora', 'rank_pattern', 'layers.0.q_proj']
+    """
+    pattern = next((name for name in _PATTERNS if key.startswith(f"{name}.")), None)
+    return key.split(".") if pattern is None else [*pattern.split("."), key[len(pattern) + 1 :]]
 
 
 def section_at(values: dict[str, Any], parts: list[str]) -> tuple[dict[str, Any], str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,8 +70,13 @@ class Predictions:
         return any(one.off_by is not None for one in self.all)
 
     def farthest(self) -> list[Prediction]:
-        """Return the predicted numbers, those that are farthest off first."""
-        return sorted(self.all, key=lambda one: -(one.off_by or 0.0))
+        """Return the predicted numbers, those that are farthest off first; NaN is off the most."""
+
+        def distance(one: Prediction) -> float:
+            off_by = one.off_by or 0.0
+            return math.inf if math.isnan(off_by) else off_by
+
+        return sorted(self.all, key=distance, reverse=True)
 
     def wrong(self) -> list[Prediction]:
         """Return the wrong ones, the most confident first."""

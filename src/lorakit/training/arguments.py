@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -181,7 +182,7 @@ def build_arguments(
             **{**values, **optimizer},
         )
     except Exception as error:  # transformers raises many types
-        reason = " ".join(str(error).split())
+        reason = re.sub(r"(^| )--(?=\w)", r"\1training.", " ".join(str(error).split()))
         raise ConfigError(
             f"The training arguments do not fit together: {reason} "
             "Change them under `training:` in the recipe."

@@ -20,6 +20,7 @@ from lorakit.files.disks import size_text
 from lorakit.planning import FakeRun, MemoryPlan, build_fake_run, bytes_together, plan_of
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.search_sections import MOST_TOGETHER
+from lorakit.training.arguments import without_schedule
 from lorakit.training.run import train
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.together import RunGroup
@@ -192,14 +193,8 @@ def _shared_step_s(group: RunGroup, recipe: Recipe, runs: int) -> float:
 
 def _measured_recipe(recipe: Recipe, output: Path) -> Recipe:
     """Return a recipe that trains some steps and neither evaluates nor reports."""
-    training = {
-        **recipe.training,
-        "max_steps": _STEPS + 2,
-        "eval_strategy": "no",
-        "eval_on_start": False,
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-    }
+    given = without_schedule(recipe.training)
+    training = given | {"max_steps": _STEPS + 2, "eval_on_start": False}
     return recipe.with_changes({"training": training, "output": str(output)}, "a measurement")
 
 

@@ -63,7 +63,8 @@ def test_a_run_is_asked_first_and_ended_by_the_second(ending, capfd):
             signal.raise_signal(signal.SIGINT)
     assert left.value.args == (143,)  # for the reason that came first
     assert capfd.readouterr().err.splitlines() == [
-        "Stopping after this step; a second signal ends immediately.",
+        "Stopping after this step, or at the end of the run if it was the last; a second signal "
+        "ends immediately.",
         "Terminated. Go on with: this.",
     ]
 

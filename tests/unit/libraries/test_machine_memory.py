@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from lorakit.libraries import machine_memory
 from lorakit.libraries.machine_memory import device_memory, free_memory, process_bytes
+from lorakit.training.together import RunGroup
 
 
 def test_this_machine_has_memory_and_this_process_takes_some_of_it():
@@ -50,3 +52,13 @@ def test_a_fork_counts_the_libraries_that_its_parent_has_loaded():
     here = psutil.Process().memory_info()
     assert resident <= counted  # Linux leaves out what is in files
     assert counted == pytest.approx(here.rss, rel=0.05)
+
+
+def test_threads_share_a_heap_where_malloc_is_that_of_glibc(monkeypatch):
+    asked = []
+    library = SimpleNamespace(mallopt=lambda *given: asked.append(given))
+    monkeypatch.setattr(machine_memory.ctypes, "CDLL", lambda name: library)
+    RunGroup()
+    assert asked == [(-8, 1)]
+    monkeypatch.setattr(machine_memory.ctypes, "CDLL", lambda name: SimpleNamespace())
+    machine_memory.share_heap()

@@ -23,6 +23,7 @@ def test_class_weights_have_texts_as_keys():
         ({"system_prompt": " "}, "expected a text; leave it out to keep"),
         ({"turns": "first"}, "turns"),
         ({"label_separator": ""}, "expected a text such as"),
+        ({"validation": " "}, "expected a name, not only spaces"),
         ({"problem_type": "multi"}, "multi_label_classification"),
     ],
 )

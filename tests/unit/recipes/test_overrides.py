@@ -16,6 +16,14 @@ def test_values_are_yaml_and_sections_are_made_where_there_are_none():
     }
 
 
+def test_a_pattern_takes_the_rest_of_a_key_as_the_name_of_modules():
+    values = {}
+    overrides = ["lora.rank_pattern.layers.0.q_proj=4", "lora.alpha_pattern={a.b: 2}"]
+    apply_overrides([*overrides, "lora.alpha_pattern.c.d=3"], values)
+    assert values["lora"]["rank_pattern"] == {"layers.0.q_proj": 4}
+    assert values["lora"]["alpha_pattern"] == {"a.b": 2, "c.d": 3}
+
+
 def test_a_mark_alone_is_a_text():
     values = {}
     apply_overrides(["a=|", "b= : ", "c=,", "d=-", "e=#", "f=~", "g=;"], values)

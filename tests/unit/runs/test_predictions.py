@@ -101,5 +101,7 @@ def test_numbers_are_near_or_far(read):
     found = read(row(1, 1.5), row("2.0", 2.25), row(0.5, 3.5))
     assert found.are_numbers and found.classes() == []
     assert [one.off_by for one in found.farthest()] == [3.0, 0.5, 0.25]
+    found = read(row(1, 1.5), row(1, float("nan")), row(0.5, 3.5))
+    assert [one.adapter for one in found.farthest()] == ["nan", "3.5", "1.5"]
     assert read(row([1.0, 2.0], [1.5, 3.5])).all[0].off_by == 1.0
     assert not read(row("1.5", "1.5"), row("a", "b")).are_numbers

@@ -76,6 +76,9 @@ def test_combinations_that_transformers_refuses_are_config_errors():
     resolved = resolve({"bf16": True, "fp16": True, "use_cpu": False})
     with pytest.raises(ConfigError, match="The training arguments do not fit together: "):
         build_arguments(resolved, task_for(TaskType.SEQ_CLS), Path("o"))
+    resolved = resolve({"eval_strategy": "steps", "eval_steps": 2, "save_steps": 3})
+    with pytest.raises(ConfigError, match=r"together: training\.load_best_model_at_end requires"):
+        build_arguments(resolved, task_for(TaskType.SEQ_CLS), Path("o"))
 
 
 def test_tensorboard_is_ours_and_other_reporters_are_passed_on():

@@ -93,7 +93,8 @@ def test_trials_that_cannot_train_together_stay_apart(recipe, tmp_path, monkeypa
 def test_a_measurement_trains_some_steps_and_leaves_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
-    assert group_size._step_s(recipe()) > 0
+    stops_early = {"early_stopping_patience": 1, "early_stopping_threshold": 0.1}
+    assert group_size._step_s(recipe(training=stops_early)) > 0
     assert group_size._shared_step_s(RunGroup(), recipe(), 2) > 0
     assert not list((tmp_path / "scratch").glob("lorakit-together-*"))
 

@@ -69,6 +69,7 @@ def predict(
 
     Raises:
         MissingFileError: The file does not exist.
+        DataError: Its ending does not say how to read it.
     """
     if not file.is_file():
         found = "a folder" if file.is_dir() else "nothing there"
@@ -77,6 +78,9 @@ def predict(
             f"No file to predict: got {found} at '{file}', expected a csv, tsv, json, jsonl or "
             f"parquet file.{did_you_mean(file.name, near)} Check the path."
         )
+    from lorakit.recipes.data_names import require_known_ending
+
+    require_known_ending(file, "the file to predict")  # before the output has the same
     refuse_ignored(
         [word for word in overrides or [] if key_of(word) not in _READ_KEYS],
         f"one of {', '.join(_READ_KEYS)}, as the adapter and its base stay as they are",

@@ -216,6 +216,9 @@ def stopping_on_signals(view: RunView, command: str) -> Iterator[StopRequest]:
                 )
                 complain(f"{ending.reason()} {saved or state_left()}")
             raise typer.Exit(ending.exit_code()) from None
+        except BrokenPipeError:  # the reader, such as `head`
+            complain(f"The program that read this output has ended. {state_left()}")
+            raise
 
 
 def exit_if_signalled() -> None:

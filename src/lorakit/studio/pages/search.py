@@ -87,7 +87,8 @@ class _View:
     def _show_progress(self, table: TrialTable) -> None:
         ended = sum(one.status not in ("waiting", "running") for one in table.trials)
         failed = sum(one.status == "failed" for one in table.trials)
-        text = f"{ended:,} of {len(table.trials):,} trials have ended"
+        so_far = "" if table.is_over else " so far"  # more are sampled when there is room
+        text = f"{ended:,} of {len(table.trials):,} trials{so_far} have ended"
         text = f"{text}, {failed:,} of them failed." if failed else f"{text}."
 
         def draw() -> None:

@@ -138,6 +138,8 @@ def _keep(
     if store.problem is not None:
         return None, f"they cannot be kept in {_directory(config)} ({store.problem})"
     before = form.hidden_states(outputs[0])
+    if before[:1].nbytes > config.cache_bytes:
+        return None, f"frozen_part.cache_bytes={config.cache_bytes} has no room for one example"
     pieces = _PIECE_TOKENS if _is_causal(trainer, blocks, batch, form, before) else None
     keeping = caching_frozen_part(model, blocks, store, form, piece_tokens=pieces)
     return held.enter_context(keeping), ""

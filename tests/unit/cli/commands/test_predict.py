@@ -57,6 +57,13 @@ def test_a_missing_file(cli, cls_run, tmp_path):
     assert f"No file to predict: got a folder at '{tmp_path}', expected a csv" in result.stderr
 
 
+def test_an_ending_that_cannot_be_read_is_that_of_the_input(cli, cls_run, tmp_path):
+    (tmp_path / "reviews.txt").touch()
+    result = cli("predict", cls_run, tmp_path / "reviews.txt")
+    assert result.exit_code == 2
+    assert f"Could not read the file to predict: got '{tmp_path}/reviews.txt' with" in result.stderr
+
+
 def test_prompts_are_answered(cli, lm_run, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "what colour is the grass?"}\n', "utf-8")

@@ -165,6 +165,10 @@ def test_what_it_says_of_an_interrupted_run_is_so(tmp_path, capsys):
     assert said() == f"No checkpoint is complete; start over {again}"
     (checkpoint / "manifest.json").touch()
     assert said() == f"Resume from the last complete checkpoint {again}"
+    with pytest.raises(BrokenPipeError), stopping_on_signals(view, "lorakit train a.yaml"):
+        raise BrokenPipeError
+    ended = "The program that read this output has ended. Resume from the last complete checkpoint"
+    assert capsys.readouterr().err == f"{ended} {again}\n"
 
 
 def csv_of(directory, text):

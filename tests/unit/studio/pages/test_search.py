@@ -17,11 +17,11 @@ def targets(user):
 async def test_a_search_is_shown_while_it_runs(user, studio):
     write_search(studio.root / "s", ("running", 4, [0.5]), ("waiting", 8, []))
     await user.open("/search/s")
-    await user.should_see("0 of 2 trials have ended.")
+    await user.should_see("0 of 2 trials so far have ended.")
     await user.should_see("trial-002")
     write_search(studio.root / "s", ("finished", 4, [0.5, 0.6]), ("finished", 8, [0.9]))
     await asyncio.sleep(2.2)
-    await user.should_see("2 of 2 trials have ended.")
+    await user.should_see("2 of 2 trials so far have ended.")
     assert "/new?from=s" in targets(user)
     (studio.root / "s" / "best.yaml").touch()
     await user.should_not_see("Best so far", retries=40)
