@@ -31,10 +31,11 @@ from benchmarks.results import Row
 from benchmarks.step import FORWARD_BACKWARD, LAPS, WITH_OPTIMIZER, row_fields
 from benchmarks.variants import add_random_adapter
 from lorakit.models.same_weights import copy_over_same_weights
+from lorakit.training.frozen_part import FrozenPart
 from lorakit.training.losses.find_output_loss import find_output_loss
 from lorakit.training.step import OutputStep
 from lorakit.training.together.meeting_point import meeting_in_forward
-from lorakit.training.together.shared_passes import SharedPasses
+from lorakit.training.together.shared_passes import Seat, SharedPasses
 from lorakit.training.together.turns import Turn
 
 ALONE = "one after another"
@@ -156,7 +157,8 @@ class Member:
         self.step = OutputStep(shifts=True, options={"use_cache": False}, output=output)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
-        self.seat = passes.join(self.turn, self.model, base)
+        self.passes = passes
+        passes.join(self.turn, self.model, base)
 
     def loss(self) -> Tensor:
         """Return the loss of the batch."""
@@ -171,12 +173,13 @@ class Member:
 
     def loss_and_gradients(self) -> Tensor:
         """Compute the loss and the gradients of the batch, in a turn of those of others."""
-        self.output.losses_elsewhere = self.seat.losses
+        seat = Seat(self.passes, self.turn, FrozenPart())
+        self.output.losses_elsewhere = seat.losses
         try:
-            with meeting_in_forward(self.model, self.seat):
+            with meeting_in_forward(self.model, seat):
                 loss = self.loss()
             loss.backward()
-            self.seat.backward()
+            seat.backward()
         finally:
             self.output.losses_elsewhere = None
         return loss.detach()
