@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
-_M_ARENA_MAX = -8
-"""From glibc's malloc.h: the largest number of heaps."""
+_SCARCE_SHARE = 0.25
+"""Share of the memory below which what is free is little."""
 
 
 def device_memory(device: torch.device) -> int | None:
@@ -55,6 +55,17 @@ def process_bytes() -> int:
     return memory.rss - shared + max(shared, of_parent)
 
 
+def return_freed_memory() -> None:
+    """Give memory that threads have freed back to the system, where little is left.
+
+    glibc has a heap for each thread, which keeps what the thread has freed while others need more.
+    Taking it again costs a pass over a large batch some per cent, so it stays while there is room.
+    """
+    if free_memory() < _SCARCE_SHARE * cpu_memory():
+        with suppress(OSError, AttributeError):  # another malloc than glibc's
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def _gpu_memory(device: torch.device) -> int | None:
     import torch
 
@@ -70,13 +81,3 @@ def _cgroup_limit(name: str) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() and int(text) < 1 << 60 else None
-
-
-def share_heap() -> None:
-    """Let all threads that begin from now on allocate from one heap, where malloc is glibc's.
-
-    It serves threads of which one computes at a time. With a heap for each, the memory that one of
-    them has freed stays in the process while the others need more.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

@@ -7,7 +7,6 @@ import torch
 
 from lorakit.libraries import machine_memory
 from lorakit.libraries.machine_memory import device_memory, free_memory, process_bytes
-from lorakit.training.together import RunGroup
 
 
 def test_this_machine_has_memory_and_this_process_takes_some_of_it():
@@ -54,11 +53,14 @@ def test_a_fork_counts_the_libraries_that_its_parent_has_loaded():
     assert counted == pytest.approx(here.rss, rel=0.05)
 
 
-def test_threads_share_a_heap_where_malloc_is_that_of_glibc(monkeypatch):
+def test_freed_memory_is_returned_where_little_is_left(monkeypatch):
     asked = []
-    library = SimpleNamespace(mallopt=lambda *given: asked.append(given))
+    library = SimpleNamespace(malloc_trim=asked.append)
     monkeypatch.setattr(machine_memory.ctypes, "CDLL", lambda name: library)
-    RunGroup()
-    assert asked == [(-8, 1)]
+    monkeypatch.setattr(machine_memory, "cpu_memory", lambda: 100)
+    for free in (26, 24):
+        monkeypatch.setattr(machine_memory, "free_memory", lambda free=free: free)
+        machine_memory.return_freed_memory()
+    assert asked == [0]
     monkeypatch.setattr(machine_memory.ctypes, "CDLL", lambda name: SimpleNamespace())
-    machine_memory.share_heap()
+    machine_memory.return_freed_memory()

@@ -41,9 +41,6 @@ def train_several(
         ConfigError: The recipes cannot run together.
         PlanError: They do not fit into memory together.
     """
-    from lorakit.libraries.machine_memory import share_heap
-
-    share_heap()  # before libraries begin threads
     from lorakit.distributed.launcher import require_launcher_variables
     from lorakit.distributed.own_runs import beside_others, own_share
     from lorakit.recipes.recipe import Recipe

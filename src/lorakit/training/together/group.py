@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from lorakit.errors import ConfigError
-from lorakit.libraries.machine_memory import share_heap
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult, train
@@ -62,7 +61,6 @@ class RunGroup:
         Args:
             advice: What the error of a run that cannot join says to do.
         """
-        share_heap()
         self.advice = advice
         self.passes = SharedPasses()
         self.base = BaseInProcess(advice)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lorakit.libraries.machine_memory import return_freed_memory
 from lorakit.ops.native import openmp
 from lorakit.training.together.process_state import ProcessState
 
@@ -135,6 +136,8 @@ class Turns:
         """
         turn.request = request
         turn.state = ProcessState.current()
+        if not turn.does_little:
+            return_freed_memory()
         openmp.end_waiting_threads()
         self._pass_on(self._turns.index(turn) + 1)
         turn.sleep()
