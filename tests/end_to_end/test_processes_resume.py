@@ -69,7 +69,7 @@ def test_another_number_of_processes_cannot_go_on(recipes, killed):
     with pytest.raises(CheckpointError) as caught:
         train(Recipe.load(recipes["killed"]), resume=True)
     assert str(caught.value) == (
-        f"Cannot resume {killed.path}: got 1 processes, expected 2 as at its start, because "
+        f"Cannot resume {killed.path}: got 1 process, expected 2 as at its start, because "
         "batches and random numbers depend on it. Start 2, or train under another `output`."
     )
 

@@ -51,11 +51,12 @@ def require_resumable(recipe: Recipe) -> None:
         OutputExistsError: The run is finished and the recipe asks for no more steps.
     """
     run = RunDirectory.open(recipe.output)
-    if run.processes != process_count():
+    count = process_count()
+    if run.processes != count:
         raise CheckpointError(
-            f"Cannot resume {run.path}: got {process_count()} processes, expected "
-            f"{run.processes} as at its start, because batches and random numbers depend on it. "
-            f"Start {run.processes}, or train under another `output`."
+            f"Cannot resume {run.path}: got {count} {'process' if count == 1 else 'processes'}, "
+            f"expected {run.processes} as at its start, because batches and random numbers depend "
+            f"on it. Start {run.processes}, or train under another `output`."
         )
     before = _recipe_before(run)
     different = changed_keys(_with_first_defaults(before), _with_first_defaults(recipe))
