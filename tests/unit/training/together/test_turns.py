@@ -54,16 +54,16 @@ def test_one_runs_at_a_time():
     assert [turn.error for turn in turns] == [None] * 3
 
 
-def test_a_run_that_computes_alone_gives_its_memory_back(monkeypatch):
+@pytest.mark.parametrize("does_little", [True, False])
+def test_a_run_that_computes_alone_gives_its_memory_back(monkeypatch, does_little):
     given = []
-    monkeypatch.setattr(turns_module, "return_freed_memory", lambda: given.append(turn.does_little))
-    for does_little in (True, False):
-        turns = Turns(lambda waiting: waiting[0].succeed(None))
-        turn = Turn("run", lambda turns=turns: turns.ask(turn, 0))
-        turn.does_little = does_little
-        turns.start(turn)
-        assert turn.is_over.wait(10) and turn.error is None
-    assert given == [False]
+    monkeypatch.setattr(turns_module, "return_freed_memory", lambda: given.append(turn.name))
+    turns = Turns(lambda waiting: waiting[0].succeed(None))
+    turn = Turn("run", lambda: turns.ask(turn, 0))
+    turn.does_little = does_little
+    turns.start(turn)
+    assert turn.is_over.wait(10) and turn.error is None
+    assert given == ([] if does_little else ["run"])
 
 
 def test_each_draws_the_numbers_it_draws_alone():
