@@ -128,7 +128,7 @@ def test_the_base_is_never_written_to(tiny_llama_dir, recipe, monkeypatch):
         (
             {"training": {"load_best_model_at_end": True, "save_strategy": "no"}},
             ConfigError,
-            "The training arguments do not fit together: --load_best_model_at_end requires",
+            "The training arguments do not fit together: training.load_best_model_at_end requires",
         ),
         (
             {"training": {"fp16": True}},
