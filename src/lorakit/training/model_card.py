@@ -44,18 +44,19 @@ def card_text(name: str, facts: RunFacts, settings: InferenceSettings) -> str:
         settings: Task, labels and lineage of the adapter.
     """
     recipe, judged = facts.recipe, facts.judgement
+    base = recipe.model if is_hub_id(recipe.model, is_base=True) else None
     sections = [
-        _metadata(recipe),
+        _metadata(base, recipe.task),
         f"# {plain(name)}",
         "" if judged is None else f"**{plain(judged.verdict.sentence)}**",
         f"A LoRA adapter for {code(_shared_name(recipe.model))}, task {recipe.task}, trained with "
-        f"lorakit {package_version('lorakit')}.{_note_on_base(recipe)}",
+        f"lorakit {package_version('lorakit')}.{_note_on_base(base, recipe)}",
         "## Use it",
         f"With lorakit, which takes the labels and the form of inputs from `{SETTINGS_FILE}`; "
         "`ADAPTER` is this directory or its id on the hub:",
-        fence_text(_lorakit_lines(recipe), "bash"),
+        fence_text(_lorakit_lines(base), "bash"),
         "With PEFT:",
-        fence_text(_peft_lines(recipe, settings), "python"),
+        fence_text(_peft_lines(base, recipe, settings), "python"),
         "## Result",
         _result_table(facts, settings),
         "## Training",
@@ -65,39 +66,38 @@ def card_text(name: str, facts: RunFacts, settings: InferenceSettings) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _metadata(recipe: Recipe) -> str:
-    """Return what the hub reads: the base, the library, the task, tags."""
+def _metadata(base: str | None, task: TaskType) -> str:
+    """Return what the hub reads: the base if it is on the hub, the library, the task, tags."""
     from huggingface_hub import ModelCardData
 
-    is_on_hub = is_hub_id(recipe.model, is_base=True)
     data = ModelCardData(
-        base_model=recipe.model if is_on_hub else None,
-        base_model_relation="adapter" if is_on_hub else None,
+        base_model=base,
+        base_model_relation=None if base is None else "adapter",
         library_name="peft",
-        pipeline_tag=_PIPELINES.get(recipe.task),
+        pipeline_tag=_PIPELINES.get(task),
         tags=["lora", "lorakit"],
     )
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _note_on_base(recipe: Recipe) -> str:
+def _note_on_base(base: str | None, recipe: Recipe) -> str:
     note = ""
-    if not is_hub_id(recipe.model, is_base=True):
+    if base is None:
         note = " The base is a local directory; BASE stands for the place where you have it."
     if recipe.quantization is None:
         return note
     return f"{note} In training it had {recipe.quantization.bits} bits, which lorakit repeats."
 
 
-def _lorakit_lines(recipe: Recipe) -> str:
-    base = "" if is_hub_id(recipe.model, is_base=True) else " --base-model BASE"
+def _lorakit_lines(base: str | None) -> str:
+    option = " --base-model BASE" if base is None else ""
     return (
-        f'lorakit generate ADAPTER "..."{base}   # try it\n'
-        f"lorakit predict ADAPTER FILE{base}     # a whole file, with new columns"
+        f'lorakit generate ADAPTER "..."{option}   # try it\n'
+        f"lorakit predict ADAPTER FILE{option}     # a whole file, with new columns"
     )
 
 
-def _peft_lines(recipe: Recipe, settings: InferenceSettings) -> str:
+def _peft_lines(base: str | None, recipe: Recipe, settings: InferenceSettings) -> str:
     auto_class = auto_model(recipe.task).__name__
     options: list[str] = []
     if recipe.revision is not None:
@@ -108,8 +108,7 @@ def _peft_lines(recipe: Recipe, settings: InferenceSettings) -> str:
         options.append(f"num_labels={len(settings.labels)}")
     if settings.problem_type is not None:
         options.append(f'problem_type="{settings.problem_type}"')
-    base = recipe.model if is_hub_id(recipe.model, is_base=True) else "BASE"
-    arguments = ", ".join((f'"{base}"', *options))
+    arguments = ", ".join((f'"{base or "BASE"}"', *options))
     return "\n".join(
         (
             "from peft import PeftModel",
